@@ -1,0 +1,45 @@
+"""Package metadata; the settings of the tools are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# ColossalAI 0.5.0 pins torch<=2.5.1 and transformers==4.51.3; datasets' newest releases want a
+# huggingface-hub that this transformers does not run with, hence the bound on it.
+REQUIREMENTS = [
+    "colossalai==0.5.0",
+    "torch>=2.4,<=2.5.1",
+    "torchvision>=0.19,<0.21",
+    "transformers==4.51.3",
+    "datasets>=4,<6",
+    "huggingface-hub>=0.30,<1",
+    "safetensors>=0.4.3",
+    "pydantic>=2.10,<3",
+    "pydantic-settings>=2.12,<3",
+    "pyyaml>=6",
+    "numpy>=1.26",
+    "pillow>=10.3",
+    "filelock>=3.12",
+    "psutil>=5.9",
+    "scikit-learn>=1.4",
+    "scipy>=1.11",
+    "tensorboard>=2.16",
+    "tqdm>=4.66",
+]
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "accelerate>=1.0,<2", "hypothesis>=6.100"]
+DEV = ["ruff>=0.8", "mypy>=1.11", "types-PyYAML"]
+
+setup(
+    name="vit_colossal",
+    version="0.1.0",
+    description="Fine-tune Vision Transformers with any ColossalAI plugin, with the same result",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    install_requires=REQUIREMENTS,
+    extras_require={"test": TEST, "dev": TEST + DEV},
+    entry_points={"console_scripts": ["vit-colossal = vit_colossal.cli:main"]},
+)

@@ -1,0 +1,50 @@
+"""Fine-tune Vision Transformers with any ColossalAI plugin on any number of processes.
+
+>>> from vit_colossal import TrainConfig, train
+>>> result = train(TrainConfig(dataset="digits", model="vit-micro", epochs=2))
+>>> print(result.evaluation, result.model_dir)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vit_colossal.config import TrainConfig, load_config
+    from vit_colossal.errors import ConfigError, UserError
+    from vit_colossal.evaluate import Evaluation
+    from vit_colossal.run import evaluate, train
+    from vit_colossal.trainer import TrainResult
+
+__version__ = "0.1.0"
+
+#: Where each public name lives; imported on first use, for torch and ColossalAI take seconds.
+_PUBLIC = {
+    "ConfigError": "errors",
+    "Evaluation": "evaluate",
+    "TrainConfig": "config",
+    "TrainResult": "trainer",
+    "UserError": "errors",
+    "evaluate": "run",
+    "load_config": "config",
+    "train": "run",
+}
+
+__all__ = [
+    "ConfigError",
+    "Evaluation",
+    "TrainConfig",
+    "TrainResult",
+    "UserError",
+    "evaluate",
+    "load_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)

@@ -1,0 +1,116 @@
+"""The command line: ``vit-colossal COMMAND`` and ``train.py``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from vit_colossal.config import TrainConfig, load_config
+from vit_colossal.errors import ConfigError, UserError
+
+USAGE = """usage: vit-colossal COMMAND [flags]
+
+commands:
+  train    fine-tune a Vision Transformer with a ColossalAI plugin
+  eval     evaluate a model on a whole split
+
+vit-colossal COMMAND --help lists the flags."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 ok, 1 failed run, 2 bad usage or configuration)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    name, *flags = arguments
+    if name not in _COMMANDS:
+        print(f"error: no command {name!r}\n\n{USAGE}", file=sys.stderr)
+        return 2
+    return run_command(name, flags, prog=f"vit-colossal {name}")
+
+
+def run_command(name: str, flags: Sequence[str], prog: str) -> int:
+    """Load the configuration, start local processes if asked to, run, and map errors to codes."""
+    debug = "--debug" in flags
+    try:
+        config = load_config(flags, prog)
+        if config.nproc is not None:
+            return _spawn(name, config, list(flags))
+        _set_up_logging()
+        return _COMMANDS[name](config)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        elif os.environ.get("RANK", "0") == "0":
+            _print_error(error)
+        return error.exit_code
+
+
+def _spawn(name: str, config: TrainConfig, flags: list[str]) -> int:
+    """Validate here, before anything starts; then run the same command in N processes."""
+    from vit_colossal.launcher import launch
+    from vit_colossal.run import plan_run
+    from vit_colossal.runtime.launch import Topology
+
+    if "RANK" in os.environ:
+        raise ConfigError(["--nproc cannot be used under torchrun or colossalai run: drop it"])
+    count = config.nproc or 1
+    _set_up_logging()
+    plan_run(config, Topology(world_size=count, local_world_size=count))
+    return launch(["-m", "vit_colossal", name, *_without_nproc(flags)], count)
+
+
+def _without_nproc(flags: list[str]) -> list[str]:
+    kept, skip = [], False
+    for flag in flags:
+        if skip:
+            skip = False
+        elif flag == "--nproc":
+            skip = True
+        elif not flag.startswith("--nproc="):
+            kept.append(flag)
+    return kept
+
+
+def _train(config: TrainConfig) -> int:
+    from vit_colossal.run import train
+
+    train(config)
+    return 0
+
+
+def _evaluate(config: TrainConfig) -> int:
+    from vit_colossal.run import evaluate
+
+    result = evaluate(config)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"loss {result.loss:.4f}  {result}")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[TrainConfig], int]] = {"train": _train, "eval": _evaluate}
+
+
+def _print_error(error: UserError) -> None:
+    lines = str(error).splitlines()
+    if len(lines) == 1:
+        print(f"error: {lines[0]}", file=sys.stderr)
+        return
+    print(f"error: {len(lines)} problems:", file=sys.stderr)
+    for line in lines:
+        print(f"  - {line}", file=sys.stderr)
+
+
+def _set_up_logging() -> None:
+    from vit_colossal.metrics import TqdmHandler
+
+    handler = TqdmHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("vit_colossal")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

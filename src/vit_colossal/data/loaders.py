@@ -1,0 +1,242 @@
+"""Batches whose content is a function of (seed, epoch, step), however many processes share it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vit_colossal.data.cache import CachedSplit
+from vit_colossal.data.transforms import Augmentation, augment, stable_seed
+from vit_colossal.errors import DataError
+
+IGNORED_LABEL = -100
+PADDING_INDEX = -1
+
+
+class Batch(NamedTuple):
+    """Samples of one process for one forward pass.
+
+    Attributes:
+        images: uint8 [b, 3, H, W].
+        labels: int64 [b]; -100 marks padding.
+        indices: int64 [b], the samples' places in the split; -1 marks padding.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process's part of the data: its data-parallel coordinate.
+
+    All tensor- and pipeline-parallel peers of one replica have the same shard.
+
+    Attributes:
+        rank: Which part, from 0.
+        size: How many parts there are.
+    """
+
+    rank: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"shard rank {self.rank} of {self.size}")
+
+
+def epoch_order(num_samples: int, seed: int, epoch: int) -> torch.LongTensor:
+    """The order of one epoch's samples.
+
+    Args:
+        num_samples: Size N of the split.
+        seed: The run's seed.
+        epoch: Epoch, from 0.
+
+    Returns:
+        A permutation of 0 to N - 1, int64 [N].
+    """
+    generator = torch.Generator().manual_seed(stable_seed("order", seed, epoch))
+    return torch.randperm(num_samples, generator=generator)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class TrainBatches:
+    """A split's training batches, as one process sees them.
+
+    Step s of an epoch trains on ``order[s * G : (s + 1) * G]`` for the global batch size G. Its
+    accumulation slices are contiguous parts of that, the shards contiguous parts of a slice. The
+    samples left over by the last full batch are dropped; shuffling drops others each epoch.
+
+    Attributes:
+        split: The decoded samples.
+        global_batch_size: Samples per optimizer step, over all processes and slices.
+        accumulation: Slices (forward and backward passes) per optimizer step.
+        shard: This process's part.
+        seed: Chooses order and augmentation, together with the epoch.
+        augmentation: Random changes of the images.
+        shuffle: Whether to shuffle; otherwise the split's own order.
+        num_workers: Loader processes; never changes a value.
+        pin_memory: Whether batches lie in page-locked memory.
+    """
+
+    split: CachedSplit
+    global_batch_size: int
+    accumulation: int
+    shard: Shard
+    seed: int
+    augmentation: Augmentation
+    shuffle: bool = True
+    num_workers: int = 0
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        parts = self.accumulation * self.shard.size
+        if self.global_batch_size < 1 or parts < 1 or self.global_batch_size % parts:
+            raise ValueError(
+                f"global batch {self.global_batch_size} is no multiple of {self.accumulation} "
+                f"accumulation slices x {self.shard.size} shards"
+            )
+        if len(self.split) < self.global_batch_size:
+            raise DataError(
+                [
+                    f"--global-batch-size {self.global_batch_size}: the training split has only "
+                    f"{len(self.split)} images; lower it"
+                ]
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """Rows b of each batch that this process gets."""
+        return self.global_batch_size // (self.accumulation * self.shard.size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one epoch."""
+        return len(self.split) // self.global_batch_size
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
+        """Iterate over one epoch, or over the rest of one.
+
+        Args:
+            epoch: Epoch, from 0.
+            first_step: Steps of this epoch that are already done.
+
+        Yields:
+            For each optimizer step ``accumulation`` batches of ``batch_size`` rows.
+
+        Raises:
+            ValueError: ``first_step`` lies outside of the epoch.
+        """
+        if not 0 <= first_step <= self.steps_per_epoch:
+            raise ValueError(f"first_step {first_step} of {self.steps_per_epoch}")
+        return self._batches(epoch, first_step)
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[list[Batch]]:
+        count = len(self.split)
+        order = epoch_order(count, self.seed, epoch) if self.shuffle else torch.arange(count)
+        used = order[: self.steps_per_epoch * self.global_batch_size]
+        layout = (self.steps_per_epoch, self.accumulation, self.shard.size, self.batch_size)
+        mine = used.view(layout)[first_step:, :, self.shard.rank]
+        samples = _Samples(self.split, self.augmentation, self.seed, epoch)
+        rows = mine.reshape(-1, self.batch_size)
+        loader = iter(_loader(samples, rows, self.num_workers, self.pin_memory))
+        for _ in range(first_step, self.steps_per_epoch):
+            yield [next(loader) for _ in range(self.accumulation)]
+
+
+@dataclass(frozen=True)
+class EvalBatches:
+    """A split's evaluation batches: over all shards every sample exactly once.
+
+    Every shard gets the same number of batches, each with exactly ``batch_size`` rows, as
+    collectives and pipeline schedules need. Block k of ``batch_size * shard.size`` samples is
+    dealt to the shards in contiguous parts; rows beyond the split repeat the pixels of sample 0
+    under label -100 and index -1.
+
+    Attributes:
+        split: The decoded samples.
+        batch_size: Rows per batch of one process.
+        shard: This process's part.
+        num_workers: Loader processes; never changes a value.
+        pin_memory: Whether batches lie in page-locked memory.
+    """
+
+    split: CachedSplit
+    batch_size: int
+    shard: Shard
+    num_workers: int = 0
+    pin_memory: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch size {self.batch_size}")
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of every shard."""
+        return -(-len(self.split) // (self.batch_size * self.shard.size))
+
+    def batches(self) -> Iterator[Batch]:
+        """Iterate over this shard's part of the split.
+
+        Returns:
+            ``num_batches`` batches.
+        """
+        layout = (self.num_batches, self.shard.size, self.batch_size)
+        rows = torch.full((self.num_batches * self.shard.size * self.batch_size,), PADDING_INDEX)
+        rows[: len(self.split)] = torch.arange(len(self.split))
+        mine = rows.view(layout)[:, self.shard.rank]
+        samples = _Samples(self.split, Augmentation(), seed=0, epoch=0)
+        return iter(_loader(samples, mine, self.num_workers, self.pin_memory))
+
+
+@dataclass(frozen=True)
+class _Samples(Dataset[Batch]):
+    """The samples of one epoch; made anew for each, so no worker can hold an old epoch."""
+
+    split: CachedSplit
+    augmentation: Augmentation
+    seed: int
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, rows: list[int]) -> Batch:
+        """One gather for a whole batch; row -1 is padding."""
+        indices = torch.tensor(rows, dtype=torch.int64)
+        padding = indices == PADDING_INDEX
+        places = indices.masked_fill(padding, 0).numpy()
+        images = torch.from_numpy(np.asarray(self.split.images[places]))
+        labels = torch.from_numpy(self.split.labels[places]).masked_fill(padding, IGNORED_LABEL)
+        if self.augmentation.active:
+            keyed = zip(images, rows, strict=True)
+            images = torch.stack(
+                [augment(x, self.seed, self.epoch, row, self.augmentation) for x, row in keyed]
+            )
+        return Batch(images, labels, indices)
+
+
+def _loader(samples: _Samples, rows: Tensor, num_workers: int, pin_memory: bool) -> DataLoader:
+    """A loader that yields one batch for each line of ``rows`` [batches, b]."""
+    return DataLoader(
+        samples,
+        batch_sampler=rows.tolist(),
+        collate_fn=_as_is,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        # Its own generator: otherwise each loader draws from the global one, and moves dropout.
+        generator=torch.Generator(),
+    )
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,62 @@
+"""Start N local processes through torch's elastic launcher, and say which one failed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+
+def launch(arguments: list[str], num_processes: int) -> int:
+    """Run ``python ARGUMENTS`` in ``num_processes`` processes on this machine.
+
+    The processes meet on the loopback interface. CPU threads are shared out evenly unless
+    OMP_NUM_THREADS says otherwise.
+
+    Returns:
+        0, or the exit code of the first process that failed (1 when it died of a signal).
+    """
+    cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_processes)))
+    # Peers on one machine need no other interface, and none should be reachable from outside.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(),
+    )
+    # Its own report repeats, in 45 lines, what one line below says.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        elastic_launch(config, sys.executable)(*arguments)
+    except ChildFailedError as error:
+        return _report(error)
+    return 0
+
+
+def _report(error: ChildFailedError) -> int:
+    """One line on the process that failed first; its own output already said why."""
+    rank, failure = error.get_first_failure()
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        print(f"error: rank {rank} (pid {failure.pid}) was killed by {name}", file=sys.stderr)
+        return 1
+    if failure.exitcode != 2:
+        print(
+            f"error: rank {rank} (pid {failure.pid}) failed with exit code {failure.exitcode}",
+            file=sys.stderr,
+        )
+    return failure.exitcode

@@ -1,0 +1,149 @@
+"""What is known of a model before any framework is imported: its shape, and where it comes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vit_colossal.errors import ModelError
+
+#: ViTConfig keys of the presets. tiny to large are the standard sizes (Dosovitskiy et al. 2021,
+#: table 1; Touvron et al. 2021 for tiny and small); micro is ours, for small images on a CPU.
+PRESETS: dict[str, dict[str, Any]] = {
+    "vit-micro": {
+        "hidden_size": 96,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "image_size": 16,
+        "patch_size": 4,
+    },
+    "vit-tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
+    "vit-small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "vit-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "vit-large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The shape of a ViT.
+
+    Attributes:
+        name: what ``--model`` said.
+        pretrained: weights come from a directory or the hub, not from a seed.
+        hidden_size, num_layers, num_heads, intermediate_size: the encoder.
+        image_size, patch_size: pixels.
+        overrides: ViTConfig keys for a model trained from scratch.
+    """
+
+    name: str
+    pretrained: bool
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    image_size: int
+    patch_size: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Sequence length: patches and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+def read_spec(name: str, overrides: dict[str, Any]) -> ModelSpec:
+    """Find the model's shape from a preset, a directory's or a hub repository's ``config.json``.
+
+    Raises:
+        ModelError: no such model, not a ViT, or overrides for a pretrained model.
+    """
+    if name in PRESETS and not Path(name).is_dir():
+        values = {**PRESETS[name], **overrides}
+        values.setdefault("intermediate_size", 4 * values["hidden_size"])
+        return _spec(name, values, pretrained=False)
+    if overrides:
+        raise ModelError(
+            [
+                f"--model-config {' '.join(overrides)} only applies to a preset, not to --model {name}"
+            ]
+        )
+    values = _read_config(name)
+    if values.get("model_type") != "vit":
+        raise ModelError(
+            [f"--model {name} is of type {values.get('model_type')!r}: a 'vit' is needed"]
+        )
+    return _spec(name, values, pretrained=True)
+
+
+def _spec(name: str, values: dict[str, Any], *, pretrained: bool) -> ModelSpec:
+    def size(key: str, default: int) -> int:
+        value = values.get(key, default)
+        if not isinstance(value, int) or value < 1:
+            raise ModelError([f"--model {name}: {key} must be a positive integer, got {value!r}"])
+        return value
+
+    spec = ModelSpec(
+        name=name,
+        pretrained=pretrained,
+        hidden_size=size("hidden_size", 768),
+        num_layers=size("num_hidden_layers", 12),
+        num_heads=size("num_attention_heads", 12),
+        intermediate_size=size("intermediate_size", 3072),
+        image_size=size("image_size", 224),
+        patch_size=size("patch_size", 16),
+        overrides={} if pretrained else values,
+    )
+    if spec.hidden_size % spec.num_heads:
+        raise ModelError(
+            [f"hidden_size {spec.hidden_size} is not divisible by {spec.num_heads} attention heads"]
+        )
+    if spec.image_size % spec.patch_size:
+        raise ModelError(
+            [f"image_size {spec.image_size} is not divisible by patch_size {spec.patch_size}"]
+        )
+    return spec
+
+
+def _read_config(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.exists():
+        file = path / "config.json"
+        if not file.is_file():
+            raise ModelError([f"--model {name}: no config.json in it, so not a model directory"])
+        if not any(path.glob("*.safetensors")):
+            raise ModelError(
+                [f"--model {name}: no *.safetensors weights in it (pickled weights are not loaded)"]
+            )
+    else:
+        file = _download_config(name)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError([f"--model {name}: config.json cannot be read ({error})"]) from None
+    if not isinstance(values, dict):
+        raise ModelError([f"--model {name}: config.json is not a JSON object"])
+    return values
+
+
+def _download_config(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    presets = ", ".join(PRESETS)
+    try:
+        return Path(hf_hub_download(name, "config.json"))
+    except HFValidationError:
+        reason = "no such directory, and not a hub name"
+    except HfHubHTTPError as error:
+        reason = str(error).splitlines()[0]
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+    raise ModelError(
+        [
+            f"--model {name}: fetching its config.json from the hub failed: {reason}. "
+            f"Check the name, the network or HF_TOKEN, or give a directory or a preset ({presets})"
+        ]
+    )

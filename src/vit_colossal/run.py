@@ -1,0 +1,165 @@
+"""One run from configuration to result: validate, join the group, train, leave."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from vit_colossal import __version__, runtime
+from vit_colossal.config import TrainConfig
+from vit_colossal.errors import ConfigError
+from vit_colossal.evaluate import Evaluation
+from vit_colossal.run_data import RunData, prepare_data
+from vit_colossal.runtime.launch import Topology, start, stop
+from vit_colossal.trainer import Trainer, TrainResult
+from vit_colossal.validation import Device, RunPlan, make_plan
+
+logger = logging.getLogger("vit_colossal")
+
+T = TypeVar("T")
+
+
+def choose_device(config: TrainConfig, local_processes: int) -> Device:
+    """CUDA when every local process gets a device of its own, else the CPU.
+
+    Raises:
+        ConfigError: ``--device cuda`` without enough devices.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.device == "cuda" and available < local_processes:
+        raise ConfigError(
+            [
+                f"--device cuda: {available} CUDA devices for {local_processes} processes: "
+                "start fewer processes or use --device cpu"
+            ]
+        )
+    if config.device == "cpu" or available < local_processes:
+        return Device("cpu")
+    return Device("cuda", bf16=torch.cuda.is_bf16_supported())
+
+
+def plan_run(config: TrainConfig, topology: Topology) -> tuple[RunPlan, RunData]:
+    """Everything that can go wrong before a process group exists.
+
+    Raises:
+        ConfigError: all problems found.
+    """
+    device = choose_device(config, topology.local_world_size)
+    plan = make_plan(config, topology.world_size, device)
+    _check_output(plan.config)
+    return plan, prepare_data(plan, progress=topology.rank == 0)
+
+
+def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
+    """Fine-tune as configured, on this process and its peers.
+
+    Args:
+        config: the run.
+        topology: this process's place; read from the environment when not given.
+
+    Raises:
+        ConfigError: the run cannot be started as configured.
+    """
+    topology = topology or Topology.from_environment()
+    plan, data = plan_run(config, topology)
+    if topology.rank == plan.dims.lead_rank:
+        for note in plan.notes:
+            logger.info(note)
+    return _in_group(plan, data, topology, _fit)
+
+
+def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluation:
+    """Evaluate the configured model on the whole evaluation split, without training."""
+    topology = topology or Topology.from_environment()
+    plan, data = plan_run(config.replace(overwrite=True), topology)
+    return _in_group(plan, data, topology, lambda trainer: trainer.evaluate())
+
+
+def _in_group(plan: RunPlan, data: RunData, topology: Topology, work: Callable[[Trainer], T]) -> T:
+    runtime.activate(plan.device.kind)
+    device = start(topology, plan.device.kind, timeout_s=600)
+    try:
+        return work(Trainer(plan, data, device))
+    finally:
+        stop()
+
+
+def _fit(trainer: Trainer) -> TrainResult:
+    run_dir = _shared_run_dir(trainer.plan)
+    if trainer.engine.is_lead:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _describe(run_dir, trainer.plan, trainer.data)
+        logger.info("run directory %s", run_dir)
+    dist.barrier()
+    return trainer.fit(run_dir)
+
+
+def _check_output(config: TrainConfig) -> None:
+    path = config.output_dir
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        raise ConfigError([f"--output-dir {path} is a file: name a folder"])
+    if (path / "config.yaml").exists() and not config.overwrite:
+        raise ConfigError([f"--output-dir {path} holds a run: add --overwrite or name another"])
+
+
+def _shared_run_dir(plan: RunPlan) -> Path:
+    """The run directory; its time of day is rank 0's, so that all ranks name the same one."""
+    config = plan.config
+    if config.output_dir is not None:
+        return config.output_dir
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", Path(config.dataset or "run").name)
+    stamp = [f"{name}-{config.plugin}-{time.strftime('%Y%m%d-%H%M%S')}"]
+    dist.broadcast_object_list(stamp, src=0)
+    return Path("runs") / stamp[0]
+
+
+def _describe(run_dir: Path, plan: RunPlan, data: RunData) -> None:
+    """config.yaml re-runs the run; environment.json says what it ran on."""
+    (run_dir / "config.yaml").write_text(plan.config.dump(), encoding="utf-8")
+    (run_dir / "metrics.jsonl").write_text("")
+    packages = ("torch", "colossalai", "transformers", "datasets")
+    device = torch.cuda.get_device_name() if plan.device.kind == "cuda" else platform.processor()
+    environment = {
+        "vit_colossal": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "device": plan.device.kind,
+        "device_name": device,
+        "world_size": plan.dims.world_size,
+        "layout": str(plan.dims),
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "data_fingerprint": data.fingerprint,
+        "labels": list(data.labels),
+    }
+    text = json.dumps(environment, indent=2) + "\n"
+    (run_dir / "environment.json").write_text(text, encoding="utf-8")
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from, if it runs from one."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,86 @@
+"""A run's splits, opened, checked and decoded: what every rank maps into memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vit_colossal.data.cache import CachedSplit, default_cache_root, prepare_images
+from vit_colossal.data.sources import SourceRequest, open_source
+from vit_colossal.validation import RunPlan, check_data
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Decoded splits and how to normalize them.
+
+    Attributes:
+        name: what ``--dataset`` said.
+        fingerprint: identity of the content.
+        labels: label names, in order.
+        train, evaluation: uint8 images and int64 labels, memory-mapped.
+        image_mean, image_std: per channel, from the model's processor.
+    """
+
+    name: str
+    fingerprint: str
+    labels: tuple[str, ...]
+    train: CachedSplit
+    evaluation: CachedSplit
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+
+
+def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:
+    """Open the source, check it against the plan, and decode what is not cached yet.
+
+    Needs no process group: the first process to get here builds the cache, the others wait for it.
+
+    Args:
+        plan: the validated run.
+        progress: show a progress bar while decoding.
+
+    Raises:
+        ConfigError: the data cannot be used, or is too small for the batch.
+    """
+    from vit_colossal.model import build_processor
+
+    config = plan.config
+    source = open_source(
+        SourceRequest(
+            dataset=config.dataset or "",
+            image_column=config.image_column,
+            label_column=config.label_column,
+            train_split=config.train_split,
+            eval_split=config.eval_split,
+            val_split=config.val_split,
+            seed=config.seed,
+            dataset_config=config.dataset_config,
+            revision=config.dataset_revision,
+            max_train_samples=config.max_train_samples,
+            max_eval_samples=config.max_eval_samples,
+        )
+    )
+    check_data(plan, len(source.train), len(source.evaluation))
+    processor = build_processor(plan.spec)
+
+    def decoded(name: str) -> CachedSplit:
+        return prepare_images(
+            getattr(source, name),
+            source.image_column,
+            source.label_column,
+            size=(plan.spec.image_size, plan.spec.image_size),
+            resample=int(processor.resample),
+            key=f"{source.fingerprint}/{name}",
+            root=config.cache_dir or default_cache_root(),
+            progress=progress,
+        )
+
+    return RunData(
+        name=source.name,
+        fingerprint=source.fingerprint,
+        labels=source.labels,
+        train=decoded("train"),
+        evaluation=decoded("evaluation"),
+        image_mean=tuple(processor.image_mean),
+        image_std=tuple(processor.image_std),
+    )

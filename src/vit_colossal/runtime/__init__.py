@@ -1,0 +1,67 @@
+"""ColossalAI on this machine: CPU over gloo, and CUDA with or without a toolkit.
+
+Importing this package only quiets messages that ColossalAI gives while it is imported;
+`activate` does the rest and belongs before anything of ColossalAI is built.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+# Each is the beginning of one message that ColossalAI causes with every import or run: the first two
+# are about optional packages that no plugin here uses, the third about its own use of PyTorch.
+_NOISE = (
+    r"Please install apex from source",
+    r"Please install the latest tensornvme",
+    r"TypedStorage is deprecated",
+)
+_BITSANDBYTES_LOGGER = "bitsandbytes.backends.cpu.ops"
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Failed to load CPU gemm_4bit_forward")
+
+
+def _quiet_imports() -> None:
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message, module=r"colossalai\b")
+    logging.getLogger(_BITSANDBYTES_LOGGER).addFilter(_is_news)
+
+
+_quiet_imports()
+
+
+def activate(device_type: str) -> None:
+    """Prepare this process for ColossalAI's plugins; a second call changes nothing.
+
+    Both device types get Adam kernels that load (see `kernels`) and the correction of Gemini's
+    gradient accumulation. ``"cuda"`` keeps ColossalAI's own accelerator, and nothing else happens;
+    ``"cpu"`` sets `GlooAccelerator` and patches upstream's remaining obstacles (see `patches`).
+
+    Args:
+        device_type: ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        ValueError: Another device type.
+        RuntimeError: ``"cuda"`` after ``"cpu"``: the patches of the CPU path stay for good.
+    """
+    if device_type not in ("cpu", "cuda"):
+        raise ValueError(f"device type {device_type!r}: use 'cpu' or 'cuda'")
+    from colossalai.accelerator import get_accelerator, set_accelerator
+
+    from vit_colossal.runtime.accelerator import GlooAccelerator
+    from vit_colossal.runtime.kernels import register_stand_ins
+
+    on_cpu = isinstance(get_accelerator(), GlooAccelerator)
+    if device_type == "cuda" and on_cpu:
+        raise RuntimeError("this process runs on the CPU already; start another for CUDA")
+    if not on_cpu:
+        # Before the patches are imported: some of ColossalAI's modules ask for it at import time.
+        set_accelerator(GlooAccelerator() if device_type == "cpu" else device_type)
+    register_stand_ins()
+    from vit_colossal.runtime.patches import apply_cpu_patches, apply_shared_patches
+
+    apply_shared_patches()
+    if device_type == "cpu":
+        apply_cpu_patches()

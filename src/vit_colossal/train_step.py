@@ -1,0 +1,73 @@
+"""One optimizer step. The only place in the loop that knows whether there is a pipeline."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from vit_colossal.data.loaders import Batch
+from vit_colossal.engine import Engine
+
+
+def train_step(engine: Engine, batches: list[Batch]) -> torch.Tensor | None:
+    """Forward, backward, clip, update.
+
+    Args:
+        engine: the boosted model.
+        batches: this replica's share of the global batch, one entry per accumulation step
+            (always one under a pipeline, whose micro-batches accumulate).
+
+    Returns:
+        The mean loss of this replica's samples, a detached fp32 scalar on the device; None on
+        pipeline stages that do not see the loss. Nothing is synchronized with the host.
+    """
+    loss = _pipeline(engine, batches[0]) if engine.pipelined else _accumulate(engine, batches)
+    config = engine.plan.config
+    if config.plugin == "ddp" and config.clip_grad_norm > 0:
+        # The other plugins clip by themselves inside step(), where the global norm is known.
+        engine.optimizer.clip_grad_by_norm(config.clip_grad_norm)
+    engine.optimizer.step()
+    engine.schedule.step()
+    engine.optimizer.zero_grad()
+    return loss
+
+
+def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in fp32: logits [B, labels], labels int64 [B]."""
+    return cross_entropy(logits.float(), labels)
+
+
+def _accumulate(engine: Engine, batches: list[Batch]) -> torch.Tensor:
+    total = torch.zeros((), device=engine.device)
+    can_skip = engine.booster.plugin.support_no_sync()
+    for index, batch in enumerate(batches):
+        last = index == len(batches) - 1
+        with nullcontext() if last or not can_skip else engine.no_sync():
+            logits = engine.model(pixel_values=engine.pixels(batch.images)).logits
+            labels = batch.labels.to(engine.device, non_blocking=True)
+            loss = criterion(logits, labels) / len(batches)
+            engine.booster.backward(loss, engine.optimizer)
+        total += loss.detach()
+    return total
+
+
+def _pipeline(engine: Engine, batch: Batch) -> torch.Tensor | None:
+    result = engine.booster.execute_pipeline(
+        iter([stage_inputs(engine, batch)]),
+        engine.model,
+        lambda outputs, inputs: criterion(outputs.logits, inputs["labels"]),
+        engine.optimizer,
+        return_loss=True,
+    )
+    return result["loss"] if engine.last_stage else None
+
+
+def stage_inputs(engine: Engine, batch: Batch) -> dict[str, Any]:
+    """What this stage reads: pixels on the first; labels, from which all tell the batch's size."""
+    inputs = {"labels": batch.labels.to(engine.device, non_blocking=True)}
+    if engine.first_stage:
+        inputs["pixel_values"] = engine.pixels(batch.images)
+    return inputs

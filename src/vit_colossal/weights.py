@@ -1,0 +1,98 @@
+"""A strategy's scattered weights as one plain state dict, and as a Hugging Face directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from colossalai.checkpoint_io.utils import gather_distributed_param
+from colossalai.zero import GeminiDDP
+
+from vit_colossal.engine import Engine
+
+if TYPE_CHECKING:
+    from transformers import ViTForImageClassification, ViTImageProcessor
+
+
+def gather_weights(engine: Engine) -> dict[str, torch.Tensor] | None:
+    """The whole model by parameter name, on the CPU of the lead rank; None elsewhere.
+
+    These are the weights that evaluation computes with: fp32 under ddp, the 16-bit working weights
+    where the plugin trains with those. Every rank has to call this.
+
+    Raises:
+        RuntimeError: the parts do not make up the model that was wrapped.
+    """
+    if isinstance(engine.model, GeminiDDP):
+        weights = _gemini_weights(engine, engine.model)
+    else:
+        module = engine.model.unwrap()
+        weights = {
+            name: gather_distributed_param(parameter).cpu()
+            for name, parameter in module.named_parameters()
+        }
+    if engine.pipelined:
+        weights = _join_stages(engine, weights)
+    if not engine.is_lead:
+        return None
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    if shapes != engine.shapes:
+        wrong = sorted(set(shapes.items()) ^ set(engine.shapes.items()))
+        raise RuntimeError(f"the gathered weights are not the model's: {wrong[:4]}")
+    return {name: weights[name] for name in engine.shapes}
+
+
+def _gemini_weights(engine: Engine, model: GeminiDDP) -> dict[str, torch.Tensor]:
+    """Gemini keeps the updated values in fp32 chunks; evaluation reads them in 16 bit."""
+    return {
+        name: tensor.to(model.mixed_precision).clone()
+        for name, tensor in model.state_dict(only_rank_0=False).items()
+        if name in engine.shapes
+    }
+
+
+def _join_stages(engine: Engine, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Send each stage's weights to the lead rank, one tensor at a time."""
+    dims, me = engine.dims, engine.coordinate
+    lead = dims.lead_rank
+    if me.dp or me.tp:
+        return {}
+    group = engine.booster.plugin.pp_group
+    described = [(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()]
+    stages: list[list[tuple[str, torch.Size, torch.dtype]]] = [[] for _ in range(dims.pp)]
+    dist.all_gather_object(stages, described, group=group)
+    joined: dict[str, torch.Tensor] = {}
+    for stage, parts in enumerate(stages):
+        source = stage * dims.tp
+        for name, shape, dtype in parts:
+            if engine.rank == source == lead:
+                joined[name] = weights[name]
+            elif engine.rank == source:
+                dist.send(weights[name].to(engine.device), dst=lead)
+            elif engine.rank == lead:
+                buffer = torch.empty(shape, dtype=dtype, device=engine.device)
+                dist.recv(buffer, src=source)
+                joined[name] = buffer.cpu()
+    return joined
+
+
+def save_pretrained(
+    directory: Path,
+    model: ViTForImageClassification,
+    processor: ViTImageProcessor,
+    weights: dict[str, torch.Tensor],
+) -> None:
+    """Write a directory that ``from_pretrained`` reads: config, safetensors, image processor.
+
+    Args:
+        directory: created if missing.
+        model: the plain model, for its configuration; its own weights are not read.
+        processor: saved beside.
+        weights: the state dict to save.
+    """
+    config = model.config
+    config.torch_dtype = next(iter(weights.values())).dtype
+    model.save_pretrained(directory, state_dict=weights, safe_serialization=True)
+    processor.save_pretrained(directory)
