@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from vit_colossal.config import TrainConfig, load_config
-from vit_colossal.errors import ConfigError, UserError
+from vit_colossal.config import TrainConfig, load_config, parse_config
+from vit_colossal.errors import UserError
 
 USAGE = """usage: vit-colossal COMMAND [flags]
 
 commands:
   train    fine-tune a Vision Transformer with a ColossalAI plugin
   eval     evaluate a model on a whole split
+  parity   compare every layout with a plain PyTorch loop and transformers' Trainer
 
 vit-colossal COMMAND --help lists the flags."""
 
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if arguments else 2
     name, *flags = arguments
-    if name not in _COMMANDS:
+    if name not in (*_COMMANDS, "parity"):
         print(f"error: no command {name!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     return run_command(name, flags, prog=f"vit-colossal {name}")
@@ -37,11 +39,10 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
     """Load the configuration, start local processes if asked to, run, and map errors to codes."""
     debug = "--debug" in flags
     try:
-        config = load_config(flags, prog)
-        if config.nproc is not None:
-            return _spawn(name, config, list(flags))
         _set_up_logging()
-        return _COMMANDS[name](config)
+        if name == "parity":
+            return _parity(flags, prog)
+        return _run(name, flags, prog)
     except UserError as error:
         if debug:
             traceback.print_exc()
@@ -50,17 +51,28 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
         return error.exit_code
 
 
-def _spawn(name: str, config: TrainConfig, flags: list[str]) -> int:
+def _run(name: str, flags: Sequence[str], prog: str) -> int:
+    """A command that trains or evaluates, in this process or in N."""
+    config, problems = parse_config(flags, prog, TrainConfig)
+    if problems or config.nproc is not None:
+        return _spawn(name, config, list(flags), problems)
+    return _COMMANDS[name](config)
+
+
+def _spawn(name: str, config: TrainConfig, flags: list[str], problems: list[str]) -> int:
     """Validate here, before anything starts; then run the same command in N processes."""
     from vit_colossal.launcher import launch
     from vit_colossal.run import plan_run
     from vit_colossal.runtime.launch import Topology
 
     if "RANK" in os.environ:
-        raise ConfigError(["--nproc cannot be used under torchrun or colossalai run: drop it"])
-    count = config.nproc or 1
-    _set_up_logging()
-    plan_run(config, Topology(world_size=count, local_world_size=count))
+        if config.nproc is not None:
+            problems.append("--nproc cannot be used under torchrun or colossalai run: drop it")
+        topology = Topology.from_environment()
+    else:
+        topology = Topology(world_size=config.nproc or 1, local_world_size=config.nproc or 1)
+    plan_run(config, topology, problems)
+    count = topology.world_size
     return launch(["-m", "vit_colossal", name, *_without_nproc(flags)], count)
 
 
@@ -90,6 +102,20 @@ def _evaluate(config: TrainConfig) -> int:
     if os.environ.get("RANK", "0") == "0":
         print(f"loss {result.loss:.4f}  {result}")
     return 0
+
+
+def _parity(flags: Sequence[str], prog: str) -> int:
+    from vit_colossal.parity import ParityConfig, run_parity
+    from vit_colossal.parity_report import as_text, write
+    from vit_colossal.run import describe_software
+
+    rows, folder = run_parity(load_config(flags, prog, ParityConfig))
+    write(rows, folder, shlex.join(["vit-colossal", "parity", *flags]), describe_software())
+    print(as_text(rows))
+    failed = sum(not row.passed for row in rows)
+    same = f"{len(rows) - failed} of {len(rows)} runs are the same as the plain loop"
+    print(f"{same}; report in {folder}")
+    return 3 if failed else 0
 
 
 _COMMANDS: dict[str, Callable[[TrainConfig], int]] = {"train": _train, "eval": _evaluate}

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -25,6 +32,8 @@ from vit_colossal.errors import ConfigError
 
 PluginName = Literal["ddp", "zero1", "zero2", "gemini", "hybrid"]
 Precision = Literal["fp32", "bf16", "fp16"]
+
+C = TypeVar("C", bound="TrainConfig")
 
 #: Names that ColossalAI's own examples use for the same strategies.
 PLUGIN_ALIASES = {
@@ -63,7 +72,8 @@ class TrainConfig(BaseSettings):
 
     # --- strategy
     plugin: PluginName = "ddp"
-    """ColossalAI plugin. Also accepted: torch_ddp, torch_ddp_fp16, low_level_zero, hybrid_parallel."""
+    """ColossalAI plugin. Also accepted: torch_ddp, torch_ddp_fp16, low_level_zero, hybrid_parallel.
+    ColossalAI plugin. Also accepted: torch_ddp, torch_ddp_fp16, low_level_zero, hybrid_parallel."""
     tp: int = _alias("tp", "tp_size", default=1, ge=1)
     """Tensor-parallel degree (hybrid)."""
     pp: int = _alias("pp", "pp_size", default=1, ge=1)
@@ -71,7 +81,8 @@ class TrainConfig(BaseSettings):
     zero: int = _alias("zero", "zero_stage", default=0, ge=0, le=2)
     """ZeRO stage inside the hybrid plugin: shards the optimizer over data-parallel replicas."""
     precision: Precision | None = None
-    """fp32, bf16 or fp16. Default: bf16 on CUDA (fp16 where bf16 is missing), fp32 on CPU; bf16 where the plugin refuses fp32."""
+    """fp32, bf16 or fp16. Default: bf16 on CUDA (fp16 where bf16 is missing), fp32 on CPU; bf16
+    where the plugin refuses fp32."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where to train; auto takes CUDA when there is a device for each local process."""
     nproc: int | None = Field(None, ge=1, exclude=True)
@@ -89,7 +100,8 @@ class TrainConfig(BaseSettings):
     gemini_offload_param_frac: float = Field(0.0, ge=0, le=1)
     """Share of the parameters kept in host memory (static placement, CUDA)."""
     gemini_min_chunk_m: float = Field(32.0, gt=0)
-    """Smallest chunk in units of 2^20 elements; a model that fits one chunk is replicated, not sharded."""
+    """Smallest chunk in units of 2^20 elements; a model that fits one chunk is replicated, not
+    sharded."""
     gemini_search_range_m: float = Field(32.0, gt=0)
     """Range of the chunk-size search in units of 2^20 elements."""
     gemini_hidden_dim: int | None = Field(None, ge=1)
@@ -97,7 +109,8 @@ class TrainConfig(BaseSettings):
 
     # --- model
     model: str | None = _alias("model", "model_name_or_path")
-    """A local directory, a hub name, or a preset trained from scratch: vit-micro, vit-tiny, vit-small, vit-base, vit-large."""
+    """A local directory, a hub name, or a preset trained from scratch: vit-micro, vit-tiny, vit-
+    small, vit-base, vit-large."""
     model_overrides: dict[str, int | float | str | bool] = _alias("model_config", default={})
     """ViTConfig keys for a preset, as key=value (may be repeated): --model-config image_size=32."""
 
@@ -135,11 +148,14 @@ class TrainConfig(BaseSettings):
 
     # --- optimization
     global_batch_size: int | None = Field(None, ge=1)
-    """Samples per optimizer step over all replicas. Default 16 for a pretrained model, 64 from scratch."""
+    """Samples per optimizer step over all replicas. Default 16 for a pretrained model, 64 from
+    scratch."""
     batch_size: int | None = Field(None, ge=1)
-    """Upstream's spelling: samples per data-parallel replica and step, instead of --global-batch-size."""
+    """Upstream's spelling: samples per data-parallel replica and step, instead of --global-batch-
+    size."""
     num_microbatches: int | None = Field(None, ge=1)
-    """Micro-batches of one replica's batch under a pipeline; default keeps the bubble under 12 % where the batch allows."""
+    """Micro-batches of one replica's batch under a pipeline; default keeps the bubble under 12 %
+    where the batch allows."""
     microbatch_size: int | None = Field(None, ge=1)
     """Samples per micro-batch, instead of --num-microbatches."""
     grad_accumulation: int = Field(1, ge=1)
@@ -222,7 +238,7 @@ class TrainConfig(BaseSettings):
             {key: value for key, value in values.items() if value is not None}, sort_keys=False
         )
 
-    def replace(self, **changes: Any) -> TrainConfig:
+    def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated again."""
         try:
             return type(self).model_validate({**dict(self), **changes})
@@ -230,36 +246,71 @@ class TrainConfig(BaseSettings):
             raise ConfigError(_problems(error)) from None
 
 
-def load_config(arguments: Sequence[str], prog: str = "train.py") -> TrainConfig:
+def load_config(
+    arguments: Sequence[str],
+    prog: str = "train.py",
+    kind: type[C] = TrainConfig,  # type: ignore[assignment]
+) -> C:
     """Read ``--config FILE`` and the flags that override it.
 
     Args:
         arguments: the command line after the program's name; ``--flag_name`` is read as
             ``--flag-name``.
         prog: the name that ``--help`` shows.
+        kind: the command's configuration class.
 
     Raises:
         ConfigError: every unknown flag or key and every wrong value, one line each.
         SystemExit: after ``--help`` (0) or a malformed command line (2).
     """
+    config, problems = parse_config(arguments, prog, kind)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C, list[str]]:
+    """Like ``load_config``, but returns the problems, beside what can be read without them.
+
+    So the checks that need several settings can add what they find, and all is shown at once.
+    """
+    flags = _read_flags(arguments, prog, kind)
+    problems = [f"{argument}: no such flag (see --help)" for argument in _flag_like(flags)]
+    path = flags.pop("config", None)
+    values = _merge(kind, read_yaml(Path(path)) if path else {}, flags)
+    try:
+        return kind.model_validate(values), problems
+    except ValidationError as error:
+        problems += _problems(error)
+        wrong = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
+        wrong |= {spelling for name in wrong for spelling in _spellings(kind, name)}
+    try:
+        kept = {key: value for key, value in values.items() if key not in wrong}
+        return kind.model_validate(kept), problems
+    except ValidationError:
+        raise ConfigError(problems) from None
+
+
+def _read_flags(arguments: Sequence[str], prog: str, kind: type[C]) -> dict[str, Any]:
+    command_line = create_model(
+        kind.__name__,
+        __base__=kind,
+        __doc__=kind.__doc__,
+        config=(Path | None, Field(None, description=_CONFIG_HELP)),
+    )
+    options = {key: value for key, value in kind.model_config.items() if key in _CLI_OPTIONS}
     source: CliSettingsSource[Any] = CliSettingsSource(
-        _CommandLine,
+        command_line,
         cli_prog_name=prog,
         cli_parse_args=[_hyphenate(argument) for argument in arguments],
         cli_ignore_unknown_args=True,
-        **{key: TrainConfig.model_config[key] for key in _CLI_OPTIONS},  # type: ignore[literal-required]
+        **options,  # type: ignore[arg-type]
     )
-    flags = source()
-    unknown = [f"{argument}: no such flag (see --help)" for argument in _flag_like(flags)]
-    path = flags.pop("config", None)
-    values = read_yaml(Path(path)) if path else {}
-    try:
-        config = TrainConfig.model_validate(_merge(values, flags))
-    except ValidationError as error:
-        raise ConfigError(unknown + _problems(error)) from None
-    if unknown:
-        raise ConfigError(unknown)
-    return config
+    return source()
+
+
+_CLI_OPTIONS = ("cli_kebab_case", "cli_implicit_flags", "cli_hide_none_type", "cli_avoid_json")
+_CONFIG_HELP = "YAML file with any of these settings; flags override it."
 
 
 def _flag_like(flags: dict[str, Any]) -> list[str]:
@@ -268,14 +319,25 @@ def _flag_like(flags: dict[str, Any]) -> list[str]:
     return [argument for argument in unknown if argument.startswith("-")] or unknown
 
 
-_CLI_OPTIONS = ("cli_kebab_case", "cli_implicit_flags", "cli_hide_none_type", "cli_avoid_json")
+def _spellings(kind: type[TrainConfig], name: str) -> list[str]:
+    """All names of the field that ``name`` is one name of."""
+    for key, field in kind.model_fields.items():
+        names = [key]
+        if isinstance(field.validation_alias, AliasChoices):
+            names += [str(choice) for choice in field.validation_alias.choices]
+        if name in names:
+            return names
+    return []
 
 
-class _CommandLine(TrainConfig):
-    __doc__ = TrainConfig.__doc__
-
-    config: Path | None = None
-    """YAML file with any of these settings; flags override it."""
+def _merge(
+    kind: type[TrainConfig], values: dict[str, Any], flags: dict[str, Any]
+) -> dict[str, Any]:
+    """Flags over file values, also where the two use different spellings of one field."""
+    replaced = {spelling for flag in flags for spelling in _spellings(kind, flag)}
+    if "batch_size" in flags and "global_batch_size" not in flags:
+        replaced.add("global_batch_size")
+    return {key: value for key, value in values.items() if key not in replaced} | flags
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -293,18 +355,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError([f"--config {path}: expected 'key: value' lines"])
     return {str(key).replace("-", "_"): value for key, value in values.items()}
-
-
-def _merge(values: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """Flags over file values, also where the two use different spellings of one field."""
-    for field in TrainConfig.model_fields.values():
-        if isinstance(field.validation_alias, AliasChoices):
-            names = [str(name) for name in field.validation_alias.choices]
-            if any(name in flags for name in names):
-                values = {key: value for key, value in values.items() if key not in names}
-    if "batch_size" in flags and "global_batch_size" not in flags:
-        values.pop("global_batch_size", None)
-    return {**values, **flags}
 
 
 def _hyphenate(argument: str) -> str:

@@ -103,7 +103,8 @@ def build_engine(
     Args:
         plan: the validated run.
         model: the same plain fp32 model on every rank.
-        image_mean, image_std: per channel, from the model's processor.
+        image_mean: per channel, from the model's processor.
+        image_std: likewise.
         total_steps: length of the learning-rate schedule in optimizer steps.
         device: where this rank computes.
     """

@@ -20,33 +20,82 @@ from vit_colossal.train_step import stage_inputs
 
 
 @dataclass(frozen=True)
+class ClassScores:
+    """One label's precision, recall and F1 (0 where undefined) and its number of images."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """The result over a whole split. ``loss`` is the mean cross-entropy per sample."""
+    """The result over a whole split.
+
+    Attributes:
+        loss: mean cross-entropy per sample.
+        correct, total: counts of the top-1 prediction.
+        correct_top5: samples whose label is among the five highest scores.
+        confusion: counts [true label][predicted label].
+        labels: label names, in order.
+    """
 
     loss: float
     correct: int
     total: int
+    correct_top5: int
+    confusion: tuple[tuple[int, ...], ...]
+    labels: tuple[str, ...]
 
     @property
     def accuracy(self) -> float:
         return self.correct / self.total
 
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 over the labels that occur in the split."""
+        scores = [scores.f1 for scores in self.per_class() if scores.support]
+        return sum(scores) / len(scores)
+
+    def per_class(self) -> list[ClassScores]:
+        """Precision, recall and F1 of each label, from the confusion matrix."""
+        rows = []
+        for index, label in enumerate(self.labels):
+            hits = self.confusion[index][index]
+            support = sum(self.confusion[index])
+            predicted = sum(row[index] for row in self.confusion)
+            rows.append(
+                ClassScores(
+                    label,
+                    precision=hits / predicted if predicted else 0.0,
+                    recall=hits / support if support else 0.0,
+                    f1=2 * hits / (support + predicted) if support + predicted else 0.0,
+                    support=support,
+                )
+            )
+        return rows
+
     def __str__(self) -> str:
         return f"accuracy {self.accuracy:.4f} ({self.correct}/{self.total})"
 
 
-def evaluate(engine: Engine, batches: Iterable[Batch], num_samples: int) -> Evaluation:
+def evaluate(
+    engine: Engine, batches: Iterable[Batch], num_samples: int, labels: tuple[str, ...]
+) -> Evaluation:
     """Evaluate this replica's batches and sum over all replicas.
 
     Args:
         engine: the boosted model.
         batches: this replica's share of the split, every batch of the same size.
         num_samples: size of the split; the number of samples seen has to equal it.
+        labels: label names, in order.
 
     Raises:
         RuntimeError: a sample was seen twice or not at all.
     """
-    sums = _Sums(engine.device)
+    sums = _Sums(engine.device, len(labels))
     engine.model.eval()
     with torch.no_grad():
         if engine.pipelined:
@@ -56,33 +105,46 @@ def evaluate(engine: Engine, batches: Iterable[Batch], num_samples: int) -> Eval
                 logits = engine.model(pixel_values=engine.pixels(batch.images)).logits
                 sums.add(logits, batch.labels.to(engine.device))
     engine.model.train()
-    loss_sum, correct, seen = sums.reduce(engine)
-    if seen != num_samples:
-        raise RuntimeError(f"evaluation saw {seen} samples of a split of {num_samples}")
-    return Evaluation(loss=loss_sum / seen, correct=correct, total=seen)
+    return sums.reduce(engine, num_samples, labels)
 
 
 class _Sums:
-    """Loss sum, number correct and number seen, in double precision on the device."""
+    """Counts and the loss sum, kept on the device until the end of the split."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.values = torch.zeros(3, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, num_labels: int) -> None:
+        self.loss = torch.zeros(1, dtype=torch.float64, device=device)
+        self.top5 = torch.zeros(1, dtype=torch.int64, device=device)
+        self.confusion = torch.zeros(num_labels, num_labels, dtype=torch.int64, device=device)
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count logits [B, labels] against labels int64 [B], leaving out the padding."""
-        logits = logits.float()
-        losses = cross_entropy(logits, labels, ignore_index=IGNORED_LABEL, reduction="none")
-        correct = logits.argmax(dim=-1) == labels
-        seen = labels != IGNORED_LABEL
-        self.values += torch.stack([losses.double().sum(), correct.sum(), seen.sum()])
+        real = labels != IGNORED_LABEL
+        logits, labels = logits[real].float(), labels[real]
+        self.loss += cross_entropy(logits, labels, reduction="none").double().sum()
+        ranked = logits.topk(min(5, logits.shape[-1])).indices
+        self.top5 += (ranked == labels[:, None]).sum()
+        # Not ranked[:, 0]: topk and argmax break ties differently, and users compare with argmax.
+        predicted = logits.argmax(dim=-1)
+        ones = torch.ones_like(labels)
+        self.confusion.index_put_((labels, predicted), ones, accumulate=True)
 
-    def reduce(self, engine: Engine) -> tuple[float, int, int]:
+    def reduce(self, engine: Engine, num_samples: int, labels: tuple[str, ...]) -> Evaluation:
         """Sum over the replicas, then tell every rank what the last stage knows."""
-        if engine.last_stage:
-            dist.all_reduce(self.values, group=engine.dp_group)
-        dist.broadcast(self.values, src=engine.dims.lead_rank)
-        loss_sum, correct, seen = self.values.tolist()
-        return loss_sum, int(correct), int(seen)
+        for values in (self.loss, self.top5, self.confusion):
+            if engine.last_stage:
+                dist.all_reduce(values, group=engine.dp_group)
+            dist.broadcast(values, src=engine.dims.lead_rank)
+        seen = int(self.confusion.sum())
+        if seen != num_samples:
+            raise RuntimeError(f"evaluation saw {seen} samples of a split of {num_samples}")
+        return Evaluation(
+            loss=self.loss.item() / seen,
+            correct=int(self.confusion.trace()),
+            total=seen,
+            correct_top5=int(self.top5),
+            confusion=tuple(tuple(row) for row in self.confusion.tolist()),
+            labels=labels,
+        )
 
 
 def _run_pipeline(engine: Engine, batches: Iterable[Batch], sums: _Sums) -> None:

@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from vit_colossal.config import TrainConfig
 
 #: transformers' names of the schedules.
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 #: Name patterns that transformers' Trainer leaves without weight decay.
 _NOT_DECAYED = ["bias", "layernorm", "rmsnorm"]
@@ -59,7 +59,7 @@ def build_schedule(optimizer: Optimizer, config: TrainConfig, total_steps: int) 
     """Linear warm-up over ``ceil(warmup_ratio * total_steps)`` steps, then the chosen shape."""
     warmup = math.ceil(config.warmup_ratio * total_steps)
     return get_scheduler(
-        _SCHEDULES[config.lr_schedule],
+        SCHEDULES[config.lr_schedule],
         optimizer,
         num_warmup_steps=warmup,
         num_training_steps=total_steps,

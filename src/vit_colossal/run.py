@@ -8,10 +8,10 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,44 +19,55 @@ import torch.distributed as dist
 from vit_colossal import __version__, runtime
 from vit_colossal.config import TrainConfig
 from vit_colossal.errors import ConfigError
-from vit_colossal.evaluate import Evaluation
 from vit_colossal.run_data import RunData, prepare_data
 from vit_colossal.runtime.launch import Topology, start, stop
-from vit_colossal.trainer import Trainer, TrainResult
 from vit_colossal.validation import Device, RunPlan, make_plan
+
+if TYPE_CHECKING:
+    from vit_colossal.evaluate import Evaluation
+    from vit_colossal.trainer import Trainer, TrainResult
 
 logger = logging.getLogger("vit_colossal")
 
 T = TypeVar("T")
 
 
-def choose_device(config: TrainConfig, local_processes: int) -> Device:
+def choose_device(config: TrainConfig, topology: Topology) -> Device:
     """CUDA when every local process gets a device of its own, else the CPU.
 
     Raises:
         ConfigError: ``--device cuda`` without enough devices.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if config.device == "cuda" and available < local_processes:
+    wanted = topology.local_world_size
+    if config.device == "cuda" and available < wanted:
         raise ConfigError(
             [
-                f"--device cuda: {available} CUDA devices for {local_processes} processes: "
+                f"--device cuda: {available} CUDA devices for {wanted} processes: "
                 "start fewer processes or use --device cpu"
             ]
         )
-    if config.device == "cpu" or available < local_processes:
+    if config.device == "cpu" or available < wanted:
         return Device("cpu")
-    return Device("cuda", bf16=torch.cuda.is_bf16_supported())
+    # bf16 came with compute capability 8.0 (Ampere).
+    return Device("cuda", bf16=torch.cuda.get_device_capability(topology.local_rank) >= (8, 0))
 
 
-def plan_run(config: TrainConfig, topology: Topology) -> tuple[RunPlan, RunData]:
+def plan_run(
+    config: TrainConfig, topology: Topology, found: Sequence[str] = ()
+) -> tuple[RunPlan, RunData]:
     """Everything that can go wrong before a process group exists.
+
+    Args:
+        config: the run.
+        topology: this process's place.
+        found: problems that are known already, to be shown with those found here.
 
     Raises:
         ConfigError: all problems found.
     """
-    device = choose_device(config, topology.local_world_size)
-    plan = make_plan(config, topology.world_size, device)
+    device = choose_device(config, topology)
+    plan = make_plan(config, topology.world_size, device, found)
     _check_output(plan.config)
     return plan, prepare_data(plan, progress=topology.rank == 0)
 
@@ -87,7 +98,15 @@ def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluatio
 
 
 def _in_group(plan: RunPlan, data: RunData, topology: Topology, work: Callable[[Trainer], T]) -> T:
+    """Build the trainer inside a process group, use it, and leave.
+
+    ColossalAI opens a CUDA context when it is imported, so the device is chosen before.
+    """
+    if plan.device.kind == "cuda":
+        torch.cuda.set_device(topology.local_rank)
     runtime.activate(plan.device.kind)
+    from vit_colossal.trainer import Trainer
+
     device = start(topology, plan.device.kind, timeout_s=600)
     try:
         return work(Trainer(plan, data, device))
@@ -126,23 +145,31 @@ def _shared_run_dir(plan: RunPlan) -> Path:
     return Path("runs") / stamp[0]
 
 
+def describe_software() -> dict[str, str | None]:
+    """Versions of what a result depends on, and the commit of this checkout."""
+    packages = ("torch", "colossalai", "transformers", "datasets")
+    versions = {name: metadata.version(name) for name in packages}
+    return {
+        "vit_colossal": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
 def _describe(run_dir: Path, plan: RunPlan, data: RunData) -> None:
     """config.yaml re-runs the run; environment.json says what it ran on."""
     (run_dir / "config.yaml").write_text(plan.config.dump(), encoding="utf-8")
     (run_dir / "metrics.jsonl").write_text("")
-    packages = ("torch", "colossalai", "transformers", "datasets")
     device = torch.cuda.get_device_name() if plan.device.kind == "cuda" else platform.processor()
     environment = {
-        "vit_colossal": __version__,
-        "python": platform.python_version(),
+        **describe_software(),
         "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in packages},
         "device": plan.device.kind,
         "device_name": device,
         "world_size": plan.dims.world_size,
         "layout": str(plan.dims),
         "threads": torch.get_num_threads(),
-        "commit": _commit(),
         "data_fingerprint": data.fingerprint,
         "labels": list(data.labels),
     }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vit_colossal.data.cache import CachedSplit, default_cache_root, prepare_images
 from vit_colossal.data.sources import SourceRequest, open_source
 from vit_colossal.validation import RunPlan, check_data
+
+if TYPE_CHECKING:
+    from vit_colossal.data.loaders import Shard, TrainBatches
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,28 @@ class RunData:
     evaluation: CachedSplit
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
+
+
+def train_batches(plan: RunPlan, split: CachedSplit, shard: Shard) -> TrainBatches:
+    """The plan's batches for one data-parallel coordinate."""
+    from vit_colossal.data.loaders import TrainBatches
+    from vit_colossal.data.transforms import Augmentation
+
+    config = plan.config
+    return TrainBatches(
+        split,
+        plan.batches.global_batch,
+        plan.batches.accumulation,
+        shard,
+        config.seed,
+        Augmentation(
+            random_resized_crop=config.random_resized_crop,
+            min_scale=config.min_crop_scale,
+            horizontal_flip=config.horizontal_flip,
+        ),
+        num_workers=config.num_workers,
+        pin_memory=plan.device.kind == "cuda",
+    )
 
 
 def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:

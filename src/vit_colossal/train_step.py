@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -12,27 +12,40 @@ from vit_colossal.data.loaders import Batch
 from vit_colossal.engine import Engine
 
 
-def train_step(engine: Engine, batches: list[Batch]) -> torch.Tensor | None:
-    """Forward, backward, clip, update.
+class StepOutput(NamedTuple):
+    """What one step tells.
+
+    Attributes:
+        loss: mean loss of this replica's samples, a detached fp32 scalar on the device; None on
+            pipeline stages that do not see the loss.
+        grad_norm: global gradient norm before clipping; None when clipping is off or under fp16,
+            where the plugins know it scaled only.
+    """
+
+    loss: torch.Tensor | None
+    grad_norm: torch.Tensor | float | None
+
+
+def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
+    """Forward, backward, clip, update; nothing is synchronized with the host on purpose.
 
     Args:
         engine: the boosted model.
         batches: this replica's share of the global batch, one entry per accumulation step
             (always one under a pipeline, whose micro-batches accumulate).
-
-    Returns:
-        The mean loss of this replica's samples, a detached fp32 scalar on the device; None on
-        pipeline stages that do not see the loss. Nothing is synchronized with the host.
     """
     loss = _pipeline(engine, batches[0]) if engine.pipelined else _accumulate(engine, batches)
-    config = engine.plan.config
+    config, optimizer = engine.plan.config, engine.optimizer
+    norm = None
     if config.plugin == "ddp" and config.clip_grad_norm > 0:
-        # The other plugins clip by themselves inside step(), where the global norm is known.
-        engine.optimizer.clip_grad_by_norm(config.clip_grad_norm)
-    engine.optimizer.step()
+        norm = optimizer.clip_grad_by_norm(config.clip_grad_norm)
+    optimizer.step()
+    if config.plugin != "ddp" and config.clip_grad_norm > 0:
+        # These clip by themselves inside step(), where the norm over all shards is known.
+        norm = optimizer.get_grad_norm()
     engine.schedule.step()
-    engine.optimizer.zero_grad()
-    return loss
+    optimizer.zero_grad()
+    return StepOutput(loss, None if config.precision == "fp16" else norm)
 
 
 def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

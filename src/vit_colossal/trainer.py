@@ -11,17 +11,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from vit_colossal.data.cache import CachedSplit
-from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
-from vit_colossal.data.transforms import Augmentation
+from vit_colossal.data.loaders import EvalBatches, Shard
 from vit_colossal.engine import build_engine
 from vit_colossal.evaluate import Evaluation, evaluate
 from vit_colossal.metrics import NullReporter, Reporter, RunReporter, peak_memory_bytes
 from vit_colossal.model import build_model, build_processor, count_parameters, flops_per_image
 from vit_colossal.parallel_dims import bubble
-from vit_colossal.run_data import RunData
+from vit_colossal.run_data import RunData, train_batches
 from vit_colossal.runtime.kernels import kernels_in_use
-from vit_colossal.train_step import train_step
+from vit_colossal.train_step import StepOutput, train_step
 from vit_colossal.validation import RunPlan
 from vit_colossal.weights import gather_weights, save_pretrained
 
@@ -45,7 +43,7 @@ class Trainer:
         self.plan, self.data = plan, data
         config, rank = plan.config, dist.get_rank()
         shard = Shard(plan.dims.coordinate(rank).dp, plan.dims.dp)
-        self.train_batches = _train_batches(plan, data.train, shard)
+        self.train_batches = train_batches(plan, data.train, shard)
         self.eval_batches = EvalBatches(data.evaluation, plan.batches.forward_batch, shard)
         self.steps_per_epoch = self.train_batches.steps_per_epoch
         epochs = config.epochs or 1
@@ -88,7 +86,12 @@ class Trainer:
 
     def evaluate(self) -> Evaluation:
         """The whole evaluation split, each sample once."""
-        return evaluate(self.engine, self.eval_batches.batches(), len(self.data.evaluation))
+        return evaluate(
+            self.engine,
+            self.eval_batches.batches(),
+            len(self.data.evaluation),
+            self.data.labels,
+        )
 
     def save(self, directory: Path) -> Path:
         """Gather the weights and write them as a Hugging Face directory, on the lead rank."""
@@ -134,38 +137,22 @@ class Trainer:
         logger.info("kernels: %s", kernels)
 
 
-def _train_batches(plan: RunPlan, split: CachedSplit, shard: Shard) -> TrainBatches:
-    config = plan.config
-    return TrainBatches(
-        split,
-        plan.batches.global_batch,
-        plan.batches.accumulation,
-        shard,
-        config.seed,
-        Augmentation(
-            random_resized_crop=config.random_resized_crop,
-            min_scale=config.min_crop_scale,
-            horizontal_flip=config.horizontal_flip,
-        ),
-        num_workers=config.num_workers,
-        pin_memory=plan.device.kind == "cuda",
-    )
-
-
 class _Meter:
     """Losses between two log lines, kept on the device; the host waits only when it logs."""
 
     def __init__(self, trainer: Trainer, reporter: Reporter) -> None:
         self.trainer, self.reporter = trainer, reporter
         self.loss_sum: torch.Tensor | None = None
+        self.grad_norm: torch.Tensor | float | None = None
         self.steps = 0
         self.since = time.monotonic()
         self.last_accuracy = ""
 
-    def update(self, step: int, loss: torch.Tensor | None) -> None:
+    def update(self, step: int, output: StepOutput) -> None:
         """Take one step's loss; log when it is time. All ranks call this alike."""
-        if loss is not None:
-            self.loss_sum = loss if self.loss_sum is None else self.loss_sum + loss
+        if output.loss is not None:
+            self.loss_sum = output.loss if self.loss_sum is None else self.loss_sum + output.loss
+        self.grad_norm = output.grad_norm
         self.steps += 1
         trainer = self.trainer
         if step % trainer.plan.config.log_every == 0 or step == trainer.total_steps:
@@ -190,7 +177,8 @@ class _Meter:
             "peak_memory_mib": memory.item() / 2**20,
         }
         epoch = step / trainer.steps_per_epoch
-        self.reporter.event("train", step, epoch, **values)
+        norm = {} if self.grad_norm is None else {"grad_norm": float(self.grad_norm)}
+        self.reporter.event("train", step, epoch, **values, **norm)
         shown = {"loss": f"{loss:.4f}", "lr": f"{values['lr']:.2e}"}
         if self.last_accuracy:
             shown["accuracy"] = self.last_accuracy
@@ -217,6 +205,8 @@ class _Meter:
             accuracy=evaluation.accuracy,
             correct=evaluation.correct,
             total=evaluation.total,
+            correct_top5=evaluation.correct_top5,
+            macro_f1=evaluation.macro_f1,
         )
         if trainer.engine.is_lead:
             logger.info(

@@ -6,6 +6,7 @@ the plugin, the degrees, the model and the data cannot honour together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vit_colossal.config import TrainConfig
@@ -34,21 +35,27 @@ class RunPlan:
     notes: tuple[str, ...]
 
 
-def make_plan(config: TrainConfig, world_size: int, device: Device) -> RunPlan:
+def make_plan(
+    config: TrainConfig, world_size: int, device: Device, found: Sequence[str] = ()
+) -> RunPlan:
     """Resolve defaults and validate.
 
     Args:
         config: as read from flags and file.
         world_size: number of processes of the run.
         device: what it trains on.
+        found: problems that are known already, to be shown with those found here.
 
     Raises:
         ConfigError: all problems found.
     """
     config, notes = _default_subject(config, device)
-    spec = read_spec(config.model or "", config.model_overrides)
+    try:
+        spec = read_spec(config.model or "", config.model_overrides)
+    except ConfigError as error:
+        raise ConfigError([*found, *_plugin_problems(config, device), *error.problems]) from None
     config = _default_recipe(config, spec, device)
-    problems = _plugin_problems(config, device) + _model_problems(config, spec)
+    problems = [*found, *_plugin_problems(config, device), *_model_problems(config, spec)]
     plan: BatchPlan | None = None
     try:
         dims = ParallelDims.for_world(world_size, pp=config.pp, tp=config.tp)

@@ -125,15 +125,18 @@ def test_the_first_frame_of_an_animation_counts() -> None:
 # --- Pixels ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("width", [32, 24])
 @pytest.mark.parametrize("resample", [0, 2, 3])
-def test_pixels_are_those_of_the_vit_image_processor(tmp_path: Path, resample: int) -> None:
+def test_pixels_are_those_of_the_vit_image_processor(
+    tmp_path: Path, resample: int, width: int
+) -> None:
     images = [*noise(4), *noise(2, 17, 90)]
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     processor = ViTImageProcessor(
-        size={"height": 32, "width": 32}, resample=resample, image_mean=mean, image_std=std
+        size={"height": 32, "width": width}, resample=resample, image_mean=mean, image_std=std
     )
     expected = processor(images, return_tensors="pt")["pixel_values"]
-    split = prepare(tmp_path, images, size=(32, 32), resample=resample)
+    split = prepare(tmp_path, images, size=(32, width), resample=resample)
     found = normalize(torch.from_numpy(np.array(split.images)), mean, std, torch.float32)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 

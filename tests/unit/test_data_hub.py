@@ -178,6 +178,12 @@ def test_an_unknown_name_says_what_was_fetched_and_what_to_do(
         assert part in problem
 
 
+def test_a_token_is_blotted_out_wherever_it_turns_up(hub: tuple[Hub, str], tmp_path: Path) -> None:
+    _, endpoint = hub
+    (problem,) = open_in_new_process(tmp_path / "a", endpoint, f"someone/{TOKEN}")["error"]
+    assert "someone/***" in problem  # that it is nowhere else is checked for every process
+
+
 def test_no_network_is_a_problem_for_people(tmp_path: Path) -> None:
     (problem,) = open_in_new_process(
         tmp_path / "a", "http://127.0.0.1:9", "someone/pictures", HF_HUB_OFFLINE="1"

@@ -206,18 +206,16 @@ def _load_hub(name: str, request: SourceRequest) -> _Loaded:
         splits = dict(builder.as_dataset())
     except Exception as error:  # the library raises a dozen unrelated types
         reason = (str(error).strip() or "no reason given").splitlines()[0]
-        if token := get_token():
-            reason = reason.replace(token, "***")
         wanted = f"--dataset {name}"
         wanted += f" --dataset-config {request.dataset_config}" if request.dataset_config else ""
         wanted += f" --revision {request.revision}" if request.revision else ""
-        raise DataError(
-            [
-                f"{wanted}: cannot be fetched from the hub ({type(error).__name__}: {reason}); "
-                "check the name and the network, set HF_TOKEN if it is private or gated, "
-                "or pass a local folder"
-            ]
-        ) from error
+        problem = (
+            f"{wanted}: cannot be fetched from the hub ({type(error).__name__}: {reason}); check "
+            "the name and the network, set HF_TOKEN if it is private or gated, or pass a local "
+            "folder"
+        )
+        token = get_token()
+        raise DataError([problem.replace(token, "***") if token else problem]) from error
     content = json.dumps([name, builder.config.name, builder.hash])
     return name, splits, content
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import warnings
 
-# Each is the beginning of one message that ColossalAI causes with every import or run: the first two
-# are about optional packages that no plugin here uses, the third about its own use of PyTorch.
+# Each is the beginning of one message that ColossalAI causes with every import or run: the first
+# two are about optional packages that no plugin here uses, the third about its use of PyTorch.
 _NOISE = (
     r"Please install apex from source",
     r"Please install the latest tensornvme",
@@ -39,15 +39,20 @@ def activate(device_type: str) -> None:
     gradient accumulation. ``"cuda"`` keeps ColossalAI's own accelerator, and nothing else happens;
     ``"cpu"`` sets `GlooAccelerator` and patches upstream's remaining obstacles (see `patches`).
 
+    Call it before importing anything of ``colossalai.booster``, and on CUDA after
+    ``torch.cuda.set_device``: the import of Gemini opens a context on the current device.
+
     Args:
         device_type: ``"cpu"`` or ``"cuda"``.
 
     Raises:
         ValueError: Another device type.
-        RuntimeError: ``"cuda"`` after ``"cpu"``: the patches of the CPU path stay for good.
+        RuntimeError: ``"cuda"`` without a CUDA device, or after ``"cpu"``, whose patches stay for
+            the life of the process.
     """
     if device_type not in ("cpu", "cuda"):
         raise ValueError(f"device type {device_type!r}: use 'cpu' or 'cuda'")
+    import torch
     from colossalai.accelerator import get_accelerator, set_accelerator
 
     from vit_colossal.runtime.accelerator import GlooAccelerator
@@ -56,8 +61,10 @@ def activate(device_type: str) -> None:
     on_cpu = isinstance(get_accelerator(), GlooAccelerator)
     if device_type == "cuda" and on_cpu:
         raise RuntimeError("this process runs on the CPU already; start another for CUDA")
+    if device_type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("PyTorch finds no CUDA device here: use 'cpu'")
     if not on_cpu:
-        # Before the patches are imported: some of ColossalAI's modules ask for it at import time.
+        # Before the patches are imported: Gemini's modules ask for the device at import time.
         set_accelerator(GlooAccelerator() if device_type == "cpu" else device_type)
     register_stand_ins()
     from vit_colossal.runtime.patches import apply_cpu_patches, apply_shared_patches

@@ -11,12 +11,12 @@ import platform
 import resource
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 from colossalai.accelerator import BaseAccelerator
 
@@ -29,16 +29,16 @@ class CpuStream(torch.Stream):
     It has to be a real ``torch.Stream``: ``Tensor.record_stream`` accepts nothing else.
     """
 
-    def __new__(cls) -> CpuStream:
-        return super().__new__(cls, device="cpu")
+    def __new__(cls) -> Self:
+        return cast(Self, super().__new__(cls, device="cpu"))
 
     def wait_stream(self, stream: torch.Stream) -> None:
         """Return at once: the other stream has no work left either."""
 
-    def wait_event(self, event: CpuEvent) -> None:
+    def wait_event(self, event: Any) -> None:
         """Return at once: an event is complete as soon as it is recorded."""
 
-    def record_event(self, event: CpuEvent | None = None) -> CpuEvent:
+    def record_event(self, event: Any = None) -> Any:
         """Record ``event``, or a new one, and return it."""
         event = event or CpuEvent()
         event.record(self)
@@ -98,22 +98,20 @@ def _resident_bytes() -> int:
 
 def _peak_resident_bytes() -> int:
     """The process's peak resident set, since its start or the last `_reset_peak`."""
-    try:
+    with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # no /proc: the peak since the start, in the unit that getrusage(2) has here
+    # No /proc: the peak since the start, in the unit that getrusage(2) has here.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _reset_peak() -> None:
     """Let the peak start again from the present size; see clear_refs in proc(5)."""
-    try:
+    # Not Linux, or a read-only /proc: the peak stays that of the whole process.
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # not Linux, or a read-only /proc: the peak stays that of the whole process
 
 
 class GlooAccelerator(BaseAccelerator):

@@ -34,12 +34,10 @@ class TorchExtension(_Extension):
         """Compatible with every machine."""
 
     def build_aot(self) -> Any:
-        """Never asked for: ``support_aot`` is false."""
+        """Never asked for, as neither kind of build is declared."""
         raise NotImplementedError("a PyTorch kernel is not built")
 
-    def build_jit(self) -> Any:
-        """Never asked for: ``support_jit`` is false."""
-        raise NotImplementedError("a PyTorch kernel is not built")
+    build_jit = build_aot
 
 
 class TorchCpuAdam(TorchExtension):
@@ -194,11 +192,11 @@ def multi_tensor_adam(
     seconds = [_in_single(tensor) for tensor in exp_avg_sqs]
     slopes = [grad.to(weight.dtype) for grad, weight in zip(grads, weights, strict=True)]
     if div_scale > 0:
-        slopes = torch._foreach_div(slopes, div_scale)
+        slopes = list(torch._foreach_div(slopes, div_scale))
     if weight_decay != 0 and mode == 1:
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
     elif weight_decay != 0:
-        slopes = torch._foreach_add(slopes, weights, alpha=weight_decay)
+        slopes = list(torch._foreach_add(slopes, weights, alpha=weight_decay))
 
     torch._foreach_lerp_(firsts, slopes, 1 - beta1)
     torch._foreach_mul_(seconds, beta2)
@@ -292,8 +290,16 @@ def native_kernel(extension: Any) -> Literal["prebuilt", "buildable"] | None:
     return "buildable" if tools else None
 
 
-def _choose(loader: Any, stand_in: type[TorchExtension]) -> None:
-    """Leave one candidate in ``loader``: with two it warns, and it asks even unusable ones."""
+def choose_kernel(loader: Any, stand_in: type[TorchExtension]) -> None:
+    """Leave exactly one candidate in ``loader``; a second call changes nothing.
+
+    Upstream's loader checks every candidate, raises for one that cannot be built, and warns if two
+    can be used; so the others have to go.
+
+    Args:
+        loader: A subclass of ColossalAI's ``KernelLoader``.
+        stand_in: Taken if none of the loader's own kernels is usable.
+    """
     for native in loader.REGISTRY:
         if issubclass(native, TorchExtension):
             return  # chosen before
@@ -311,8 +317,8 @@ def _choose(loader: Any, stand_in: type[TorchExtension]) -> None:
 
 def register_stand_ins() -> None:
     """Settle which Adam kernels ColossalAI's optimizers load; a second call changes nothing."""
-    _choose(CPUAdamLoader, TorchCpuAdam)
-    _choose(FusedOptimizerLoader, TorchFusedAdam)
+    choose_kernel(CPUAdamLoader, TorchCpuAdam)
+    choose_kernel(FusedOptimizerLoader, TorchFusedAdam)
 
 
 def _attention() -> str:

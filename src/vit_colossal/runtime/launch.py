@@ -63,8 +63,6 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
     """
     backend = "gloo" if device == "cpu" else "nccl"
     timeout = timedelta(seconds=timeout_s)
-    if device == "cuda":
-        torch.cuda.set_device(topology.local_rank)
     if topology.world_size == 1 and "RANK" not in os.environ:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timeout)
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)

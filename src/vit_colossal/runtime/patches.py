@@ -200,11 +200,11 @@ def _counts_accumulated_gradients_once() -> bool:
 def count_accumulated_gradients_once() -> bool:
     """Give all micro-batches the same weight when Gemini accumulates gradients.
 
-    Why: ``zero/gemini/chunk/manager.py``, ``rearrange_accumulated_grad_chunk``, multiplies what was
-    accumulated by the number of ranks, to outlive the division after the reduction. That is right
-    where one rank adds its shard; in a replicated chunk (``keep_gathered``: every model smaller than
-    ``min_chunk_size_m``) all ranks add it, and earlier micro-batches count that many times.
-    Averaging equal values returns them, so there the chunk can go on as it is. Any device.
+    Why: ``zero/gemini/chunk/manager.py``, ``rearrange_accumulated_grad_chunk``, multiplies what
+    was accumulated by the number of ranks, to outlive the division after the reduction. That is
+    right where one rank adds its shard; in a replicated chunk (``keep_gathered``: every model
+    smaller than ``min_chunk_size_m``) all ranks add it, and earlier micro-batches count that many
+    times. Averaging equal values returns them, so there the chunk can go on as it is. Any device.
     """
     if _counts_accumulated_gradients_once():
         return False

@@ -1,0 +1,89 @@
+# Sourced by run_demo.sh and test.sh, which run from any folder: goes to the project's root and
+# defines use_environment. Needs bash and Python 3.11 or 3.12, nothing else.
+#
+# VIT_COLOSSAL_VENV names another environment folder. One that exists is used as it is: nothing is
+# installed into it, and this checkout's code is put in front of whatever it has.
+
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+PROJECT=$PWD
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# Prints the interpreter to build the environment with.
+find_python() {
+    local python
+    for python in python3.11 python3; do
+        if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
+            echo "$python"
+            return
+        fi
+    done
+    fail "no Python 3.11 or 3.12 found as python3.11 or python3: install one, such as with 'apt install python3.11'"
+}
+
+# create_venv PYTHON FOLDER; replaces what an interrupted attempt or a moved project left there.
+create_venv() {
+    if ! "$1" -c 'import ensurepip' 2>/dev/null; then
+        # Debian and Ubuntu ship venv without it, in a package of its own.
+        local package
+        package=python$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv
+        if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+            echo "installing $package, which 'python -m venv' needs here"
+            apt-get update -qq >/dev/null || true
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >/dev/null ||
+                DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null || true
+        fi
+        "$1" -c 'import ensurepip' 2>/dev/null ||
+            fail "$1 cannot create environments (no ensurepip): apt install python3-venv (or $package)"
+    fi
+    "$1" -m venv --clear "$2" || fail "creating the environment $2 failed"
+}
+
+# A folder that was moved, or left half made, has an interpreter but not a working pip.
+is_whole() {
+    grep -qF "$1" "$1/bin/activate" 2>/dev/null && "$1/bin/python" -m pip --version >/dev/null 2>&1
+}
+
+# use_environment EXTRAS ('' or 'dev'): afterwards 'python' and the tools are the environment's.
+use_environment() {
+    local venv=$PROJECT/.venv
+    if [ -n "${VIT_COLOSSAL_VENV:-}" ]; then
+        venv=$(realpath -m -- "$VIT_COLOSSAL_VENV")
+    fi
+    if [ -n "${VIT_COLOSSAL_VENV:-}" ] && [ -x "$venv/bin/python" ]; then
+        echo "environment: $venv, as it is (VIT_COLOSSAL_VENV)"
+        export PYTHONPATH=$PROJECT/src${PYTHONPATH:+:$PYTHONPATH}
+    else
+        install_environment "$venv" "$1"
+    fi
+    export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH
+    hash -r
+    python -c 'import vit_colossal.cli' ||
+        fail "$venv cannot import vit_colossal: delete that folder and start again"
+}
+
+# install_environment FOLDER EXTRAS: does nothing when the same was installed there before.
+install_environment() {
+    local venv=$1 extras=$2 stamp=$1/installed-by-scripts target=. hash python
+    hash=$(sha256sum setup.py | cut -d ' ' -f 1)
+    # 'dev' contains all that the plain installation has.
+    if is_whole "$venv" && grep -qsE "^$hash ${extras:-(dev)?}\$" "$stamp"; then
+        echo "environment: $venv, as installed before"
+        return
+    fi
+    if ! is_whole "$venv"; then
+        python=$(find_python)
+        create_venv "$python" "$venv"
+    fi
+    rm -f -- "$stamp"
+    [ -z "$extras" ] || target=".[$extras]"
+    echo "environment: installing into $venv; the first time takes 2 minutes or more and about 6 GB"
+    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
+        --progress-bar off --root-user-action ignore -e "$target" ||
+        fail "installing into $venv failed (above): it needs a package index and about 6 GB of disk"
+    echo "$hash $extras" >"$stamp"
+}

@@ -1,0 +1,211 @@
+"""The reference: a single-process PyTorch training loop that shares no code with the package.
+
+Only the order of the samples is the package's own (``epoch_order``, which has tests of its own).
+Model, normalization, parameter groups, schedule, clipping and mixed precision are written out here
+from what the documentation promises.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import ViTConfig, ViTForImageClassification
+
+from vit_colossal.data.loaders import epoch_order
+
+MODEL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 4,
+}
+
+#: Its true gradient is zero (softmax ignores a constant added to all scores of a query), so that
+#: Adam makes steps of full size out of rounding noise: nothing to compare.
+KEY_BIAS = "attention.attention.key.bias"
+
+Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A decoded split: pixels fp32 [N, 3, H, W] from -1 to 1, labels int64 [N]."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, as the flags of the same names describe it.
+
+    Attributes:
+        precision: fp32; ``autocast``: fp32 weights, bf16 products; ``bf16`` and ``fp16``: working
+            weights of 16 bits that follow fp32 masters.
+        parts: sums the gradients of this many consecutive parts of each global batch.
+        skipped: steps (from 0) without an update, as a loss scaler skips them.
+    """
+
+    steps: int
+    lr: float
+    adam_eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_all: bool = False
+    clip_grad_norm: float = 0.0
+    warmup_ratio: float = 0.1
+    global_batch_size: int = 16
+    seed: int = 42
+    precision: Literal["fp32", "autocast", "bf16", "fp16"] = "fp32"
+    parts: int = 1
+    skipped: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlainRun:
+    """Losses and gradient norms (before clipping) per step; weights before and after each step."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    weights: list[Weights]
+
+
+def read_split(folder: Path, split: str) -> Images:
+    """Decode a split of the tests' data set with Pillow and normalize with mean = std = 0.5."""
+    import datasets
+    from PIL import Image
+
+    file = str(folder / f"{split}.parquet")
+    rows = datasets.load_dataset("parquet", data_files={split: file})[split]
+    size = (MODEL["image_size"], MODEL["image_size"])
+    images = [image.convert("RGB").resize(size, Image.BILINEAR) for image in rows["image"]]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    normal = (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+    return Images(normal, torch.tensor(rows["label"]))
+
+
+def new_model(seed: int, num_labels: int) -> ViTForImageClassification:
+    """The model that ``--model-config`` describes, with the weights of a seed."""
+    torch.manual_seed(seed)
+    return ViTForImageClassification(ViTConfig(**MODEL, num_labels=num_labels))
+
+
+def train_plain(data: Images, recipe: Recipe, num_labels: int) -> PlainRun:
+    """Train one model on one process."""
+    master = new_model(recipe.seed, num_labels)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
+    working = master if dtype is None else new_model(recipe.seed, num_labels).to(dtype)
+    optimizer = torch.optim.AdamW(_groups(master, recipe), lr=recipe.lr, eps=recipe.adam_eps)
+    losses, norms, weights = [], [], [_copy(working)]
+    for step, rows in enumerate(_batches(len(data.labels), recipe)):
+        optimizer.zero_grad()
+        working.zero_grad()
+        losses.append(_accumulate(working, data, rows, recipe))
+        if working is not master:
+            for ours, theirs in zip(master.parameters(), working.parameters(), strict=True):
+                ours.grad = theirs.grad.float()
+        max_norm = recipe.clip_grad_norm or math.inf
+        norms.append(float(torch.nn.utils.clip_grad_norm_(master.parameters(), max_norm)))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * warmup_then_cosine(step, recipe)
+        if step not in recipe.skipped:
+            optimizer.step()
+        if working is not master:
+            with torch.no_grad():
+                for ours, theirs in zip(master.parameters(), working.parameters(), strict=True):
+                    theirs.copy_(ours)
+        weights.append(_copy(working))
+    return PlainRun(losses, norms, weights)
+
+
+def warmup_then_cosine(step: int, recipe: Recipe) -> float:
+    """The learning rate's factor in the step after ``step`` steps."""
+    warmup = math.ceil(recipe.warmup_ratio * recipe.steps)
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (recipe.steps - warmup)))
+
+
+def evaluate_plain(
+    model: ViTForImageClassification, data: Images, count: int, batch: int = 133
+) -> dict[str, Any]:
+    """Mean loss and number correct over the first ``count`` images; the smallest lead of a
+    highest score over the next, below which another order of summation may decide."""
+    model.eval()
+    dtype = next(model.parameters()).dtype
+    parts = data.pixels[:count].split(batch)
+    with torch.no_grad():
+        scores = torch.cat([model(pixel_values=part.to(dtype)).logits.float() for part in parts])
+    labels = data.labels[:count]
+    best, second = scores.topk(2).values.unbind(dim=1)
+    return {
+        "loss": float(cross_entropy(scores.double(), labels)),
+        "correct": int((scores.argmax(dim=1) == labels).sum()),
+        "total": count,
+        "margins": (best - second).tolist(),
+    }
+
+
+def model_with(weights: Weights, num_labels: int) -> ViTForImageClassification:
+    """A plain model that holds these weights in their own type."""
+    model = new_model(0, num_labels).to(next(iter(weights.values())).dtype)
+    model.load_state_dict(weights)
+    return model
+
+
+def movement(weights: Weights, start: Weights) -> torch.Tensor:
+    """Where all weights but the key biases went, as one fp32 vector."""
+    names = [name for name in start if not name.endswith(KEY_BIAS)]
+    return torch.cat([(weights[name].float() - start[name].float()).flatten() for name in names])
+
+
+def _copy(model: torch.nn.Module) -> Weights:
+    return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+
+
+def _groups(model: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Biases and norms are the vectors among a ViT's parameters."""
+    parameters = list(model.parameters())
+    if recipe.decay_all:
+        return [{"params": parameters, "weight_decay": recipe.weight_decay}]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
+
+
+def _batches(count: int, recipe: Recipe) -> list[torch.Tensor]:
+    """Step s of an epoch takes ``order[s * G : (s + 1) * G]``; the rest of an epoch is dropped."""
+    per_epoch = count // recipe.global_batch_size
+    batches: list[torch.Tensor] = []
+    epoch = 0
+    while len(batches) < recipe.steps:
+        order = epoch_order(count, recipe.seed, epoch)[: per_epoch * recipe.global_batch_size]
+        batches += order.split(recipe.global_batch_size)
+        epoch += 1
+    return batches[: recipe.steps]
+
+
+def _accumulate(
+    model: ViTForImageClassification, data: Images, rows: torch.Tensor, recipe: Recipe
+) -> float:
+    dtype = next(model.parameters()).dtype
+    context: AbstractContextManager[Any] = nullcontext()
+    if recipe.precision == "autocast":
+        context = torch.autocast("cpu", dtype=torch.bfloat16)
+    total = 0.0
+    for part in rows.chunk(recipe.parts):
+        with context:
+            logits = model(pixel_values=data.pixels[part].to(dtype)).logits
+        loss = cross_entropy(logits.float(), data.labels[part]) / recipe.parts
+        loss.backward()
+        total += loss.item()
+    return total

@@ -1,0 +1,232 @@
+"""Start real processes for the tests: bounded, and with nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+WORKER = Path(__file__).parent / "distributed" / "worker.py"
+
+#: Every process of one launch inherits this variable; elastic gives workers sessions of their own,
+#: so that neither a process group nor the parent's id would find them all.
+MARK = "VIT_COLOSSAL_TEST_LAUNCH"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended by itself."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    left_over: list[str]
+
+    @property
+    def output(self) -> str:
+        return f"exit code {self.returncode}\n{self.stdout}\n{self.stderr}"
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment without a launcher's variables, and with one thread a process."""
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    kept = {name: value for name, value in os.environ.items() if name not in launcher}
+    sources = [str(ROOT / "src"), *filter(None, [kept.get("PYTHONPATH")])]
+    binaries = [str(Path(sys.executable).parent), kept.get("PATH", "")]
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(sources),
+        "PATH": os.pathsep.join(binaries),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        **changes,
+    }
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout_s: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Finished:
+    """Run a command to its end.
+
+    Args:
+        command: the program and its arguments.
+        timeout_s: seconds after which it and all of its processes are killed.
+        cwd: working directory.
+        env: environment; `environment()` when not given.
+
+    Returns:
+        Exit code, output, and what still ran two seconds after the command had ended (killed too).
+
+    Raises:
+        AssertionError: it did not end in time; the text holds its output.
+    """
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        list(command),
+        cwd=cwd,
+        env={**(environment() if env is None else env), MARK: mark},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        kill_marked(mark)
+        stdout, stderr = process.communicate(timeout=30)
+        raise AssertionError(
+            f"not done after {timeout_s} s: {' '.join(command)}\n{stdout}\n{stderr}"
+        ) from None
+    finally:
+        left_over = _left_over(mark)
+        kill_marked(mark)
+    return Finished(process.returncode, stdout, stderr, left_over)
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """The living processes of one launch."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def kill_marked(mark: str) -> None:
+    """Kill what is left of one launch."""
+    for process in marked(mark):
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _left_over(mark: str) -> list[str]:
+    deadline = time.monotonic() + 2
+    while (processes := marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return [" ".join(process.cmdline()) for process in processes if process.is_running()]
+
+
+def torchrun(processes: int, *arguments: str) -> list[str]:
+    """The command that starts ``processes`` ranks on this machine, on a port the system picks."""
+    return [
+        *(sys.executable, "-m", "torch.distributed.run"),
+        *("--nproc_per_node", str(processes), "--master_addr", "127.0.0.1"),
+        *("--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", "--max_restarts", "0"),
+        *arguments,
+    ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training run inside a launch.
+
+    Attributes:
+        name: unique within the launch.
+        flags: the command line of ``train.py``.
+        evaluate: images of the evaluation split to evaluate on, by the number of steps done before.
+        after: the same after the last step, one evaluation each.
+        export: save the model directory.
+    """
+
+    name: str
+    flags: list[str]
+    evaluate: dict[int, int] = field(default_factory=dict)
+    after: list[int] = field(default_factory=list)
+    export: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a case did, as its lead rank saw it.
+
+    Attributes:
+        losses: mean loss over the global batch, per step.
+        grad_norms: gradient norm before clipping, per step; None where nothing clips.
+        evaluations: ``loss``, ``correct``, ``total`` by the number of steps done before.
+        after: the same for the evaluations after the last step.
+        layer_calls: forward calls of encoder layers on the lead rank in the first step.
+        chunks, sharded_chunks: Gemini's chunks, and those that no rank holds whole.
+        labels: the label names in the model's configuration.
+        weights: the gathered weights by parameter name.
+        export: the saved model directory.
+    """
+
+    losses: list[float]
+    grad_norms: list[float | None]
+    evaluations: dict[str, dict[str, Any]]
+    after: list[dict[str, Any]]
+    layer_calls: int
+    chunks: int
+    sharded_chunks: int
+    labels: list[str]
+    weights: dict[str, torch.Tensor]
+    export: Path
+
+
+class Launch:
+    """Cases that ran one after another in the same processes."""
+
+    def __init__(self, directory: Path, processes: int, cases: Sequence[Case]) -> None:
+        """Run all cases; a case that fails is left out of a second launch of those after it."""
+        self.directory, self.processes = directory, processes
+        self.log = ""
+        todo = list(cases)
+        for attempt in range(3):
+            self._run(attempt, todo)
+            done = {case.name for case in todo if self._is_over(case)}
+            if not done:
+                break
+            todo = [case for case in todo if case.name not in done]
+            if not todo:
+                break
+
+    def outcome(self, name: str) -> Outcome:
+        """What a case did.
+
+        Raises:
+            AssertionError: it failed or was never reached; the text says why.
+        """
+        directory = self.directory / name
+        errors = [path.read_text() for path in sorted(directory.glob("error-*.txt"))]
+        if errors or not (directory / "result.json").is_file():
+            raise AssertionError(f"case {name} did not end:\n{chr(10).join(errors) or self.log}")
+        values = json.loads((directory / "result.json").read_text())
+        weights = load_file(directory / "weights.safetensors")
+        return Outcome(weights=weights, export=directory / "model", **values)
+
+    def _is_over(self, case: Case) -> bool:
+        directory = self.directory / case.name
+        return (directory / "result.json").is_file() or any(directory.glob("error-*.txt"))
+
+    def _run(self, attempt: int, cases: Sequence[Case]) -> None:
+        path = self.directory / f"cases-{attempt}.json"
+        path.write_text(json.dumps([asdict(case) for case in cases]))
+        arguments = [str(WORKER), str(path), str(self.directory)]
+        command = [sys.executable, *arguments]
+        if self.processes > 1:
+            command = torchrun(self.processes, *arguments)
+        finished = run(command, timeout_s=120 + 10 * len(cases))
+        self.log = finished.output[-6000:]

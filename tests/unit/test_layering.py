@@ -1,0 +1,114 @@
+"""The directions of imports and the sizes of files, as docs/architecture.md describes them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "vit_colossal"
+
+MAX_FILE_LINES = 320
+MAX_FUNCTION_LINES = 62
+
+#: Each may import what stands before it. A module that is not named here stands after all others,
+#: so it may import any of these, and none of these may import it.
+ORDER = (
+    *("errors", "config", "parallel_dims", "model_spec", "validation"),
+    *("runtime.accelerator", "runtime.kernels", "runtime.patches", "runtime", "runtime.launch"),
+    *("metrics", "data.columns", "data.local", "data.sources", "data.cache", "data.transforms"),
+    *("data.loaders", "model", "run_data", "optim", "plugins", "engine", "train_step", "evaluate"),
+    *("weights", "checkpoint", "trainer", "run", "launcher", "cli"),
+)
+
+#: The modules that may import colossalai, in any function.
+KNOW_COLOSSALAI = {"runtime", "plugins", "engine", "optim", "evaluate", "weights", "checkpoint"}
+
+#: What validates a run in the process that only spawns others: it must not cost their imports.
+LIGHT = ("errors", "config", "parallel_dims", "model_spec", "validation", "data.sources")
+HEAVY = ("torch", "transformers", "colossalai", "datasets")
+
+
+def _name(path: Path) -> str:
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Every imported module, also inside functions, but not for type checking alone."""
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == PACKAGE.name:
+            yield from (f"{PACKAGE.name}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+        pending += ast.iter_child_nodes(node)
+
+
+FILES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+IMPORTS = {name: set(_imports(path)) for name, path in FILES.items()}
+
+
+def test_the_modules_are_found() -> None:
+    assert {"config", "trainer", "data.sources", "runtime"} <= FILES.keys()
+    assert "vit_colossal.trainer" in IMPORTS["run"]
+    assert "colossalai.booster" in IMPORTS["plugins"]
+
+
+def test_imports_point_to_earlier_modules() -> None:
+    place = {name: index for index, name in enumerate(ORDER)}
+    wrong = []
+    for name in place.keys() & FILES.keys():
+        inner = {other.removeprefix(f"{PACKAGE.name}.") for other in IMPORTS[name]} & FILES.keys()
+        wrong += [
+            f"{name} imports {other}"
+            for other in inner
+            if place.get(other, len(ORDER)) > place[name]
+        ]
+    assert not sorted(wrong)
+
+
+def test_only_a_few_modules_know_colossalai() -> None:
+    knowing = {
+        name
+        for name, imported in IMPORTS.items()
+        if any(other.split(".")[0] == "colossalai" for other in imported)
+    }
+    assert {name for name in knowing if name.split(".")[0] not in KNOW_COLOSSALAI} == set()
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_validation_imports_no_framework(module: str) -> None:
+    code = (
+        f"import sys, {PACKAGE.name}.{module}\n"
+        f"print(*[name for name in {HEAVY} if name in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout.split() == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_and_functions_stay_short(name: str) -> None:
+    text = FILES[name].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_FILE_LINES
+    functions = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {name: n for name, n in lengths.items() if n > MAX_FUNCTION_LINES} == {}
