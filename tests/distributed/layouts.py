@@ -50,6 +50,7 @@ GROUPS = {"one": 1, "two": 2, "two-half": 2, "four": 4}
 LABELS = 11
 
 ALL = tuple(VARIANTS)
+ONE = ("plain", "clipped_accumulated")
 SOME = ("plain", "clipped", "accumulated")
 GEMINI = ("--gemini-min-chunk-m", "0.03", "--gemini-search-range-m", "0.05")
 GEMINI += ("--gemini-hidden-dim", "64")  # several sharded chunks, instead of one replicated
@@ -125,11 +126,11 @@ LAYOUTS = [
     Layout("pp2-dp2-zero1", "four", "--plugin hybrid --pp 2 --zero 1", "bf16", SOME),
     Layout("ddp-4", "four", "--plugin ddp"),
     Layout("gemini-4", "four", "--plugin gemini", "bf16", SOME),
-    Layout("ddp-1", "one", "--plugin ddp"),
-    Layout("zero1-1", "one", "--plugin zero1"),
-    Layout("zero2-1", "one", "--plugin zero2"),
-    Layout("gemini-1", "one", "--plugin gemini", "bf16"),
-    Layout("hybrid-1", "one", "--plugin hybrid"),
+    Layout("ddp-1", "one", "--plugin ddp", variants=ONE),
+    Layout("zero1-1", "one", "--plugin zero1", variants=ONE),
+    Layout("zero2-1", "one", "--plugin zero2", variants=ONE),
+    Layout("gemini-1", "one", "--plugin gemini", "bf16", ONE),
+    Layout("hybrid-1", "one", "--plugin hybrid", variants=ONE),
 ]
 LAYOUTS += [
     Layout(f"{name}-{precision}", "two-half", f"--plugin {flags}", precision, SOME)

@@ -27,6 +27,7 @@ MODEL = {
     "num_attention_heads": 4,
     "image_size": 16,
     "patch_size": 4,
+    "initializer_range": 0.02,
 }
 
 #: Its true gradient is zero (softmax ignores a constant added to all scores of a query), so that

@@ -14,7 +14,7 @@ from typing import Any
 class Blocked(MetaPathFinder):
     """Makes some packages impossible to import, whatever is installed."""
 
-    names = ("colossalai", "vit_colossal", "bitsandbytes")
+    names = ("colossalai", "vit_colossal")
 
     def find_spec(self, fullname: str, *args: Any) -> None:
         if fullname.partition(".")[0] in self.names:
