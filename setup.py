@@ -27,7 +27,7 @@ REQUIREMENTS = [
     "tqdm>=4.66",
 ]
 TEST = ["pytest>=8", "pytest-timeout>=2.3", "accelerate>=1.0,<2", "hypothesis>=6.100"]
-DEV = ["ruff>=0.8", "mypy>=1.11", "types-PyYAML"]
+DEV = ["ruff>=0.8", "mypy>=1.11", "types-PyYAML", "types-psutil"]
 
 setup(
     name="vit_colossal",
@@ -39,6 +39,7 @@ setup(
     python_requires=">=3.11,<3.13",
     package_dir={"": "src"},
     packages=find_packages("src"),
+    package_data={"vit_colossal": ["references.yaml"]},
     install_requires=REQUIREMENTS,
     extras_require={"test": TEST, "dev": TEST + DEV},
     entry_points={"console_scripts": ["vit-colossal = vit_colossal.cli:main"]},

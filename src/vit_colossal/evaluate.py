@@ -105,7 +105,8 @@ def evaluate(
                 logits = engine.model(pixel_values=engine.pixels(batch.images)).logits
                 sums.add(logits, batch.labels.to(engine.device))
     engine.model.train()
-    return sums.reduce(engine, num_samples, labels)
+    sums.reduce(engine)
+    return sums.result(num_samples, labels)
 
 
 class _Sums:
@@ -128,12 +129,15 @@ class _Sums:
         ones = torch.ones_like(labels)
         self.confusion.index_put_((labels, predicted), ones, accumulate=True)
 
-    def reduce(self, engine: Engine, num_samples: int, labels: tuple[str, ...]) -> Evaluation:
+    def reduce(self, engine: Engine) -> None:
         """Sum over the replicas, then tell every rank what the last stage knows."""
         for values in (self.loss, self.top5, self.confusion):
             if engine.last_stage:
                 dist.all_reduce(values, group=engine.dp_group)
             dist.broadcast(values, src=engine.dims.lead_rank)
+
+    def result(self, num_samples: int, labels: tuple[str, ...]) -> Evaluation:
+        """The metrics of a split of ``num_samples``, once everything is summed."""
         seen = int(self.confusion.sum())
         if seen != num_samples:
             raise RuntimeError(f"evaluation saw {seen} samples of a split of {num_samples}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import uuid
 
+import psutil
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -17,10 +20,12 @@ def launch(arguments: list[str], num_processes: int) -> int:
     """Run ``python ARGUMENTS`` in ``num_processes`` processes on this machine.
 
     The processes meet on the loopback interface. CPU threads are shared out evenly unless
-    OMP_NUM_THREADS says otherwise.
+    OMP_NUM_THREADS says otherwise. SIGTERM, SIGINT and SIGUSR1 are passed on, so that the
+    processes finish their step and save; whatever is left of them in the end is killed.
 
     Returns:
-        0, or the exit code of the first process that failed (1 when it died of a signal).
+        0; 143 or 130 when a signal ended it; else the exit code of the first process that failed
+        (1 when it died of a signal).
     """
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_processes)))
@@ -40,21 +45,38 @@ def launch(arguments: list[str], num_processes: int) -> int:
     )
     # Its own report repeats, in 45 lines, what one line below says.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # The launcher passes SIGTERM and SIGINT on by itself, but would die of this one.
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: _pass_on(number))
     try:
         elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
         return _report(error)
+    except SignalException as error:
+        return 130 if error.sigval == signal.SIGINT else 143
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        _pass_on(signal.SIGKILL)
     return 0
+
+
+def _pass_on(number: int) -> None:
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
 
 
 def _report(error: ChildFailedError) -> int:
     """One line on the process that failed first; its own output already said why."""
-    rank, failure = error.get_first_failure()
+    # A killed process takes its peers down within milliseconds: name it, not the first mourner.
+    failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
+    killed = [item for item in failures if item[1].exitcode < 0]
+    rank, failure = (killed or failures)[0]
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         print(f"error: rank {rank} (pid {failure.pid}) was killed by {name}", file=sys.stderr)
         return 1
-    if failure.exitcode != 2:
+    # These are answers, which the processes have given in their own words.
+    if failure.exitcode not in (2, 3, 130, 143):
         print(
             f"error: rank {rank} (pid {failure.pid}) failed with exit code {failure.exitcode}",
             file=sys.stderr,

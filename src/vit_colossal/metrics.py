@@ -87,6 +87,20 @@ class RunReporter:
             self._bar = None
 
 
+def keep_events(file: Path, last_step: int) -> None:
+    """Drop the events after ``last_step``, which a resumed run will write again."""
+    kept = []
+    if file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:  # a killed run may leave half a line
+                continue
+            if event["step"] <= last_step and event["event"] != "end":
+                kept.append(line + "\n")
+    file.write_text("".join(kept), encoding="utf-8")
+
+
 def _summary_writer(path: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -9,8 +9,8 @@ The rule, on counts of correct images and never on a bare threshold:
 - A reference of several seeds: a run fails when neither the seed nor chance explains its count,
   each at 1 %. The seed does not when the count is below the one-sided prediction limit of one new
   run, mean - t(99 %, n - 1) * s * sqrt(1 + 1/n) (Hahn & Meeker, Statistical Intervals, 1991,
-  chapter 4). Chance does not when Fisher's test against all reference runs together gives less than 1 %;
-  that keeps seeds which happen to agree (s near 0) from failing a run for an image or two.
+  chapter 4). Chance does not when Fisher's test against all reference runs together gives less
+  than 1 %; that keeps seeds which happen to agree (s near 0) from failing a run for an image.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def fisher_p(correct: int, total: int, reference_correct: int, reference_total: 
     """One-sided p-value of Fisher's exact test that the run's share is below the reference's.
 
     With both sums of correct and wrong images given, the run's number of correct ones is
-    hypergeometric (Fisher, Statistical Methods for Research Workers, 1934, section 21.02); this is the chance of that few or fewer.
+    hypergeometric (Fisher, Statistical Methods for Research Workers, 1934, section 21.02); this is
+    the chance of that few or fewer.
     """
     from scipy.stats import hypergeom
 
@@ -286,7 +287,7 @@ def _rule_lines(reference: Reference, correct: int, total: int) -> list[str]:
     counts = [result.correct for result in reference.results]
     n, mean, s = len(counts), statistics.fmean(counts), statistics.stdev(counts)
     return [
-        f"  rule       fails when neither the seed nor chance explains it, both at {SEEDS_LEVEL:.0%}",
+        f"  rule       fails when neither seed nor chance explains it, each at {SEEDS_LEVEL:.0%}",
         f"             seed: prediction limit of one new run, {mean:.2f} - "
         f"{_t(n, SEEDS_LEVEL):.3f} x {s:.2f} x sqrt(1 + 1/{n}) = {prediction_limit(counts):.2f}",
         f"             chance: {test}",

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 
 from vit_colossal import __version__, runtime
 from vit_colossal.config import TrainConfig
 from vit_colossal.errors import ConfigError
+from vit_colossal.finished_run import Subject
+from vit_colossal.metrics import keep_events
+from vit_colossal.references import find_reference
+from vit_colossal.regression import Verdict, check_run, require_match
+from vit_colossal.resume import wants_resume, with_checkpoint
 from vit_colossal.run_data import RunData, prepare_data
 from vit_colossal.runtime.launch import Topology, start, stop
 from vit_colossal.validation import Device, RunPlan, make_plan
@@ -67,9 +76,11 @@ def plan_run(
         ConfigError: all problems found.
     """
     device = choose_device(config, topology)
-    plan = make_plan(config, topology.world_size, device, found)
+    plan = make_plan(config, topology.world_size, device, [*found, *_reference_problems(config)])
     _check_output(plan.config)
-    return plan, prepare_data(plan, progress=topology.rank == 0)
+    data = prepare_data(plan, progress=topology.rank == 0)
+    _check_subject(plan, data)
+    return with_checkpoint(plan, data, report=topology.rank == 0), data
 
 
 def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
@@ -92,6 +103,8 @@ def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
 
 def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluation:
     """Evaluate the configured model on the whole evaluation split, without training."""
+    if config.check_reference is not None:
+        raise ConfigError(["--check-reference judges a training run: drop it, or use check"])
     topology = topology or Topology.from_environment()
     plan, data = plan_run(config.replace(overwrite=True), topology)
     return _in_group(plan, data, topology, lambda trainer: trainer.evaluate())
@@ -118,10 +131,60 @@ def _fit(trainer: Trainer) -> TrainResult:
     run_dir = _shared_run_dir(trainer.plan)
     if trainer.engine.is_lead:
         run_dir.mkdir(parents=True, exist_ok=True)
-        _describe(run_dir, trainer.plan, trainer.data)
+        describe_run(run_dir, trainer.plan, trainer.data)
         logger.info("run directory %s", run_dir)
     dist.barrier()
-    return trainer.fit(run_dir)
+    result = trainer.fit(run_dir)
+    return result if result.stopped_by else replace(result, verdict=_judge(run_dir, trainer))
+
+
+def _judge(run_dir: Path, trainer: Trainer) -> Verdict | None:
+    """The lead rank's verdict, on every rank, so that all end with the same exit code."""
+    config = trainer.plan.config
+    found: list[Any] = [None, []]
+    if config.check_reference is None:
+        return None
+    if trainer.engine.is_lead:
+        try:
+            found[0] = check_run(run_dir, config.check_reference, config.references)
+            logger.info("%s", found[0])
+        except ConfigError as error:
+            found[1] = error.problems
+    dist.broadcast_object_list(found, src=trainer.plan.dims.lead_rank)
+    verdict, problems = found
+    if problems:
+        raise ConfigError(problems)
+    return verdict
+
+
+def _reference_problems(config: TrainConfig) -> list[str]:
+    """An unknown name, before anything is trained for it."""
+    if config.check_reference is None:
+        return []
+    try:
+        find_reference(config.check_reference, config.references, "--check-reference")
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _check_subject(plan: RunPlan, data: RunData) -> None:
+    """Raise ConfigError when the run could not be compared with its reference afterwards."""
+    config = plan.config
+    if config.check_reference is None:
+        return
+    reference = find_reference(config.check_reference, config.references, "--check-reference")
+    subject = Subject(
+        model=config.model or "",
+        model_overrides=dict(config.model_overrides),
+        dataset=data.name,
+        train_split=config.train_split or "train",
+        split=data.eval_split,
+        labels=data.labels,
+        fingerprint=data.fingerprint,
+        eval_images=len(data.evaluation),
+    )
+    require_match(reference, subject)
 
 
 def _check_output(config: TrainConfig) -> None:
@@ -130,17 +193,26 @@ def _check_output(config: TrainConfig) -> None:
         return
     if path.exists() and not path.is_dir():
         raise ConfigError([f"--output-dir {path} is a file: name a folder"])
-    if (path / "config.yaml").exists() and not config.overwrite:
-        raise ConfigError([f"--output-dir {path} holds a run: add --overwrite or name another"])
+    if config.overwrite or wants_resume(config):
+        return
+    if (path / "config.yaml").exists():
+        raise ConfigError(
+            [f"--output-dir {path} holds a run: add --resume auto or --overwrite, or name another"]
+        )
 
 
 def _shared_run_dir(plan: RunPlan) -> Path:
-    """The run directory; its time of day is rank 0's, so that all ranks name the same one."""
+    """The run directory; rank 0 names it for all, by the time at which its launcher started.
+
+    So workers that torchrun starts again find their run.
+    """
     config = plan.config
     if config.output_dir is not None:
         return config.output_dir
     name = re.sub(r"[^A-Za-z0-9.]+", "-", Path(config.dataset or "run").name)
-    stamp = [f"{name}-{config.plugin}-{time.strftime('%Y%m%d-%H%M%S')}"]
+    launcher = psutil.Process(os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None)
+    started = time.strftime("%Y%m%d-%H%M%S", time.localtime(launcher.create_time()))
+    stamp = [f"{name}-{config.plugin}-{started}"]
     dist.broadcast_object_list(stamp, src=0)
     return Path("runs") / stamp[0]
 
@@ -157,10 +229,12 @@ def describe_software() -> dict[str, str | None]:
     }
 
 
-def _describe(run_dir: Path, plan: RunPlan, data: RunData) -> None:
+def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
     """config.yaml re-runs the run; environment.json says what it ran on."""
     (run_dir / "config.yaml").write_text(plan.config.dump(), encoding="utf-8")
-    (run_dir / "metrics.jsonl").write_text("")
+    if plan.checkpoint is None:
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+    keep_events(run_dir / "metrics.jsonl", plan.checkpoint.step if plan.checkpoint else -1)
     device = torch.cuda.get_device_name() if plan.device.kind == "cuda" else platform.processor()
     environment = {
         **describe_software(),
@@ -170,6 +244,8 @@ def _describe(run_dir: Path, plan: RunPlan, data: RunData) -> None:
         "world_size": plan.dims.world_size,
         "layout": str(plan.dims),
         "threads": torch.get_num_threads(),
+        "dataset": data.name,
+        "eval_split": data.eval_split,
         "data_fingerprint": data.fingerprint,
         "labels": list(data.labels),
     }

@@ -20,6 +20,7 @@ class RunData:
     Attributes:
         name: what ``--dataset`` said.
         fingerprint: identity of the content.
+        eval_split: name of the evaluation split.
         labels: label names, in order.
         train, evaluation: uint8 images and int64 labels, memory-mapped.
         image_mean, image_std: per channel, from the model's processor.
@@ -27,6 +28,7 @@ class RunData:
 
     name: str
     fingerprint: str
+    eval_split: str
     labels: tuple[str, ...]
     train: CachedSplit
     evaluation: CachedSplit
@@ -104,6 +106,7 @@ def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:
     return RunData(
         name=source.name,
         fingerprint=source.fingerprint,
+        eval_split=source.eval_split,
         labels=source.labels,
         train=decoded("train"),
         evaluation=decoded("evaluation"),

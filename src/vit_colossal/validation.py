@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vit_colossal.config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.model_spec import ModelSpec, read_spec
 from vit_colossal.parallel_dims import BatchPlan, ParallelDims, plan_batches
+
+if TYPE_CHECKING:
+    from vit_colossal.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Device:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A resolved, validated run."""
+    """A resolved, validated run; ``checkpoint`` is where it continues from."""
 
     config: TrainConfig
     device: Device
@@ -33,6 +37,7 @@ class RunPlan:
     dims: ParallelDims
     batches: BatchPlan
     notes: tuple[str, ...]
+    checkpoint: Checkpoint | None = None
 
 
 def make_plan(

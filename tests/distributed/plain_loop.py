@@ -103,7 +103,10 @@ def train_plain(data: Images, recipe: Recipe, num_labels: int) -> PlainRun:
     """Train one model on one process."""
     master = new_model(recipe.seed, num_labels)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
-    working = master if dtype is None else new_model(recipe.seed, num_labels).to(dtype)
+    working = master
+    if dtype is not None:
+        working = new_model(recipe.seed, num_labels).to(dtype)
+        master.load_state_dict(working.state_dict())  # ColossalAI's masters start from 16 bits
     optimizer = torch.optim.AdamW(_groups(master, recipe), lr=recipe.lr, eps=recipe.adam_eps)
     losses, norms, weights = [], [], [_copy(working)]
     for step, rows in enumerate(_batches(len(data.labels), recipe)):

@@ -23,7 +23,8 @@ ORDER = (
     *("runtime.accelerator", "runtime.kernels", "runtime.patches", "runtime", "runtime.launch"),
     *("metrics", "data.columns", "data.local", "data.sources", "data.cache", "data.transforms"),
     *("data.loaders", "model", "run_data", "optim", "plugins", "engine", "train_step", "evaluate"),
-    *("weights", "checkpoint", "trainer", "run", "launcher"),
+    *("weights", "checkpoint", "references", "finished_run", "regression"),
+    *("trainer", "run", "launcher"),
 )
 
 #: The modules that may import colossalai, in any function.

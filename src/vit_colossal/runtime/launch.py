@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
 
 from vit_colossal.errors import ConfigError
 
@@ -69,6 +70,16 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
     else:
         dist.init_process_group(backend, timeout=timeout)
     return torch.device("cuda", topology.local_rank) if device == "cuda" else torch.device("cpu")
+
+
+def limit_waiting(timeout_s: float) -> None:
+    """From here on, give up on a peer after ``timeout_s``: training has started on all ranks.
+
+    ColossalAI makes its groups without a timeout, which means PyTorch's 10 to 30 minutes.
+    """
+    timeout = timedelta(seconds=timeout_s)
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def stop() -> None:

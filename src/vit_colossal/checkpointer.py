@@ -1,0 +1,80 @@
+"""When a run saves, what it saves, and how it continues."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from vit_colossal import checkpoint as files
+from vit_colossal.engine import Engine
+from vit_colossal.train_state import TrainState, collect, restore
+
+logger = logging.getLogger("vit_colossal")
+
+
+class Checkpointer:
+    """The ``checkpoints`` folder of one run. All ranks call its methods alike."""
+
+    def __init__(
+        self, engine: Engine, run_dir: Path, identity: dict[str, Any], layout: dict[str, Any]
+    ) -> None:
+        self.engine = engine
+        self.root = run_dir / "checkpoints"
+        self.identity = {**identity, "layout": layout}
+        self.layout = layout
+        if engine.is_lead:
+            files.sweep(self.root)
+
+    def save(self, step: int, progress: dict[str, Any], *, best: bool) -> None:
+        """Collect the state on the lead rank and write it there.
+
+        Args:
+            step: optimizer steps taken.
+            progress: where the run is, as JSON.
+            best: this is the best model so far.
+
+        Raises:
+            CheckpointError: on every rank, when the lead rank could not write.
+        """
+        state = collect(self.engine)
+        problem = [""]
+        if state is not None:
+            try:
+                self._write(step, state, progress, best)
+            except files.CheckpointError as error:
+                problem = [str(error)]
+        dist.broadcast_object_list(problem, src=self.engine.dims.lead_rank)
+        if problem[0]:
+            raise files.CheckpointError(problem[0])
+
+    def _write(self, step: int, state: TrainState, progress: dict[str, Any], best: bool) -> None:
+        config = self.engine.plan.config
+        tensors = {"weights": state.weights, "moments": state.moments, "rng": state.rng}
+        values = {"train_state": state.values, "progress": progress}
+        path = files.write(self.root, step, tensors, values, self.identity)
+        files.point(self.root, "last", path)
+        if best and config.keep_best:
+            files.point(self.root, "best", path)
+        files.prune(self.root, config.keep_last)
+
+    def resume(self, checkpoint: files.Checkpoint) -> dict[str, Any]:
+        """Put the checkpoint's state into this run; returns the progress it was saved with."""
+        saved = checkpoint.identity.get("layout", {})
+        same = saved == self.layout
+        restore(self.engine, checkpoint.path, checkpoint.state["train_state"], same_layout=same)
+        if self.engine.is_lead:
+            how = "same layout, so bit-exact"
+            if not same:
+                changed = ", ".join(files.differences(saved, self.layout))
+                how = f"equal up to rounding, as sums are taken in another order ({changed})"
+            logger.info("resumed from %s: %s", checkpoint.path, how)
+        progress: dict[str, Any] = checkpoint.state["progress"]
+        return progress
+
+    def last_good(self) -> str:
+        """The newest checkpoint, in words."""
+        paths = files.listed(self.root)
+        return f"the last good checkpoint is {paths[0]}" if paths else "there is no checkpoint yet"

@@ -1,0 +1,216 @@
+"""The training loop, and what it reports and saves on the way."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from vit_colossal.checkpointer import Checkpointer
+from vit_colossal.errors import UserError
+from vit_colossal.evaluate import Evaluation
+from vit_colossal.metrics import Reporter, peak_memory_bytes
+from vit_colossal.resume import identity, layout
+from vit_colossal.stop import Consensus, LossWatch, StopRequest
+from vit_colossal.train_step import StepOutput, train_step
+
+if TYPE_CHECKING:
+    from vit_colossal.trainer import Trainer
+
+logger = logging.getLogger("vit_colossal")
+
+
+class TrainingFailed(UserError):
+    """The run cannot go on."""
+
+
+class Loop:
+    """Where a run is: steps taken, last evaluation, best accuracy."""
+
+    def __init__(self, trainer: Trainer, reporter: Reporter, run_dir: Path) -> None:
+        self.trainer, self.reporter = trainer, reporter
+        self.config = trainer.plan.config
+        plan, data = trainer.plan, trainer.data
+        self.checkpoints = Checkpointer(trainer.engine, run_dir, identity(plan, data), layout(plan))
+        self.meter = Meter(trainer, reporter)
+        self.watch = LossWatch(trainer.engine.device)
+        self.consensus = Consensus()
+        self.step = 0
+        self.evaluated_step = 0
+        self.best = -1.0
+        self.evaluation: Evaluation | None = None
+
+    def resume(self) -> None:
+        """Continue from the plan's checkpoint, if it has one."""
+        checkpoint = self.trainer.plan.checkpoint
+        if checkpoint is not None:
+            progress = self.checkpoints.resume(checkpoint)
+            self.step = checkpoint.step
+            self.evaluated_step = int(progress["evaluated_step"])
+            self.best = float(progress["best"])
+
+    def run(self, stop: StopRequest) -> int:
+        """Train to the end; returns the signal that ended it before, or 0.
+
+        Raises:
+            TrainingFailed: the loss was not finite for too many steps.
+            CheckpointError: a checkpoint could not be written.
+        """
+        trainer = self.trainer
+        per_epoch = trainer.steps_per_epoch
+        while self.step < trainer.total_steps:
+            if self._evaluation_due():
+                self._evaluate()
+            epoch, first = divmod(self.step, per_epoch)
+            length = min(per_epoch, trainer.total_steps - epoch * per_epoch)
+            self.reporter.start_epoch(epoch, trainer.epochs, length, first)
+            for batches in trainer.train_batches.batches(epoch, first):
+                self.step += 1
+                output = train_step(trainer.engine, batches)
+                self.watch.update(output.loss)
+                if self.meter.update(self.step, output):
+                    self.watch.look()
+                number, streak = self.consensus.exchange(stop.number, self.watch.streak)
+                if streak >= self.config.max_bad_steps:
+                    self._give_up(streak)
+                if number:
+                    return self._leave(number, streak)
+                if self.step == trainer.total_steps:
+                    break
+                if self._save_due() and self.step % per_epoch:
+                    self._save()
+        if self._evaluation_due():
+            self._evaluate()
+        return 0
+
+    def _evaluation_due(self) -> bool:
+        at_end = self.step == self.trainer.total_steps
+        boundary = self.step > 0 and self.step % self.trainer.steps_per_epoch == 0
+        return (boundary or at_end) and self.evaluated_step < self.step
+
+    def _evaluate(self) -> None:
+        """Evaluate at the end of an epoch, and save."""
+        self.evaluation = self.trainer.evaluate()
+        self.evaluated_step = self.step
+        self.meter.evaluated(self.step, self.evaluation)
+        better = self.evaluation.accuracy > self.best
+        self.best = max(self.best, self.evaluation.accuracy)
+        asked = self._save_due() or self.config.save_every is None
+        if self.config.save_every != 0 and (asked or (better and self.config.keep_best)):
+            self._save(best=better)
+
+    def _save_due(self) -> bool:
+        return bool(self.config.save_every) and self.step % (self.config.save_every or 1) == 0
+
+    def _save(self, *, best: bool = False) -> None:
+        """Save, unless the weights may be spoiled by a loss that is not finite."""
+        streak = torch.tensor(self.watch.look(), device=self.trainer.engine.device)
+        dist.all_reduce(streak, op=dist.ReduceOp.MAX)
+        if not int(streak):
+            progress: dict[str, Any] = {"evaluated_step": self.evaluated_step, "best": self.best}
+            self.checkpoints.save(self.step, progress, best=best)
+
+    def _leave(self, number: int, streak: int) -> int:
+        if self.config.save_every != 0 and not streak:
+            self._save()
+        if self.trainer.engine.is_lead:
+            logger.info(
+                "stopped by signal %d after step %d; %s",
+                number,
+                self.step,
+                self.checkpoints.last_good(),
+            )
+        return number
+
+    def _give_up(self, streak: int) -> None:
+        # The answer of a step comes one step later, hence the + 1.
+        first = self.step - streak
+        raise TrainingFailed(
+            f"the loss is not finite since step {max(first, 1)}: stopped after {streak} such steps "
+            f"(--max-bad-steps); {self.checkpoints.last_good()}. Try a lower --lr or "
+            "--clip-grad-norm 1"
+        )
+
+
+class Meter:
+    """Losses between two log lines, kept on the device; the host waits only when it logs."""
+
+    def __init__(self, trainer: Trainer, reporter: Reporter) -> None:
+        self.trainer, self.reporter = trainer, reporter
+        self.loss_sum: torch.Tensor | None = None
+        self.grad_norm: torch.Tensor | float | None = None
+        self.steps = 0
+        self.since = time.monotonic()
+        self.last_accuracy = ""
+
+    def update(self, step: int, output: StepOutput) -> bool:
+        """Take one step's loss; log when it is time, and say so. All ranks call this alike."""
+        if output.loss is not None:
+            self.loss_sum = output.loss if self.loss_sum is None else self.loss_sum + output.loss
+        self.grad_norm = output.grad_norm
+        self.steps += 1
+        trainer = self.trainer
+        if step % trainer.plan.config.log_every == 0 or step == trainer.total_steps:
+            self._log(step)
+            return True
+        self.reporter.progress(1)
+        return False
+
+    def _log(self, step: int) -> None:
+        trainer, engine = self.trainer, self.trainer.engine
+        memory = torch.tensor(float(peak_memory_bytes(engine.device)), device=engine.device)
+        dist.all_reduce(memory, op=dist.ReduceOp.MAX)
+        loss = 0.0
+        if engine.last_stage and self.loss_sum is not None:
+            mean = self.loss_sum / (self.steps * engine.dims.dp)
+            dist.all_reduce(mean, group=engine.dp_group)
+            loss = mean.item()
+        elapsed = time.monotonic() - self.since
+        values = {
+            "loss": loss,
+            "lr": engine.schedule.get_last_lr()[0],
+            "images_per_second": self.steps * trainer.plan.batches.global_batch / elapsed,
+            "peak_memory_mib": memory.item() / 2**20,
+        }
+        epoch = step / trainer.steps_per_epoch
+        norm = {} if self.grad_norm is None else {"grad_norm": float(self.grad_norm)}
+        self.reporter.event("train", step, epoch, **values, **norm)
+        shown = {"loss": f"{loss:.4f}", "lr": f"{values['lr']:.2e}"}
+        if self.last_accuracy:
+            shown["accuracy"] = self.last_accuracy
+        self.reporter.progress(1, **shown)
+        if engine.is_lead:
+            logger.info(
+                "step %d/%d  epoch %.2f  loss %.4f  lr %.2e  %.0f images/s  peak %.0f MiB",
+                step,
+                trainer.total_steps,
+                epoch,
+                *values.values(),
+            )
+        self.loss_sum, self.steps, self.since = None, 0, time.monotonic()
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        """Report an evaluation; its time does not count as training."""
+        trainer = self.trainer
+        epoch = step / trainer.steps_per_epoch
+        self.last_accuracy = f"{evaluation.accuracy:.4f}"
+        self.reporter.event(
+            "eval",
+            step,
+            epoch,
+            loss=evaluation.loss,
+            accuracy=evaluation.accuracy,
+            correct=evaluation.correct,
+            total=evaluation.total,
+            correct_top5=evaluation.correct_top5,
+            macro_f1=evaluation.macro_f1,
+        )
+        if trainer.engine.is_lead:
+            logger.info(
+                "evaluation after epoch %.2f: loss %.4f  %s", epoch, evaluation.loss, evaluation
+            )
+        self.since = time.monotonic()

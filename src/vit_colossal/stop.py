@@ -1,0 +1,96 @@
+"""Ending early, together: signals, a vanished parent and losses that are not finite.
+
+Ranks notice these at different moments but have to leave after the same step. Each step they
+reduce a small flag over a CPU group, asynchronously: the answer of one step is read after the next,
+so no step waits for it and no device is synchronized.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+#: What the exit code of an ended run tells, beside 128 + signal.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopRequest:
+    """A signal that asked this process to finish its step, save and leave."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._parent = os.getppid()
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """First signal: remember. Second: leave at once."""
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+
+    @property
+    def number(self) -> int:
+        """The signal, SIGTERM when the parent is gone, or 0."""
+        if not self.signal and os.getppid() != self._parent:
+            self.signal = signal.SIGTERM
+        return self.signal
+
+    @contextmanager
+    def installed(self) -> Iterator[StopRequest]:
+        """Handle the signals for the duration of a run."""
+        before = {number: signal.signal(number, self.handle) for number in SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Consensus:
+    """The largest flag of all ranks, one step late and the same on every rank."""
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo")
+        self._flags: torch.Tensor | None = None
+        self._work: dist.Work | None = None
+
+    def exchange(self, *flags: int) -> list[int]:
+        """Send this step's flags; returns the maxima of the previous step's."""
+        agreed = [0] * len(flags)
+        if self._work is not None and self._flags is not None:
+            self._work.wait()
+            agreed = self._flags.tolist()
+        self._flags = torch.tensor(flags)
+        self._work = dist.all_reduce(
+            self._flags, op=dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return agreed
+
+
+class LossWatch:
+    """How many steps in a row the loss has not been finite.
+
+    On the CPU each step is looked at as it comes. On CUDA the count stays on the device, so that
+    no step waits for it, and is fetched by ``look``, at the log lines.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._streak = torch.zeros((), dtype=torch.int64, device=device)
+        self.streak = 0
+
+    def update(self, loss: torch.Tensor | None) -> None:
+        if loss is None:
+            return
+        self._streak = torch.where(torch.isfinite(loss), 0, self._streak + 1)
+        if loss.device.type == "cpu":
+            self.look()
+
+    def look(self) -> int:
+        """Fetch the count from the device."""
+        self.streak = int(self._streak)
+        return self.streak
