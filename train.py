@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
-from vit_colossal.cli import run_command  # noqa: E402
+from vit_colossal.cli import run_command
 
 if __name__ == "__main__":
     sys.exit(run_command("train", sys.argv[1:], prog="train.py"))

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import uuid
+from pathlib import Path
 
 import psutil
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -31,6 +32,9 @@ def launch(arguments: list[str], num_processes: int) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_processes)))
     # Peers on one machine need no other interface, and none should be reachable from outside.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # The processes run this very code, also from a checkout that is not installed.
+    here = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

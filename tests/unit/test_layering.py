@@ -19,19 +19,35 @@ MAX_FUNCTION_LINES = 62
 #: Each may import what stands before it. A module that is not named here stands after all others,
 #: so it may import any of these, and none of these may import it: `cli` and each command's work.
 ORDER = (
-    *("errors", "config", "parallel_dims", "model_spec", "validation"),
-    *("runtime.accelerator", "runtime.kernels", "runtime.patches", "runtime", "runtime.launch"),
+    *("errors", "train_config", "config", "parallel_dims", "model_spec", "validation"),
+    *(
+        "runtime.accelerator",
+        "runtime.adam",
+        "runtime.kernels",
+        "runtime.patches",
+        "runtime",
+        "runtime.launch",
+    ),
     *("metrics", "data.columns", "data.local", "data.sources", "data.cache", "data.transforms"),
     *("data.loaders", "model", "run_data", "optim", "plugins", "engine", "train_step", "evaluate"),
-    *("weights", "checkpoint", "references", "finished_run", "regression"),
-    *("trainer", "run", "launcher"),
+    *("weights", "checkpoint", "parts", "train_state", "checkpointer", "stop", "resume", "loop"),
+    *("references", "finished_run", "regression", "trainer", "run", "launcher"),
 )
 
 #: The modules that may import colossalai, in any function.
-KNOW_COLOSSALAI = {"runtime", "plugins", "engine", "optim", "evaluate", "weights", "checkpoint"}
+KNOW_COLOSSALAI = {"runtime", "plugins", "engine", "optim", "evaluate", "weights", "parts"}
+KNOW_COLOSSALAI |= {"train_state"}
 
 #: What validates a run in the process that only spawns others: it must not cost their imports.
-LIGHT = ("errors", "config", "parallel_dims", "model_spec", "validation", "data.sources")
+LIGHT = (
+    "errors",
+    "train_config",
+    "config",
+    "parallel_dims",
+    "model_spec",
+    "validation",
+    "data.sources",
+)
 HEAVY = ("torch", "transformers", "colossalai", "datasets")
 
 

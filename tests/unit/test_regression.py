@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vit_colossal.cli import main
-from vit_colossal.config import TrainConfig
+from vit_colossal.config import TrainConfig, load_config
+from vit_colossal.data.sources import SourceRequest, open_source
 from vit_colossal.errors import ConfigError
+from vit_colossal.finished_run import hyperparameters
 from vit_colossal.references import Reference, find_reference, load_references
 from vit_colossal.regression import (
     check_run,
@@ -29,6 +31,7 @@ from vit_colossal.regression import (
     record,
 )
 
+ROOT = Path(__file__).parents[2]
 BEANS = "beans-vit-base-pp2"
 EXAMPLES = settings(max_examples=100, deadline=None)
 Counts = st.tuples(st.integers(0, 400), st.integers(1, 400)).map(lambda c: (min(c), max(c)))
@@ -431,6 +434,18 @@ def test_the_packages_references_are_valid_and_hold_the_missions() -> None:
     assert beans.value == 0.9844
     assert beans.eval_images == (133, 128)
     assert beans.data_fingerprint is None
+
+
+@pytest.mark.parametrize("name", ["digits-pp2", "digits-plain"])
+def test_the_digits_references_are_of_the_data_and_the_configuration_that_ship(name: str) -> None:
+    entry = load_references()[name]
+    config = load_config(["--config", str(ROOT / "configs" / "digits_cpu_pp2.yaml")])
+    source = open_source(SourceRequest("digits"))
+    assert entry.data_fingerprint == source.fingerprint
+    assert (entry.labels, entry.split) == (source.labels, source.eval_split)
+    assert entry.eval_images == (len(source.evaluation),)
+    assert entry.settings == hyperparameters(config)
+    assert [result.seed for result in entry.results] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

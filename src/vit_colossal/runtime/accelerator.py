@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
 from colossalai.accelerator import BaseAccelerator
 

@@ -1,0 +1,263 @@
+"""Defaults that depend on machine and model, and every problem found before anything starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vit_colossal.config import TrainConfig
+from vit_colossal.errors import ConfigError
+from vit_colossal.model_spec import PRESETS
+from vit_colossal.validation import Device, RunPlan, check_data, make_plan
+
+CPU, CUDA, OLD_CUDA = Device("cpu"), Device("cuda"), Device("cuda", bf16=False)
+
+
+def plan(world: int = 1, device: Device = CPU, **values: object) -> RunPlan:
+    return make_plan(TrainConfig(**values), world, device)
+
+
+def problems(world: int = 1, device: Device = CPU, **values: object) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        plan(world, device, **values)
+    return caught.value.problems
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> str:
+    """A directory that looks like a saved ViT; only its config is read here."""
+    config = {"model_type": "vit", "num_hidden_layers": 6, "num_attention_heads": 6}
+    config |= {"hidden_size": 48, "intermediate_size": 96, "image_size": 32, "patch_size": 8}
+    folder = tmp_path / "vit"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").touch()
+    return str(folder)
+
+
+# --- Defaults -------------------------------------------------------------------------------------
+
+
+def test_without_dataset_and_model_the_cpu_trains_digits_from_scratch() -> None:
+    resolved = plan()
+    assert (resolved.config.dataset, resolved.config.model) == ("digits", "vit-micro")
+    assert len(resolved.notes) == 2
+    assert "digits" in resolved.notes[0]
+    assert "vit-micro" in resolved.notes[1]
+    assert plan(dataset="digits", model="vit-micro").notes == ()
+
+
+def test_without_dataset_and_model_cuda_trains_vit_base_on_beans(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Read from a folder of that name: an existing local path wins over a hub name."""
+    config = {"model_type": "vit", "num_hidden_layers": 12, "num_attention_heads": 12}
+    folder = tmp_path / "google" / "vit-base-patch16-224"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    resolved = plan(device=CUDA)
+    assert resolved.config.dataset == "beans"
+    assert resolved.config.model == "google/vit-base-patch16-224"
+    assert resolved.config.precision == "bf16"
+    assert any("beans" in note for note in resolved.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "device", "precision"),
+    [
+        ({"plugin": "ddp"}, CPU, "fp32"),
+        ({"plugin": "zero2"}, CPU, "fp32"),
+        ({"plugin": "hybrid"}, CPU, "fp32"),
+        ({"plugin": "gemini"}, CPU, "bf16"),
+        ({"plugin": "hybrid", "zero": 1}, CPU, "bf16"),
+        ({"plugin": "ddp"}, CUDA, "bf16"),
+        ({"plugin": "gemini"}, OLD_CUDA, "fp16"),
+        ({"plugin": "ddp", "precision": "fp32"}, CUDA, "fp32"),
+        ({"plugin": "torch_ddp_fp16"}, CPU, "fp16"),
+    ],
+)
+def test_default_precision(values: dict[str, object], device: Device, precision: str) -> None:
+    assert plan(device=device, model="vit-micro", **values).config.precision == precision
+
+
+def test_default_recipe_from_scratch_and_pretrained(pretrained: str) -> None:
+    scratch, tuned = plan(model="vit-micro").config, plan(model=pretrained).config
+    assert (scratch.epochs, scratch.lr, scratch.global_batch_size) == (20, 1e-3, 64)
+    assert (tuned.epochs, tuned.lr, tuned.global_batch_size) == (3, 2e-4, 16)
+
+
+def test_what_is_given_is_kept(pretrained: str) -> None:
+    config = plan(model=pretrained, epochs=7, lr=0.0, global_batch_size=48).config
+    assert (config.epochs, config.lr, config.global_batch_size) == (7, 0.0, 48)
+
+
+@pytest.mark.parametrize(("world", "tp", "pp"), [(1, 1, 1), (2, 1, 2), (4, 2, 1), (4, 2, 2)])
+def test_the_learning_rate_is_never_scaled(world: int, tp: int, pp: int) -> None:
+    assert plan(world, plugin="hybrid", tp=tp, pp=pp, lr=3e-4).config.lr == 3e-4
+
+
+def test_the_per_replica_batch_counts_replicas_not_processes() -> None:
+    resolved = plan(8, plugin="hybrid", tp=2, pp=2, batch_size=16)
+    assert resolved.config.global_batch_size == 32
+    assert resolved.config.batch_size is None
+    assert resolved.batches.forward_batch == 16
+
+
+def test_the_resolved_configuration_resolves_to_itself() -> None:
+    resolved = plan(4, plugin="hybrid", pp=2)
+    again = make_plan(resolved.config, 4, CPU)
+    assert again.config == resolved.config
+    assert again.batches == resolved.batches
+
+
+# --- Problems -------------------------------------------------------------------------------------
+
+HYBRID = {"plugin": "hybrid", "model": "vit-micro"}
+REFUSED = {
+    "heads % tp": (3, {**HYBRID, "tp": 3}, ["4 attention heads", "--tp 3"]),
+    "world % (tp x pp)": (6, {**HYBRID, "tp": 2, "pp": 2}, ["6 processes", "--tp 2 x --pp 2 = 4"]),
+    "stages > layers": (5, {**HYBRID, "pp": 5}, ["--pp 5", "4 encoder layers", "--pp 4 or less"]),
+    "micro-batches < stages": (
+        2,
+        {**HYBRID, "pp": 2, "num_microbatches": 1},
+        ["--num-microbatches 1", "2 pipeline stages"],
+    ),
+    "batch % replicas": (3, {"plugin": "ddp"}, ["--global-batch-size 64", "use 63 or 66"]),
+    "batch % accumulation": (1, {"grad_accumulation": 3}, ["--grad-accumulation 3", "63 or 66"]),
+    "batch % micro-batches": (
+        2,
+        {**HYBRID, "pp": 2, "num_microbatches": 7},
+        ["--num-microbatches 7", "64 samples"],
+    ),
+    "zero 2 in hybrid": (2, {**HYBRID, "zero": 2}, ["--zero 2", "--zero 1", "--plugin zero2"]),
+    "fp32 with gemini": (1, {"plugin": "gemini", "precision": "fp32"}, ["--precision fp32", "bf16"]),
+    "fp32 with zero in hybrid": (
+        2,
+        {**HYBRID, "zero": 1, "precision": "fp32"},
+        ["--zero 1", "--precision fp32", "bf16"],
+    ),
+    "tp without hybrid": (2, {"plugin": "ddp", "tp": 2}, ["--tp 2", "--plugin ddp", "hybrid"]),
+    "pp without hybrid": (2, {"plugin": "zero1", "pp": 2}, ["--pp 2", "--plugin zero1", "hybrid"]),
+    "zero without hybrid": (2, {"plugin": "ddp", "zero": 1}, ["--zero 1", "--plugin ddp"]),
+    "micro-batches without pp": (1, {"num_microbatches": 2}, ["--num-microbatches", "--pp 2"]),
+    "micro-batch size without pp": (1, {"microbatch_size": 2}, ["--microbatch-size", "--pp 2"]),
+    "gemini flag without gemini": (
+        1,
+        {"gemini_min_chunk_m": 1.0},
+        ["--gemini-min-chunk-m 1.0", "--plugin ddp"],
+    ),
+    "offload on the cpu": (
+        1,
+        {"plugin": "gemini", "gemini_offload_optim_frac": 0.5},
+        ["--gemini-offload-optim-frac 0.5", "--device cpu"],
+    ),
+    "automatic placement on the cpu": (
+        1,
+        {"plugin": "gemini", "gemini_placement": "auto"},
+        ["--gemini-placement auto", "--device cpu"],
+    ),
+    "two batch sizes": (
+        1,
+        {"batch_size": 8, "global_batch_size": 8},
+        ["--batch-size", "--global-batch-size", "give one"],
+    ),
+    "two micro-batch flags": (
+        2,
+        {**HYBRID, "pp": 2, "num_microbatches": 2, "microbatch_size": 2},
+        ["--num-microbatches", "--microbatch-size", "give one"],
+    ),
+    "no such model": (1, {"model": "/nowhere/model"}, ["--model /nowhere/model", "vit-base"]),
+    "keys for a directory": (
+        1,
+        {"model": "/nowhere", "model_overrides": {"image_size": 8}},
+        ["--model-config", "image_size"],
+    ),
+    "patches": (1, {"model_overrides": {"patch_size": 5}}, ["image_size 16", "patch_size 5"]),
+    "heads": (1, {"model_overrides": {"num_attention_heads": 5}}, ["hidden_size 64", "5"]),
+    "no size": (1, {"model_overrides": {"hidden_size": "big"}}, ["hidden_size", "'big'"]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_honoured_is_refused(name: str) -> None:
+    world, values, texts = REFUSED[name]
+    found = problems(world, **values)
+    assert any(all(text in line for text in texts) for line in found), found
+    assert all(len(line.splitlines()) == 1 for line in found)
+
+
+@pytest.mark.parametrize(
+    ("world", "values"),
+    [
+        (2, {**HYBRID, "tp": 2}),
+        (4, {**HYBRID, "pp": 4}),
+        (4, {**HYBRID, "tp": 2, "pp": 2, "zero": 0}),
+        (4, {**HYBRID, "pp": 2, "zero": 1}),
+        (2, {"plugin": "gemini", "precision": "fp16"}),
+        (1, {"plugin": "hybrid"}),
+        (2, {**HYBRID, "pp": 2, "num_microbatches": 2}),
+        (2, {"plugin": "zero2", "precision": "fp32"}),
+    ],
+)
+def test_what_can_be_honoured_is_not(world: int, values: dict[str, object]) -> None:
+    assert plan(world, **values).dims.world_size == world
+
+
+def test_cuda_takes_offload_and_automatic_placement() -> None:
+    assert plan(device=CUDA, model="vit-micro", plugin="gemini", gemini_placement="auto")
+    assert plan(device=CUDA, model="vit-micro", plugin="gemini", gemini_offload_optim_frac=0.5)
+
+
+def test_automatic_placement_takes_no_fractions() -> None:
+    values = {"plugin": "gemini", "gemini_placement": "auto", "gemini_offload_param_frac": 0.5}
+    (line,) = problems(device=CUDA, model="vit-micro", **values)
+    assert "--gemini-offload-param-frac 0.5" in line
+
+
+def test_all_problems_are_shown_at_once() -> None:
+    values = {"plugin": "hybrid", "tp": 3, "pp": 5, "zero": 2, "precision": "fp32"}
+    found = problems(7, model="vit-micro", gemini_hidden_dim=3, **values)
+    for text in ("--tp 3", "--pp 5 stages", "--zero 2", "fp32", "--gemini-hidden-dim", "7 processes"):
+        assert any(text in line for line in found), text
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_runs_under_two_stages(preset: str) -> None:
+    assert plan(2, plugin="hybrid", pp=2, model=preset).spec.name == preset
+
+
+@pytest.mark.xfail(strict=True, reason="unknown ViTConfig keys are taken over without a word")
+def test_a_model_key_that_vit_does_not_have() -> None:
+    (line,) = problems(model_overrides={"hiden_size": 32})
+    assert "hiden_size" in line
+
+
+@pytest.mark.xfail(strict=True, reason="they fail with a traceback when the model is built")
+@pytest.mark.parametrize(
+    "overrides",
+    [{"hidden_dropout_prob": 2}, {"hidden_act": "nonsense"}, {"num_channels": 1}],
+    ids=str,
+)
+def test_model_keys_with_values_that_no_model_can_have(overrides: dict[str, object]) -> None:
+    (line,) = problems(model_overrides=overrides)
+    assert next(iter(overrides)) in line
+
+
+# --- Data -----------------------------------------------------------------------------------------
+
+
+def test_a_split_smaller_than_a_batch() -> None:
+    resolved = plan(global_batch_size=64)
+    check_data(resolved, num_train=64, num_eval=1)
+    with pytest.raises(ConfigError) as caught:
+        check_data(resolved, num_train=63, num_eval=1)
+    (line,) = caught.value.problems
+    assert "63 images" in line
+    assert "64" in line
+    assert "--global-batch-size" in line
+    with pytest.raises(ConfigError, match="evaluation split is empty"):
+        check_data(resolved, num_train=64, num_eval=0)
