@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,21 +10,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "distributed"))
 
+#: Where decoded images and Hugging Face's copies of data files go.
+CACHES = ("VIT_COLOSSAL_CACHE", "HF_DATASETS_CACHE")
 TRAIN_IMAGES, EVAL_IMAGES = 200, 133
 
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep decoded images out of the user's cache, and this process to one thread."""
+    """Leave the user's caches alone, and keep this process to one thread."""
     import torch
 
     torch.set_num_threads(1)
-    before = os.environ.get("VIT_COLOSSAL_CACHE")
-    os.environ["VIT_COLOSSAL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    os.environ.pop("VIT_COLOSSAL_CACHE")
-    if before is not None:
-        os.environ["VIT_COLOSSAL_CACHE"] = before
+    folders = {name: str(tmp_path_factory.mktemp(name)) for name in CACHES}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, folder in folders.items():
+            patch.setenv(name, folder)
+        yield
 
 
 @pytest.fixture(scope="session")

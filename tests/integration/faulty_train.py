@@ -1,0 +1,161 @@
+"""``train.py`` with one planted fault: ``python faulty_train.py PROCESSES FLAGS...``.
+
+The fault is read from the environment variable FAULT, a JSON object (see ``Fault``). Without it the
+run is a plain one. The first process starts PROCESSES ranks of this same script through the
+project's launcher; the faults are patched in here, for the package knows nothing of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+#: These happen on the lead rank alone, whatever its number.
+ON_THE_LEAD = ("save:write", "save:sync", "save:rename", "save:point")
+PHASES = ("forward", "backward", "optimizer", "evaluation", "save:collect", *ON_THE_LEAD)
+KINDS = ("SIGKILL", "SIGTERM", "SIGSTOP", "exception")
+
+
+class Planted(Exception):
+    """The planted error."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens, where and when.
+
+    Attributes:
+        rank: the rank that it hits, where the phase happens on all.
+        step: it happens the first time the phase is reached in this step or later.
+        phase: one of PHASES.
+        kind: a signal that the rank sends itself, or an exception.
+        mark: a file that is written when it happens.
+    """
+
+    rank: int
+    step: int
+    phase: str
+    kind: str
+    mark: str = ""
+
+
+class Planter:
+    """Waits for the fault's moment."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self.loop: Any = None
+        self.inside = ""
+        self.done = False
+
+    def reached(self, phase: str) -> None:
+        """Strike, if this is the moment."""
+        fault = self.fault
+        if self.done or self.loop is None or phase != fault.phase or self.loop.step < fault.step:
+            return
+        if phase not in ON_THE_LEAD and self.loop.trainer.engine.rank != fault.rank:
+            return
+        self.done = True
+        if fault.mark:
+            Path(fault.mark).write_text(str(self.loop.step))
+        if fault.kind == "exception":
+            raise Planted(f"planted in {phase} of step {self.loop.step}")
+        os.kill(os.getpid(), getattr(signal, fault.kind))
+
+    def around(self, owner: Any, name: str, before: str = "", after: str = "") -> None:
+        """Reach a phase before or after each call of ``owner.name``."""
+        original = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if before:
+                self.reached(before)
+            result = original(*args, **kwargs)
+            if after:
+                self.reached(after)
+            return result
+
+        setattr(owner, name, call)
+
+    def within(self, owner: Any, name: str, what: str) -> None:
+        """Know during each call of ``owner.name`` that it runs."""
+        original = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.inside = what
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self.inside = ""
+
+        setattr(owner, name, call)
+
+
+def plant(fault: Fault) -> None:
+    """Patch this process so that the fault will happen."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+    from transformers.models.vit.modeling_vit import ViTLayer
+
+    from vit_colossal import checkpoint, loop, train_state, trainer
+
+    planter = Planter(fault)
+    planter.within(loop, "train_step", "train")
+    planter.within(trainer.Trainer, "evaluate", "evaluation")
+    _plant_in_layers(planter, ViTLayer)
+    # The update is done, what follows it (ZeRO's gathering, the schedule) is not.
+    register_optimizer_step_post_hook(lambda *_: planter.reached("optimizer"))
+    planter.around(train_state, "_transfer", after="save:collect")
+    planter.around(checkpoint, "save_file", after="save:write")
+    planter.around(checkpoint, "_sync", before="save:sync")
+    planter.around(checkpoint, "point", before="save:point")
+    planter.around(checkpoint.os, "rename", before="save:rename")
+    resume = loop.Loop.resume
+
+    def remember(self: Any) -> None:
+        resume(self)
+        planter.loop = self
+
+    loop.Loop.resume = remember  # type: ignore[method-assign]
+
+
+def _plant_in_layers(planter: Planter, layer: Any) -> None:
+    forward: Callable[..., Any] = layer.forward
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        if planter.inside == "evaluation":
+            planter.reached("evaluation")
+        if planter.inside == "train":
+            planter.reached("forward")
+            if output[0].requires_grad:
+                output[0].register_hook(lambda gradient: planter.reached("backward"))
+        return output
+
+    layer.forward = call
+
+
+def main(arguments: list[str]) -> int:
+    processes, *flags = arguments
+    if int(processes) > 1 and "RANK" not in os.environ:
+        from vit_colossal.launcher import launch
+
+        return launch([__file__, *arguments], int(processes))
+    from vit_colossal.cli import run_command
+
+    text = os.environ.get("FAULT")
+    if text:
+        # ColossalAI takes its accelerator when it is imported, so the device is settled first.
+        from vit_colossal import runtime
+
+        runtime.activate("cpu")
+        plant(Fault(**json.loads(text)))
+    return run_command("train", flags, prog="faulty_train.py")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

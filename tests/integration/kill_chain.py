@@ -1,0 +1,170 @@
+"""Runs that are interrupted again and again, and what they end with.
+
+A chain is one run directory: the same command is started once for each fault and once more without
+one. Each start resumes what the previous one left, so a chain tests each of its faults, and its end
+has to be that of a run which nothing interrupted, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from faulty_train import KINDS, PHASES, Fault
+
+from launching import Finished, environment, run
+
+SCRIPT = Path(__file__).with_name("faulty_train.py")
+SAVE_EVERY = 3
+
+#: A tiny run: four steps an epoch; saved twice within epochs and where they end, by turns.
+TINY = ("--dataset", "digits", "--model", "vit-micro", "--device", "cpu", "--lr", "1e-3")
+TINY += ("--max-train-samples", "64", "--max-eval-samples", "32", "--global-batch-size", "16")
+TINY += ("--save-every", str(SAVE_EVERY), "--log-every", "1", "--no-tensorboard")
+
+_SHARDED = ("--gemini-min-chunk-m", "0.03", "--gemini-search-range-m", "0.05")
+_SHARDED += ("--gemini-hidden-dim", "64")
+
+#: Layouts on two processes.
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "ddp fp32": ("--plugin", "ddp", "--precision", "fp32"),
+    "zero1 bf16": ("--plugin", "zero1", "--precision", "bf16", "--clip-grad-norm", "1"),
+    "zero2 fp32": ("--plugin", "zero2", "--precision", "fp32"),
+    "gemini bf16": ("--plugin", "gemini", "--precision", "bf16", *_SHARDED),
+    "hybrid pp2 fp16": ("--plugin", "hybrid", "--pp", "2", "--precision", "fp16"),
+    "hybrid tp2 bf16": ("--plugin", "hybrid", "--tp", "2", "--precision", "bf16"),
+    "hybrid zero1 bf16": ("--plugin", "hybrid", "--zero", "1", "--precision", "bf16"),
+}
+
+#: How a start ends under our launcher, by the kind of its fault.
+EXIT_CODES = {"SIGKILL": 1, "SIGTERM": 143, "SIGSTOP": 1, "exception": 1}
+
+
+@dataclass(frozen=True)
+class Start:
+    """One interrupted start: the fault, the step in which it struck, and what was wrong."""
+
+    fault: Fault
+    struck: int | None
+    exit_code: int
+    seconds: float
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A chain's starts, and how its last checkpoint differs from the uninterrupted run's."""
+
+    layout: str
+    steps: int
+    starts: list[Start]
+    problems: list[str]
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems and not any(start.problems for start in self.starts)
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict) -> Chain:  # type: ignore[type-arg]
+        starts = [
+            Start(**{**start, "fault": Fault(**start["fault"])}) for start in values["starts"]
+        ]
+        return cls(**{**values, "starts": starts})
+
+
+def draw(
+    generator: random.Random, steps: int, count: int, kinds: Sequence[str] = KINDS
+) -> list[Fault]:
+    """Faults in order of their steps, each late enough to be reached after the one before.
+
+    A phase that not every step has waits for the next step that has it: three steps for a save,
+    four for an evaluation. SIGTERM lets two more steps pass.
+    """
+    faults: list[Fault] = []
+    done = 0
+    while len(faults) < count:
+        kind, phase = generator.choice(list(kinds)), generator.choice(PHASES)
+        earliest = done + 1
+        step = earliest + generator.randrange(2)
+        every = {"e": 4, "s": SAVE_EVERY}.get(phase[0], 1)
+        step = -(-step // every) * every
+        done = step + 2 * (kind == "SIGTERM")
+        if done > steps - 1:
+            break
+        faults.append(Fault(generator.randrange(2), step, phase, kind))
+    return faults
+
+
+def start(directory: Path, layout: str, steps: int, fault: Fault | None = None) -> Finished:
+    """Start the run of ``directory``, or start it again."""
+    flags = [*TINY, *LAYOUTS[layout], "--max-steps", str(steps), "--output-dir", str(directory)]
+    planted = {}
+    if fault is not None:
+        planted = {"FAULT": json.dumps(asdict(fault))}
+        # Peers of a frozen rank have to give up, within the test's patience.
+        flags += ["--timeout", "5"] if fault.kind == "SIGSTOP" else []
+    env = environment(VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"], **planted)
+    command = [sys.executable, str(SCRIPT), "2", *flags, "--resume", "auto"]
+    return run(command, timeout_s=240, env=env)
+
+
+def run_chain(
+    directory: Path, reference: Path, layout: str, steps: int, faults: list[Fault]
+) -> Chain:
+    """Interrupt a run with each fault in turn, let it end, and compare it with the reference.
+
+    Args:
+        directory: of the run; made here.
+        reference: the run that was not interrupted.
+        layout: one of LAYOUTS.
+        steps: length of the run.
+        faults: as ``draw`` gives them.
+    """
+    directory.mkdir(parents=True)
+    starts = [_interrupted(directory, layout, steps, fault) for fault in faults]
+    last = start(directory, layout, steps)
+    problems = _state(last, 0)
+    return Chain(layout, steps, starts, problems or differing(directory, reference, steps))
+
+
+def _interrupted(directory: Path, layout: str, steps: int, fault: Fault) -> Start:
+    mark = directory / "struck"
+    mark.unlink(missing_ok=True)
+    since = time.monotonic()
+    finished = start(directory, layout, steps, replace(fault, mark=str(mark)))
+    seconds = time.monotonic() - since
+    struck = int(mark.read_text()) if mark.exists() else None
+    problems = _state(finished, EXIT_CODES[fault.kind])
+    if struck is None:
+        problems.append(f"the fault was not reached:\n{finished.output[-3000:]}")
+    return Start(fault, struck, finished.returncode, round(seconds, 1), problems)
+
+
+def _state(finished: Finished, exit_code: int) -> list[str]:
+    problems = []
+    if finished.returncode != exit_code:
+        problems.append(f"not exit code {exit_code}: {finished.output[-3000:]}")
+    if finished.left_over:
+        problems.append(f"still running: {finished.left_over}")
+    return problems
+
+
+def differing(directory: Path, reference: Path, steps: int) -> list[str]:
+    """The files of two runs' last checkpoints that are not the same, bit for bit."""
+    name = f"step-{steps:06d}"
+    problems = []
+    for file in ("weights.safetensors", "moments.safetensors", "rng.safetensors", "state.json"):
+        mine, other = (run / "checkpoints" / name / file for run in (directory, reference))
+        if not mine.is_file() or mine.read_bytes() != other.read_bytes():
+            problems.append(f"{file} of {name} is not that of the uninterrupted run")
+    hidden = [path.name for path in (directory / "checkpoints").iterdir() if path.name[0] == "."]
+    return problems + [f"left over: {name}" for name in hidden]
