@@ -82,8 +82,10 @@ install_environment() {
     rm -f -- "$stamp"
     [ -z "$extras" ] || target=".[$extras]"
     echo "environment: installing into $venv; the first time takes 2 minutes or more and about 6 GB"
-    "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check \
-        --progress-bar off --root-user-action ignore -e "$target" ||
+    local pip=("$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check
+        --progress-bar off --root-user-action ignore)
+    # An old pip builds ColossalAI in a way that it warns about itself.
+    "${pip[@]}" --upgrade pip && "${pip[@]}" -e "$target" ||
         fail "installing into $venv failed (above): it needs a package index and about 6 GB of disk"
     echo "$hash $extras" >"$stamp"
 }

@@ -45,9 +45,7 @@ def eleven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = targets[:count].astype(np.int64)
     pixels[::11], labels[::11] = 255 - pixels[::11], 10
     names = [*(f"digit {digit}" for digit in range(10)), "inverted"]
-    features = datasets.Features(
-        image=datasets.Image(), label=datasets.ClassLabel(names=names)
-    )
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
     folder = tmp_path_factory.mktemp("eleven")
     parts = {"train": slice(TRAIN_IMAGES), "test": slice(TRAIN_IMAGES, count)}
     for split, part in parts.items():

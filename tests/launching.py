@@ -42,7 +42,14 @@ class Finished:
 
 def environment(**changes: str) -> dict[str, str]:
     """This process's environment without a launcher's variables, and with one thread a process."""
-    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    launcher = (
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    )
     kept = {name: value for name, value in os.environ.items() if name not in launcher}
     sources = [str(ROOT / "src"), *filter(None, [kept.get("PYTHONPATH")])]
     binaries = [str(Path(sys.executable).parent), kept.get("PATH", "")]
@@ -168,6 +175,7 @@ class Outcome:
         evaluations: ``loss``, ``correct``, ``total`` by the number of steps done before.
         after: the same for the evaluations after the last step.
         layer_calls: forward calls of encoder layers on the lead rank in the first step.
+        wrong_modes: layer calls of training steps in evaluation mode, or the other way round.
         chunks, sharded_chunks: Gemini's chunks, and those that no rank holds whole.
         labels: the label names in the model's configuration.
         weights: the gathered weights by parameter name.
@@ -179,6 +187,7 @@ class Outcome:
     evaluations: dict[str, dict[str, Any]]
     after: list[dict[str, Any]]
     layer_calls: int
+    wrong_modes: int
     chunks: int
     sharded_chunks: int
     labels: list[str]
@@ -194,7 +203,7 @@ class Launch:
         self.directory, self.processes = directory, processes
         self.log = ""
         todo = list(cases)
-        for attempt in range(3):
+        for attempt in range(6):
             self._run(attempt, todo)
             done = {case.name for case in todo if self._is_over(case)}
             if not done:

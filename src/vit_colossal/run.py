@@ -135,7 +135,13 @@ def _fit(trainer: Trainer) -> TrainResult:
         logger.info("run directory %s", run_dir)
     dist.barrier()
     result = trainer.fit(run_dir)
-    return result if result.stopped_by else replace(result, verdict=_judge(run_dir, trainer))
+    if result.stopped_by:
+        return result
+    result = replace(result, verdict=_judge(run_dir, trainer))
+    if trainer.engine.is_lead:
+        logger.info("%s", result.evaluation)
+        logger.info("model saved to %s", result.model_dir)
+    return result
 
 
 def _judge(run_dir: Path, trainer: Trainer) -> Verdict | None:

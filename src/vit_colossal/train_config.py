@@ -119,7 +119,7 @@ class TrainConfig(BaseSettings):
     label_column: str | None = None
     """Label column; found from the features when there is one."""
     train_split: str | None = None
-    """Training split; default train."""
+    """Training split, or a part of one: train[:4500]; default train."""
     eval_split: str | None = None
     """Evaluation split; default the first of validation, valid, val, dev, test."""
     val_split: float = Field(0.1, gt=0, lt=1)

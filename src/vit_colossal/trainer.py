@@ -86,8 +86,6 @@ class Trainer:
         model_dir = self.save(run_dir / "model")
         if engine.is_lead:
             reporter.event("end", loop.step, self.epochs, accuracy=evaluation.accuracy)
-            logger.info(str(evaluation))
-            logger.info("model saved to %s", model_dir)
         reporter.close()
         return TrainResult(evaluation, loop.step, run_dir, model_dir)
 
@@ -140,5 +138,13 @@ class Trainer:
             self.steps_per_epoch,
             dropped,
         )
-        kernels = ", ".join(f"{name} {kind}" for name, kind in kernels_in_use().items())
-        logger.info("kernels: %s", kernels)
+        logger.info("kernels: attention %s, optimizer %s", *self._kernels())
+
+    def _kernels(self) -> tuple[str, str]:
+        """The implementations in use: ColossalAI's own where they load, PyTorch's elsewhere."""
+        chosen = kernels_in_use()
+        on_cuda = self.plan.device.kind == "cuda"
+        if self.plan.config.plugin == "gemini":
+            kind = chosen["fused_adam"] if on_cuda else chosen["cpu_adam"]
+            return chosen["attention"], f"HybridAdam ({kind})"
+        return chosen["attention"], "AdamW (torch, fused)" if on_cuda else "AdamW (torch)"

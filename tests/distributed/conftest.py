@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from launching import Launch, Outcome
 from layouts import GROUPS, LABELS, VARIANTS, Band, Layout, cases
 from plain_loop import Images, PlainRun, Recipe, movement, read_split, train_plain
+
+from launching import Launch, Outcome
 
 #: fp32: only the order of sums differs. 14 steps were seen to differ by 3e-7 and 2e-6.
 EXACT = Band(losses=2e-6, movement=1e-5)

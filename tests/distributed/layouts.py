@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from _pytest.mark.structures import ParameterSet
-from launching import Case
 from plain_loop import MODEL, Recipe
+
+from launching import Case
 
 STEPS = 14  # 200 images make 12 steps: the second epoch is entered
 
@@ -76,7 +77,7 @@ class Layout:
 
     @property
     def loop_precision(self) -> str:
-        """The plain loop that rounds as this: ddp's bf16 is autocast, the others' 16-bit weights."""
+        """The plain loop that rounds alike: ddp's bf16 is autocast, the others' 16-bit weights."""
         is_autocast = self.precision == "bf16" and "--plugin ddp" in self.flags
         return "autocast" if is_autocast else self.precision
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from launching import Outcome
 from layouts import LABELS, SIZES, VARIANTS, Layout, table
 from plain_loop import Images, PlainRun, Recipe, evaluate_plain, model_with
+
+from launching import Outcome
 
 Outcomes = Callable[[Layout, str], Outcome]
 Reference = Callable[[Recipe], PlainRun]
@@ -51,6 +52,7 @@ def test_training_goes_on_to_the_bit_after_evaluations(layout: Layout, outcome: 
     with_them, without = outcome(layout, "evaluated"), outcome(layout, "plain")
     totals = [result["total"] for result in with_them.evaluations.values()]
     assert totals == [count for _, count in VARIANTS["evaluated"].evaluate]
+    assert with_them.wrong_modes == 0
     assert with_them.losses == without.losses
     assert with_them.weights.keys() == without.weights.keys()
     different = [n for n, w in with_them.weights.items() if not w.equal(without.weights[n])]

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import Outcome, run
 from layouts import LAYOUTS, Layout, table
 from safetensors.torch import load_file
+
+from launching import Outcome, run
 
 Outcomes = Callable[[Layout, str], Outcome]
 NAMES = [*(f"digit {digit}" for digit in range(10)), "inverted"]

@@ -7,9 +7,10 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from launching import Outcome
 from layouts import CLIP, LABELS, SCALED, STEPS, VARIANTS, Band, Layout, table
 from plain_loop import KEY_BIAS, PlainRun, Recipe, movement
+
+from launching import Outcome
 
 Outcomes = Callable[[Layout, str], Outcome]
 Reference = Callable[[Recipe], PlainRun]
@@ -100,7 +101,9 @@ def test_one_parameter_group(
     name = "vit.layernorm.weight"  # ones: decay shows; undecayed with two groups
     two_groups = outcome(layout, "plain").weights[name].float()
     assert (run.weights[name].float() - two_groups).abs().max() > 1e-4
-    assert (expected.weights[-1][name] - run.weights[name]).abs().max() < (2**-7, 1e-5)[layout.exact]
+    assert (expected.weights[-1][name] - run.weights[name]).abs().max() < (2**-7, 1e-5)[
+        layout.exact
+    ]
 
 
 @pytest.mark.parametrize("layout", table("clipped"))

@@ -52,22 +52,25 @@ def run_case(case: dict[str, Any], folder: Path, topology: Topology, device: tor
     """Train, evaluate where asked, and let the lead rank write down what happened."""
     plan, data = plan_run(load_config(case["flags"]), topology)
     trainer = Trainer(plan, data, device)
-    calls = _count_layer_calls(trainer)
+    calls = _watch_layers(trainer)
     losses, norms, evaluations = [], [], {}
     wanted = {int(step): count for step, count in case["evaluate"].items()}
-    layer_calls = 0
+    layer_calls = wrong_modes = 0
     for epoch in range(trainer.epochs):
         for batches in trainer.train_batches.batches(epoch):
             step = len(losses)
             if step == trainer.total_steps:
                 break
             if step in wanted:
+                calls.clear()
                 evaluations[step] = evaluate_first(trainer, wanted[step])
+                wrong_modes += sum(calls)
             calls.clear()
             output = train_step(trainer.engine, batches)
             losses.append(_mean_over_replicas(trainer, output.loss))
             norms.append(None if output.grad_norm is None else float(output.grad_norm))
             layer_calls = layer_calls or len(calls)
+            wrong_modes += calls.count(False)
     after = [evaluate_first(trainer, count) for count in case["after"]]
     chunks = _gemini_chunks(trainer)
     weights = gather_weights(trainer.engine)
@@ -83,6 +86,7 @@ def run_case(case: dict[str, Any], folder: Path, topology: Topology, device: tor
         "evaluations": evaluations,
         "after": after,
         "layer_calls": layer_calls,
+        "wrong_modes": wrong_modes,
         "chunks": len(chunks),
         "sharded_chunks": sum(not chunk.keep_gathered for chunk in chunks),
         "labels": list(trainer.model.config.id2label.values()),
@@ -110,12 +114,12 @@ def _mean_over_replicas(trainer: Trainer, loss: torch.Tensor | None) -> float:
     return sum(seen) / len(seen)
 
 
-def _count_layer_calls(trainer: Trainer) -> list[None]:
-    """A list that gets an entry whenever an encoder layer runs forward on this rank."""
-    calls: list[None] = []
+def _watch_layers(trainer: Trainer) -> list[bool]:
+    """A list that gets an entry for each encoder layer forward: whether in training mode."""
+    calls: list[bool] = []
     for name, module in trainer.model.named_modules():
         if name.rpartition(".")[0] == "vit.encoder.layer":
-            module.register_forward_pre_hook(lambda *_: calls.append(None))
+            module.register_forward_pre_hook(lambda layer, _: calls.append(layer.training))
     return calls
 
 

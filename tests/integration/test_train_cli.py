@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from launching import ROOT, Finished, run, torchrun
 from layouts import ADAM, LABELS, common_flags
 from plain_loop import read_split, train_plain
+
+from launching import ROOT, Finished, run, torchrun
 
 TRAIN = str(ROOT / "train.py")
 ACCURACY = re.compile(r"^accuracy (\d\.\d{4}) \((\d+)/(\d+)\)$", re.MULTILINE)
@@ -73,7 +74,7 @@ def test_the_run_directory(zero2: tuple[Path, Finished]) -> None:
     assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= model
     environment = json.loads((run_dir / "environment.json").read_text())
     assert environment["world_size"] == 2
-    assert environment["packages"]["colossalai"] == "0.5.0"
+    assert environment["colossalai"] == "0.5.0"
     assert environment["labels"][10] == "inverted"
     assert len(environment["data_fingerprint"]) == 64
 

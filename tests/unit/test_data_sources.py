@@ -399,3 +399,19 @@ def test_no_heavy_library_is_imported_with_the_modules() -> None:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_slices_of_a_split_keep_its_order(tmp_path: Path) -> None:
+    pixels = [Image.new("RGB", (4, 4), (value, 0, 0)) for value in range(10)]
+    features = datasets.Features(img=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
+    rows = {"img": pixels, "label": [value % 2 for value in range(10)]}
+    file = tmp_path / "train.parquet"
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(file)
+    request = SourceRequest(str(tmp_path), train_split="train[:6]", eval_split="train[6:9]")
+    source = open_source(request)
+    reds = [
+        [row["img"].getpixel((0, 0))[0] for row in split]
+        for split in (source.train, source.evaluation)
+    ]
+    assert reds == [[0, 1, 2, 3, 4, 5], [6, 7, 8]]
+    assert source.eval_split == "train[6:9]"

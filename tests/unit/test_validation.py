@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_colossal.config import TrainConfig
-from vit_colossal.errors import ConfigError
+from vit_colossal import ConfigError, TrainConfig
 from vit_colossal.model_spec import PRESETS
 from vit_colossal.validation import Device, RunPlan, check_data, make_plan
 
@@ -134,7 +133,11 @@ REFUSED = {
         ["--num-microbatches 7", "64 samples"],
     ),
     "zero 2 in hybrid": (2, {**HYBRID, "zero": 2}, ["--zero 2", "--zero 1", "--plugin zero2"]),
-    "fp32 with gemini": (1, {"plugin": "gemini", "precision": "fp32"}, ["--precision fp32", "bf16"]),
+    "fp32 with gemini": (
+        1,
+        {"plugin": "gemini", "precision": "fp32"},
+        ["--precision fp32", "bf16"],
+    ),
     "fp32 with zero in hybrid": (
         2,
         {**HYBRID, "zero": 1, "precision": "fp32"},
@@ -221,7 +224,14 @@ def test_automatic_placement_takes_no_fractions() -> None:
 def test_all_problems_are_shown_at_once() -> None:
     values = {"plugin": "hybrid", "tp": 3, "pp": 5, "zero": 2, "precision": "fp32"}
     found = problems(7, model="vit-micro", gemini_hidden_dim=3, **values)
-    for text in ("--tp 3", "--pp 5 stages", "--zero 2", "fp32", "--gemini-hidden-dim", "7 processes"):
+    for text in (
+        "--tp 3",
+        "--pp 5 stages",
+        "--zero 2",
+        "fp32",
+        "--gemini-hidden-dim",
+        "7 processes",
+    ):
         assert any(text in line for line in found), text
 
 

@@ -16,6 +16,9 @@ from vit_colossal.data.columns import checked, column_values, find_columns, labe
 from vit_colossal.data.local import EVAL_SPLITS, TABLE_SUFFIXES, load_local
 from vit_colossal.errors import DataError
 
+#: A part of a split, as `datasets` writes it.
+_SLICE = re.compile(r"(?P<split>\w+)\[(?P<start>\d*):(?P<stop>\d*)\]")
+
 if TYPE_CHECKING:
     import datasets
 
@@ -96,6 +99,7 @@ def open_source(request: SourceRequest) -> ImageSource:
         DataError: The data set cannot be found or read, or cannot be used for classification.
     """
     name, splits, content = _load(request)
+    splits = splits | _sliced(request, splits)
     train_name, eval_name = _choose_splits(request, list(splits))
     image_column, label_column = find_columns(
         splits[train_name], request.image_column, request.label_column
@@ -221,6 +225,20 @@ def _load_hub(name: str, request: SourceRequest) -> _Loaded:
 
 
 # --- Choosing: splits, columns, labels ------------------------------------------------------------
+
+
+def _sliced(
+    request: SourceRequest, splits: dict[str, datasets.Dataset]
+) -> dict[str, datasets.Dataset]:
+    """The parts of splits that were asked for as ``train[:4500]``, in the data set's own order."""
+    found = {}
+    for name in filter(None, (request.train_split, request.eval_split)):
+        match = _SLICE.fullmatch(name)
+        if match and match["split"] in splits:
+            whole = splits[match["split"]]
+            start, stop = (int(match[side]) if match[side] else None for side in ("start", "stop"))
+            found[name] = whole.select(range(len(whole))[start:stop])
+    return found
 
 
 def _choose_splits(request: SourceRequest, names: list[str]) -> tuple[str, str | None]:

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs parity on two and on four CPU processes and writes docs/parity.md with its tables and plots.
+#
+#   bash scripts/record_parity.sh
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+use_environment ""
+for processes in 2 4; do
+    # 3 says that a run differs, which the table shows.
+    python -m vit_colossal parity --nproc $processes --output-dir "runs/parity-$processes" || [ $? = 3 ]
+    cp "runs/parity-$processes/parity.png" "docs/parity-$processes.png"
+done
+{
+    echo "# The same training in every layout"
+    echo
+    echo "Written by \`bash scripts/record_parity.sh\`. The job: digits, vit-micro from scratch, AdamW,"
+    echo "batch 16, 50 steps, learning rate 1e-3, one thread per process, CPU over gloo."
+    for processes in 2 4; do
+        echo
+        echo "## $processes processes"
+        echo
+        cat "runs/parity-$processes/parity.md"
+        echo
+        echo "![losses and their differences, $processes processes](parity-$processes.png)"
+    done
+} >docs/parity.md
