@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +17,13 @@ from vit_colossal.data.columns import checked, column_values, find_columns, labe
 from vit_colossal.data.local import EVAL_SPLITS, TABLE_SUFFIXES, load_local
 from vit_colossal.errors import DataError
 
-#: A part of a split, as `datasets` writes it.
-_SLICE = re.compile(r"(?P<split>\w+)\[(?P<start>\d*):(?P<stop>\d*)\]")
-
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
 
+#: A part of a split, as `datasets` writes it.
+_SLICE = re.compile(r"(?P<split>\w+)\[(?P<start>\d*):(?P<stop>\d*)\]")
 ALIASES = {"beans": "AI-Lab-Makerere/beans", "cifar10": "uoft-cs/cifar10"}
 
 
