@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +99,7 @@ def open_source(request: SourceRequest) -> ImageSource:
     Raises:
         DataError: The data set cannot be found or read, or cannot be used for classification.
     """
+    _keep_logs_clean()
     name, splits, content = _load(request)
     splits = splits | _sliced(request, splits)
     train_name, eval_name = _choose_splits(request, list(splits))
@@ -166,7 +168,11 @@ def _load(request: SourceRequest) -> _Loaded:
     if name and os.path.exists(path):  # unlike Path.exists it never raises
         if name in ALIASES or name == "digits":
             logger.info("--dataset %s: taking the local %s", name, path.resolve())
-        splits, content = load_local(path, request.train_split or "train", request.eval_split)
+        # A folder is looked for under the name of the whole split, not of a part of it.
+        train, evaluation = (
+            name and name.partition("[")[0] for name in (request.train_split, request.eval_split)
+        )
+        splits, content = load_local(path, train or "train", evaluation)
         return str(path), splits, content
     if name == "digits":
         return _load_digits()
@@ -225,6 +231,14 @@ def _load_hub(name: str, request: SourceRequest) -> _Loaded:
 
 
 # --- Choosing: splits, columns, labels ------------------------------------------------------------
+
+
+def _keep_logs_clean() -> None:
+    """No progress bars of `datasets` where the output is a file."""
+    from datasets.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
 
 
 def _sliced(

@@ -7,6 +7,7 @@ Importing this package only quiets messages that ColossalAI gives while it is im
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
 # Each is the beginning of one message that ColossalAI causes with every import or run: the first
@@ -29,7 +30,18 @@ def _quiet_imports() -> None:
     logging.getLogger(_BITSANDBYTES_LOGGER).addFilter(_is_news)
 
 
+def _start_no_compilers() -> None:
+    """Keep every rank from starting processes that would compile kernels nobody asks for.
+
+    Importing ColossalAI imports PyTorch's inductor, which starts a pool of them at once, one for
+    each core and rank; each imports PyTorch anew. With one "thread" it compiles in the process
+    itself, when something is compiled at all.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+
 _quiet_imports()
+_start_no_compilers()
 
 
 def activate(device_type: str) -> None:
