@@ -126,7 +126,6 @@ def test_the_log_has_one_voice_and_no_progress_bar(zero2: tuple[Path, Finished])
     assert "it/s" not in finished.output
 
 
-@pytest.mark.xfail(strict=True, reason="the datasets library draws its bars when it reads files")
 def test_other_libraries_draw_no_bar_either(zero2: tuple[Path, Finished]) -> None:
     assert "Generating" not in zero2[1].stderr
 
