@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from vit_colossal.data.loaders import Batch
 from vit_colossal.engine import Engine
@@ -38,7 +39,11 @@ def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
     config, optimizer = engine.plan.config, engine.optimizer
     norm = None
     if config.plugin == "ddp" and config.clip_grad_norm > 0:
-        norm = optimizer.clip_grad_by_norm(config.clip_grad_norm)
+        if config.precision == "fp16":
+            optimizer.unscale_grad()
+        # In the model's order of parameters, like everyone who clips a plain model: the wrapped
+        # optimizer would go by groups, and add the same squares up in another order.
+        norm = clip_grad_norm_(engine.model.parameters(), config.clip_grad_norm)
     optimizer.step()
     if config.plugin != "ddp" and config.clip_grad_norm > 0:
         # These clip by themselves inside step(), where the norm over all shards is known.
