@@ -51,12 +51,12 @@ def finished_chains(file: Path) -> dict[int, Chain]:
     return {record["chain"]: Chain.from_json(record["result"]) for record in records}
 
 
-def report(chains: list[Chain], cases: int, commit: str) -> str:
+def report(chains: list[Chain], cases: int, seed: int, commit: str) -> str:
     """The table as Markdown."""
     starts = [(chain, start) for chain in chains for start in chain.starts]
     passed = sum(len(chain.starts) for chain in chains if chain.passed)
     bad = [chain for chain in chains if not chain.passed]
-    command = shlex.join(["python", "scripts/kill_matrix.py", *sys.argv[1:]])
+    command = f"python scripts/kill_matrix.py --cases {cases} --seed {seed}"
     lines = [
         "# Kill matrix",
         "",
@@ -141,7 +141,9 @@ def main() -> int:
         done[number] = chain
         with record.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"chain": number, "result": chain.to_json()}) + "\n")
-        out.write_text(report([done[i] for i in sorted(done)], asked.cases, commit), "utf-8")
+        out.write_text(
+            report([done[i] for i in sorted(done)], asked.cases, asked.seed, commit), "utf-8"
+        )
         struck = sum(len(chain.starts) for chain in done.values())
         word = "passed" if chain.passed else f"FAILED {_failures(chain)}"
         print(f"{struck}/{asked.cases} chain {number} {layout}: {word}", flush=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -57,24 +56,24 @@ def report(drifts: dict[tuple[str, str], float], commit: str) -> str:
     exact = {pair: drift for pair, drift in drifts.items() if in_fp32(pair)}
     other = {pair: drift for pair, drift in drifts.items() if not in_fp32(pair)}
     same = [drift for (source, target), drift in drifts.items() if source == target]
-    command = shlex.join(["python", "scripts/portability_matrix.py", *sys.argv[1:]])
     lines = [
         "# A checkpoint of one layout under another",
         "",
-        f"`{command}` at commit {commit}. A run of {STEPS} steps (`{RECIPE}`) saves after step "
-        f"{HALF}, in the middle of an epoch; each target continues from there under its own layout, "
-        "with the weights, the optimizer's moments and the place in the schedule and the epoch. The "
-        "table shows the largest relative difference of a step's loss from the source's own, "
-        "uninterrupted run. Layouts are named with their precision and number of processes.",
+        f"`python scripts/portability_matrix.py` at commit {commit}. A run of {STEPS} steps "
+        f"(`{RECIPE}`) saves after step {HALF}, in the middle of an epoch. Each target continues "
+        "from there under its own layout, with the weights, the optimizer's moments and the place "
+        "in the schedule and the epoch. The table shows the largest relative difference of a "
+        "step's loss from the source's own, uninterrupted run. Layouts are named with their "
+        "precision and number of processes.",
         "",
         *table(drifts),
         "",
-        f"- fp32 to fp32, {len(exact)} pairs: at most {max(exact.values()):.1e} (allowed: {CLOSE}). "
-        "Sums are taken in another order, so other layouts differ by rounding.",
+        f"- fp32 to fp32, {len(exact)} pairs: at most {max(exact.values()):.1e} "
+        f"(allowed: {CLOSE}). Sums are taken in another order, so layouts differ by rounding.",
         f"- With 16 bits on either side, {len(other)} pairs: at most {max(other.values()):.1e}. "
         "The state is carried in fp32; the difference is that of the two precisions.",
-        f"- The same layout again, {len(same)} pairs: {sum(d == 0 for d in same)} with no difference "
-        "at all.",
+        f"- The same layout again, {len(same)} pairs: {sum(d == 0 for d in same)} with no "
+        "difference at all.",
     ]
     return "\n".join(lines) + "\n"
 

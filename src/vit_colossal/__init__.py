@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vit_colossal.config import TrainConfig, load_config
     from vit_colossal.errors import ConfigError, UserError
-    from vit_colossal.evaluate import Evaluation
+    from vit_colossal.evaluation import Evaluation
     from vit_colossal.run import evaluate, train
     from vit_colossal.trainer import TrainResult
 
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 #: Where each public name lives; imported on first use, for torch and ColossalAI take seconds.
 _PUBLIC = {
     "ConfigError": "errors",
-    "Evaluation": "evaluate",
+    "Evaluation": "evaluation",
     "TrainConfig": "config",
     "TrainResult": "trainer",
     "UserError": "errors",

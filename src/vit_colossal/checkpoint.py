@@ -14,10 +14,12 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vit_colossal.errors import UserError
@@ -82,7 +84,8 @@ def write(
             save_file(contiguous, unfinished / f"{name}.safetensors")
         (unfinished / STATE).write_text(json.dumps({"step": step, **state}), encoding="utf-8")
         files = {name: _seal(unfinished / name) for name in FILES}
-        manifest = {"format": FORMAT, "files": files, "identity": dict(identity)}
+        manifest: dict[str, Any] = {"format": FORMAT, "files": files, "identity": dict(identity)}
+        manifest["sha256"] = _sha256_of(manifest)
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _sync(unfinished / MANIFEST)
         _sync(unfinished)
@@ -90,7 +93,7 @@ def write(
         _sync(root)
     except Exception as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+        if not isinstance(error, (OSError, SafetensorError)):
             raise
         raise CheckpointError(
             f"the checkpoint of step {step} could not be written to {root}: {error}. "
@@ -125,6 +128,12 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _sha256_of(manifest: Mapping[str, Any]) -> str:
+    """Of all its other entries, so that a change of the identity shows like one of a file."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def verify(path: Path) -> Checkpoint:
     """Check every file against the manifest before anything of it is used.
 
@@ -134,6 +143,8 @@ def verify(path: Path) -> Checkpoint:
     manifest = _read_json(path, MANIFEST)
     if manifest.get("format") != FORMAT:
         raise _invalid(path, f"format {manifest.get('format')!r}, this version reads {FORMAT}")
+    if manifest.get("sha256") != _sha256_of(manifest):
+        raise _invalid(path, f"{MANIFEST} was changed after it was written (SHA-256 differs)")
     files = manifest.get("files")
     if not isinstance(files, dict) or sorted(files) != sorted(FILES):
         raise _invalid(path, "the manifest does not list exactly the files of a checkpoint")
@@ -145,10 +156,22 @@ def verify(path: Path) -> Checkpoint:
             raise _invalid(path, f"{name} has {file.stat().st_size} bytes, not what was written")
         if _sha256(file) != expected.get("sha256"):
             raise _invalid(path, f"{name} was changed after it was written (SHA-256 differs)")
+    for name in TENSORS:
+        _check_header(path, f"{name}.safetensors")
     state, identity = _read_json(path, STATE), manifest.get("identity")
-    if not isinstance(state.get("step"), int) or not isinstance(identity, dict):
+    step = state.get("step")
+    if type(step) is not int or step < 0 or not isinstance(identity, dict):
         raise _invalid(path, "its state holds no step, or its manifest no identity")
-    return Checkpoint(path, state["step"], identity, state)
+    return Checkpoint(path, step, identity, state)
+
+
+def _check_header(path: Path, name: str) -> None:
+    """Hashes tell who wrote a file, not that it is one: whoever writes both can match them."""
+    try:
+        with safe_open(path / name, framework="pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise _invalid(path, f"{name} is not a safetensors file ({error})") from None
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:
@@ -157,7 +180,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
         raise _invalid(path, f"{name} is missing or not a plain file")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _invalid(path, f"{name} cannot be read ({error})") from None
     if not isinstance(values, dict):
         raise _invalid(path, f"{name} is not a JSON object")
@@ -169,10 +192,11 @@ def _invalid(path: Path, reason: str) -> CheckpointError:
 
 
 def listed(root: Path) -> list[Path]:
-    """The checkpoints of a run by name, newest first; unfinished ones are not among them."""
+    """The checkpoints of a run by name, newest first; no unfinished ones, and no links."""
     if not root.is_dir():
         return []
-    found = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    named = [path for path in root.iterdir() if _NAME.fullmatch(path.name)]
+    found = [path for path in named if path.is_dir() and not path.is_symlink()]
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
@@ -214,12 +238,24 @@ def sweep(root: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def differences(saved: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+def differences(
+    saved: Mapping[str, Any], current: Mapping[str, Any], prefix: str = ""
+) -> list[str]:
     """Where a checkpoint's identity and the present run's disagree, one line each."""
-    lines = []
+    lines: list[str] = []
     for key, value in current.items():
-        if saved.get(key) != value:
-            lines.append(f"{key}: {_short(saved.get(key))} in the checkpoint, {_short(value)} here")
+        before, name = saved.get(key), f"{prefix}{key}"
+        if before == value:
+            continue
+        if isinstance(before, dict) and isinstance(value, dict):
+            lines += differences(before, value, f"{name}.")
+            continue
+        if isinstance(before, list) and isinstance(value, list):
+            # What differs may stand far behind in a long list of labels.
+            pairs = zip(before, value, strict=False)
+            same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+            before, value, name = before[same:], value[same:], f"{name} from entry {same + 1}"
+        lines.append(f"{name}: {_short(before)} in the checkpoint, {_short(value)} here")
     return lines
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from vit_colossal import checkpoint as files
 from vit_colossal.engine import Engine
-from vit_colossal.train_state import TrainState, collect, restore
+from vit_colossal.train_state import TrainState, collect, not_finite, restore
 
 logger = logging.getLogger("vit_colossal")
 
@@ -52,6 +52,10 @@ class Checkpointer:
 
     def _write(self, step: int, state: TrainState, progress: dict[str, Any], best: bool) -> None:
         config = self.engine.plan.config
+        spoiled = not_finite(state)
+        if spoiled:
+            logger.warning("step %d is not saved: %s is not finite", step, spoiled)
+            return
         tensors = {"weights": state.weights, "moments": state.moments, "rng": state.rng}
         values = {"train_state": state.values, "progress": progress}
         path = files.write(self.root, step, tensors, values, self.identity)

@@ -53,7 +53,7 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        elif os.environ.get("RANK", "0") == "0":
+        elif os.environ.get("RANK", "0") == "0" or not os.environ["RANK"].isdigit():
             _print_error(error)
         return error.exit_code
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import AliasChoices, Field, ValidationError, create_model
-from pydantic_settings import CliSettingsSource
+from pydantic_settings import CliSettingsSource, SettingsError
 
 from vit_colossal.errors import ConfigError
 from vit_colossal.train_config import TrainConfig, problems_of
@@ -51,7 +51,12 @@ def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C,
     flags = _read_flags(arguments, prog, kind)
     problems = [f"{argument}: no such flag (see --help)" for argument in _flag_like(flags)]
     path = flags.pop("config", None)
-    values = _merge(kind, read_yaml(Path(path)) if path else {}, flags)
+    file_values = read_yaml(Path(path)) if path else {}
+    for name, reason in _NOT_IN_FILES.items():
+        if name in file_values:
+            problems.append(f"--config {path}: {name}: {reason}")
+            del file_values[name]
+    values = _merge(kind, file_values, flags)
     try:
         return kind.model_validate(values), problems
     except ValidationError as error:
@@ -73,17 +78,30 @@ def _read_flags(arguments: Sequence[str], prog: str, kind: type[C]) -> dict[str,
         config=(Path | None, Field(None, description=_CONFIG_HELP)),
     )
     options = {key: value for key, value in kind.model_config.items() if key in _CLI_OPTIONS}
-    source: CliSettingsSource[Any] = CliSettingsSource(
-        command_line,
-        cli_prog_name=prog,
-        cli_parse_args=[_hyphenate(argument) for argument in arguments],
-        cli_ignore_unknown_args=True,
-        **options,  # type: ignore[arg-type]
-    )
-    return source()
+    try:
+        source: CliSettingsSource[Any] = CliSettingsSource(
+            command_line,
+            cli_prog_name=prog,
+            cli_parse_args=[_hyphenate(argument) for argument in arguments],
+            cli_ignore_unknown_args=True,
+            **options,  # type: ignore[arg-type]
+        )
+        return source()
+    except SettingsError as error:
+        # Only a mapping can be malformed here, and pydantic-settings does not say which.
+        given = " ".join(arguments)
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            [f"--model-config takes key=value, not what is in '{given}' ({reason})"]
+        ) from None
 
 
 _CLI_OPTIONS = ("cli_kebab_case", "cli_implicit_flags", "cli_hide_none_type", "cli_avoid_json")
+#: Fields that are no settings of a run.
+_NOT_IN_FILES = {
+    "nproc": "belongs on the command line: --nproc N",
+    "unknown": "no such setting (see --help)",
+}
 _CONFIG_HELP = "YAML file with any of these settings; flags override it."
 
 
@@ -125,7 +143,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"--config {path}: cannot be read ({error})"]) from None
     except yaml.YAMLError as error:
-        raise ConfigError([f"--config {path}: not valid YAML ({error})"]) from None
+        reason = " ".join(str(error).split())
+        raise ConfigError([f"--config {path}: not valid YAML ({reason})"]) from None
     if not isinstance(values, dict):
         raise ConfigError([f"--config {path}: expected 'key: value' lines"])
     return {str(key).replace("-", "_"): value for key, value in values.items()}

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from colossalai.booster import Booster
 from colossalai.booster.mixed_precision.fp16_torch import TorchAMPModule
 from colossalai.interface import ModelWrapper, OptimizerWrapper
+from colossalai.shardformer.layer.utils import Randomizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import ViTForImageClassification
 
@@ -113,6 +114,9 @@ def build_engine(
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     optimizer = build_optimizer(model, plan.config, device.type)
     schedule = build_schedule(optimizer, plan.config, total_steps)
+    # Dropout under tensor parallelism numbers its generators; an earlier model in this process may
+    # have left the ranks of a pipeline with different counts.
+    Randomizer.reset_index()
     booster = build_booster(plan)
     boosted, optimizer, _, _, schedule = booster.boost(model, optimizer, lr_scheduler=schedule)
     return Engine(

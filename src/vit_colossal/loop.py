@@ -12,10 +12,10 @@ import torch.distributed as dist
 
 from vit_colossal.checkpointer import Checkpointer
 from vit_colossal.errors import UserError
-from vit_colossal.evaluate import Evaluation
+from vit_colossal.evaluation import Evaluation
 from vit_colossal.metrics import Reporter, peak_memory_bytes
 from vit_colossal.resume import identity, layout
-from vit_colossal.stop import Consensus, LossWatch, StopRequest
+from vit_colossal.stop import Consensus, LossWatch, StopRequest, Watchdog
 from vit_colossal.train_step import StepOutput, train_step
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Loop:
         self.checkpoints = Checkpointer(trainer.engine, run_dir, identity(plan, data), layout(plan))
         self.meter = Meter(trainer, reporter)
         self.watch = LossWatch(trainer.engine.device)
+        self.watchdog = Watchdog(self.config.timeout)
         self.consensus = Consensus()
         self.step = 0
         self.evaluated_step = 0
@@ -60,6 +61,10 @@ class Loop:
             TrainingFailed: the loss was not finite for too many steps.
             CheckpointError: a checkpoint could not be written.
         """
+        with self.watchdog.watching(self.trainer.engine.model):
+            return self._run(stop)
+
+    def _run(self, stop: StopRequest) -> int:
         trainer = self.trainer
         per_epoch = trainer.steps_per_epoch
         while self.step < trainer.total_steps:
@@ -112,7 +117,9 @@ class Loop:
         dist.all_reduce(streak, op=dist.ReduceOp.MAX)
         if not int(streak):
             progress: dict[str, Any] = {"evaluated_step": self.evaluated_step, "best": self.best}
+            self.watchdog.alive()
             self.checkpoints.save(self.step, progress, best=best)
+            self.watchdog.alive()
 
     def _leave(self, number: int, streak: int) -> int:
         if self.config.save_every != 0 and not streak:
@@ -143,6 +150,7 @@ class Meter:
         self.trainer, self.reporter = trainer, reporter
         self.loss_sum: torch.Tensor | None = None
         self.grad_norm: torch.Tensor | float | None = None
+        self.lr = 0.0
         self.steps = 0
         self.since = time.monotonic()
         self.last_accuracy = ""
@@ -151,7 +159,7 @@ class Meter:
         """Take one step's loss; log when it is time, and say so. All ranks call this alike."""
         if output.loss is not None:
             self.loss_sum = output.loss if self.loss_sum is None else self.loss_sum + output.loss
-        self.grad_norm = output.grad_norm
+        self.grad_norm, self.lr = output.grad_norm, output.lr
         self.steps += 1
         trainer = self.trainer
         if step % trainer.plan.config.log_every == 0 or step == trainer.total_steps:
@@ -172,7 +180,7 @@ class Meter:
         elapsed = time.monotonic() - self.since
         values = {
             "loss": loss,
-            "lr": engine.schedule.get_last_lr()[0],
+            "lr": self.lr,
             "images_per_second": self.steps * trainer.plan.batches.global_batch / elapsed,
             "peak_memory_mib": memory.item() / 2**20,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,48 @@ PRESETS: dict[str, dict[str, Any]] = {
     "vit-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
     "vit-large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
 }
+
+
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "selu", "silu")
+
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads"),
+    *("intermediate_size", "image_size", "patch_size"),
+)
+
+#: ViTConfig keys that shape a model, and what each takes.
+_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **{
+        key: ("a positive integer", lambda value: type(value) is int and value > 0)
+        for key in _SIZES
+    },
+    **{
+        key: ("a share from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
+        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    },
+    **{
+        key: ("a positive number", lambda value: _is_number(value) and value > 0)
+        for key in ("initializer_range", "layer_norm_eps")
+    },
+    "hidden_act": (f"one of {', '.join(_ACTIVATIONS)}", lambda value: value in _ACTIVATIONS),
+    "qkv_bias": ("true or false", lambda value: isinstance(value, bool)),
+    "num_channels": ("3, as images are RGB", lambda value: value == 3),
+}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _override_problems(overrides: dict[str, Any]) -> list[str]:
+    """``--model-config`` entries that ViT does not have or cannot be built with."""
+    problems = []
+    for key, value in overrides.items():
+        if key not in _KEYS:
+            problems.append(f"--model-config {key}={value}: no such key, only {', '.join(_KEYS)}")
+        elif not _KEYS[key][1](value):
+            problems.append(f"--model-config {key}={value!r}: must be {_KEYS[key][0]}")
+    return problems
 
 
 @dataclass(frozen=True)
@@ -64,6 +107,9 @@ def read_spec(name: str, overrides: dict[str, Any]) -> ModelSpec:
         ModelError: no such model, not a ViT, or overrides for a pretrained model.
     """
     if name in PRESETS and not Path(name).is_dir():
+        problems = _override_problems(overrides)
+        if problems:
+            raise ModelError(problems)
         values = {**PRESETS[name], **overrides}
         values.setdefault("intermediate_size", 4 * values["hidden_size"])
         return _spec(name, values, pretrained=False)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from vit_colossal.config import TrainConfig
 from vit_colossal.errors import ConfigError
@@ -56,7 +56,7 @@ class ParityConfig(TrainConfig):
     """Comma-separated layout names (ddp, zero1, hybrid tp2, ...), or all that fit --nproc."""
     peers: bool = True
     """Run transformers.Trainer too, alone and data-parallel."""
-    clip_too: float = Field(1.0, ge=0)
+    clip_too: FiniteFloat = Field(1.0, ge=0)
     """Repeat the fp32 rows with the gradient norm clipped to this value; 0 leaves them out."""
 
     def job(self, **changes: Any) -> TrainConfig:

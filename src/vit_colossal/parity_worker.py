@@ -40,8 +40,8 @@ def record_layout(config: TrainConfig, topology: Topology, device: torch.device)
     epoch = 0
     while len(losses) < trainer.total_steps:
         for batches in trainer.train_batches.batches(epoch):
-            lrs.append(engine.schedule.get_last_lr()[0])
             output = train_step(engine, batches)
+            lrs.append(output.lr)
             losses.append(_replica_mean(trainer, output.loss))
             norms.append(float(output.grad_norm or 0.0))
             if len(losses) == trainer.total_steps:

@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from vit_colossal import __version__, runtime
 from vit_colossal.config import TrainConfig
+from vit_colossal.data.sources import missing_path
 from vit_colossal.errors import ConfigError
 from vit_colossal.finished_run import Subject
 from vit_colossal.metrics import keep_events
@@ -33,7 +34,7 @@ from vit_colossal.runtime.launch import Topology, start, stop
 from vit_colossal.validation import Device, RunPlan, make_plan
 
 if TYPE_CHECKING:
-    from vit_colossal.evaluate import Evaluation
+    from vit_colossal.evaluation import Evaluation
     from vit_colossal.trainer import Trainer, TrainResult
 
 logger = logging.getLogger("vit_colossal")
@@ -75,9 +76,12 @@ def plan_run(
     Raises:
         ConfigError: all problems found.
     """
-    device = choose_device(config, topology)
-    plan = make_plan(config, topology.world_size, device, [*found, *_reference_problems(config)])
-    _check_output(plan.config)
+    found = [*found, *_reference_problems(config), *_path_problems(config)]
+    try:
+        device = choose_device(config, topology)
+    except ConfigError as error:
+        found, device = [*found, *error.problems], Device("cuda")
+    plan = make_plan(config, topology.world_size, device, found)
     data = prepare_data(plan, progress=topology.rank == 0)
     _check_subject(plan, data)
     return with_checkpoint(plan, data, report=topology.rank == 0), data
@@ -193,18 +197,24 @@ def _check_subject(plan: RunPlan, data: RunData) -> None:
     require_match(reference, subject)
 
 
-def _check_output(config: TrainConfig) -> None:
+def _path_problems(config: TrainConfig) -> list[str]:
+    """Folders and files that are not there or cannot be used."""
+    problems = []
+    if config.dataset is not None and missing_path(config.dataset):
+        problems.append(f"--dataset {config.dataset!r}: no such file or folder")
     path = config.output_dir
     if path is None:
-        return
-    if path.exists() and not path.is_dir():
-        raise ConfigError([f"--output-dir {path} is a file: name a folder"])
-    if config.overwrite or wants_resume(config):
-        return
-    if (path / "config.yaml").exists():
-        raise ConfigError(
-            [f"--output-dir {path} holds a run: add --resume auto or --overwrite, or name another"]
+        return problems
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not nearest.is_dir():
+        problems.append(f"--output-dir {path}: {nearest} is a file: name a folder")
+    elif not os.access(nearest, os.W_OK):
+        problems.append(f"--output-dir {path}: {nearest} cannot be written to: name another folder")
+    elif (path / "config.yaml").exists() and not (config.overwrite or wants_resume(config)):
+        problems.append(
+            f"--output-dir {path} holds a run: add --resume auto or --overwrite, or name another"
         )
+    return problems
 
 
 def _shared_run_dir(plan: RunPlan) -> Path:

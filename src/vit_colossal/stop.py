@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -70,6 +72,47 @@ class Consensus:
             self._flags, op=dist.ReduceOp.MAX, group=self._group, async_op=True
         )
         return agreed
+
+
+class Watchdog:
+    """Ends this process when it has shown no sign of life for too long: a peer hangs.
+
+    gloo's collectives wait as long as was said when their group was made, and a start-up may take
+    longer than a step, so that the time in training cannot be left to them.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._alive = threading.Event()
+        self._over = threading.Event()
+
+    def alive(self, *_: object) -> None:
+        """A sign of life; takes whatever a module hook passes."""
+        self._alive.set()
+
+    @contextmanager
+    def watching(self, module: torch.nn.Module) -> Iterator[None]:
+        """Watch for the duration of a run; each forward of ``module`` is a sign of life."""
+        hook = module.register_forward_pre_hook(self.alive)
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            hook.remove()
+            thread.join()
+
+    def _watch(self) -> None:
+        # Looks are counted, not hours: time in which this process was stopped itself is no hang.
+        interval, silent = self.timeout_s / 10, 0
+        while not self._over.wait(interval):
+            silent = 0 if self._alive.is_set() else silent + 1
+            self._alive.clear()
+            if silent >= 10:
+                text = f"error: no step ended for {self.timeout_s:g} s (--timeout): a rank hangs"
+                print(text, file=sys.stderr, flush=True)
+                os._exit(1)
 
 
 class LossWatch:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import (
     AliasChoices,
     Field,
+    FiniteFloat,
     ValidationError,
     field_validator,
     model_validator,
@@ -86,16 +87,16 @@ class TrainConfig(BaseSettings):
     # --- Gemini
     gemini_placement: Literal["static", "auto"] = "static"
     """Gemini's placement policy; auto moves chunks between GPU and host by measured use."""
-    gemini_shard_param_frac: float = Field(1.0, ge=0, le=1)
+    gemini_shard_param_frac: FiniteFloat = Field(1.0, ge=0, le=1)
     """Share of the parameters that Gemini shards (static placement)."""
-    gemini_offload_optim_frac: float = Field(0.0, ge=0, le=1)
+    gemini_offload_optim_frac: FiniteFloat = Field(0.0, ge=0, le=1)
     """Share of the optimizer states kept in host memory (static placement, CUDA)."""
-    gemini_offload_param_frac: float = Field(0.0, ge=0, le=1)
+    gemini_offload_param_frac: FiniteFloat = Field(0.0, ge=0, le=1)
     """Share of the parameters kept in host memory (static placement, CUDA)."""
-    gemini_min_chunk_m: float = Field(32.0, gt=0)
+    gemini_min_chunk_m: FiniteFloat = Field(32.0, gt=0)
     """Smallest chunk in units of 2^20 elements; a model that fits one chunk is replicated, not
     sharded."""
-    gemini_search_range_m: float = Field(32.0, gt=0)
+    gemini_search_range_m: FiniteFloat = Field(32.0, gt=0)
     """Range of the chunk-size search in units of 2^20 elements."""
     gemini_hidden_dim: int | None = Field(None, ge=1)
     """Hidden size that sets the step of Gemini's chunk-size search."""
@@ -122,7 +123,7 @@ class TrainConfig(BaseSettings):
     """Training split, or a part of one: train[:4500]; default train."""
     eval_split: str | None = None
     """Evaluation split; default the first of validation, valid, val, dev, test."""
-    val_split: float = Field(0.1, gt=0, lt=1)
+    val_split: FiniteFloat = Field(0.1, gt=0, lt=1)
     """Share of the training images held out (stratified) when there is no evaluation split."""
     max_train_samples: int | None = Field(None, ge=1)
     """Use only the first N training images."""
@@ -134,7 +135,7 @@ class TrainConfig(BaseSettings):
     """Loader processes per rank; 0 reads the cache in the training process."""
     random_resized_crop: bool = False
     """Augment: random crops resized to the model's size."""
-    min_crop_scale: float = Field(0.08, gt=0, le=1)
+    min_crop_scale: FiniteFloat = Field(0.08, gt=0, le=1)
     """Smallest area share of a random crop."""
     horizontal_flip: bool = False
     """Augment: mirror half of the images."""
@@ -157,23 +158,23 @@ class TrainConfig(BaseSettings):
     """Passes over the training split. Default 3 for a pretrained model, 20 from scratch."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many optimizer steps; the schedule spans them."""
-    lr: float | None = _alias("lr", "learning_rate", ge=0)
+    lr: FiniteFloat | None = _alias("lr", "learning_rate", ge=0)
     """Peak learning rate, never scaled. Default 2e-4 for a pretrained model, 1e-3 from scratch."""
     lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape after the warm-up."""
-    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    warmup_ratio: FiniteFloat = Field(0.1, ge=0, lt=1)
     """Share of all steps with linearly rising learning rate."""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: FiniteFloat = Field(0.05, ge=0)
     """AdamW weight decay."""
     decay_all: bool = False
     """One parameter group: decay biases and norms too (transformers leaves them out)."""
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta1: FiniteFloat = Field(0.9, ge=0, lt=1)
     """AdamW beta1."""
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_beta2: FiniteFloat = Field(0.999, ge=0, lt=1)
     """AdamW beta2."""
-    adam_eps: float = Field(1e-8, gt=0)
+    adam_eps: FiniteFloat = Field(1e-8, gt=0)
     """AdamW epsilon."""
-    clip_grad_norm: float = Field(0.0, ge=0)
+    clip_grad_norm: FiniteFloat = Field(0.0, ge=0)
     """Clip the global gradient norm to this value; 0 is off."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seeds the weights of a new head or model, the order and the augmentation."""
@@ -193,7 +194,7 @@ class TrainConfig(BaseSettings):
     """Keep the checkpoint with the best evaluation accuracy."""
     max_bad_steps: int = Field(3, ge=1)
     """Stop after this many consecutive steps whose loss is not finite."""
-    timeout: float = Field(120.0, gt=0)
+    timeout: FiniteFloat = Field(120.0, gt=0)
     """Seconds after which a rank that hangs ends the run (start-up: at least 600)."""
     log_every: int = Field(10, ge=1)
     """Steps between log lines."""

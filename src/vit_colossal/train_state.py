@@ -71,6 +71,12 @@ def collect(engine: Engine) -> TrainState | None:
     return state
 
 
+def not_finite(state: TrainState) -> str | None:
+    """The first weight or moment with a NaN or infinity; the loss shows it one step later only."""
+    tensors = {**state.weights, **state.moments}
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+
+
 def _transfer(
     engine: Engine,
     source: int,

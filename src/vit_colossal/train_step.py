@@ -21,10 +21,12 @@ class StepOutput(NamedTuple):
             pipeline stages that do not see the loss.
         grad_norm: global gradient norm before clipping; None when clipping is off or under fp16,
             where the plugins know it scaled only.
+        lr: learning rate of this step's update.
     """
 
     loss: torch.Tensor | None
     grad_norm: torch.Tensor | float | None
+    lr: float
 
 
 def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
@@ -37,6 +39,7 @@ def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
     """
     loss = _pipeline(engine, batches[0]) if engine.pipelined else _accumulate(engine, batches)
     config, optimizer = engine.plan.config, engine.optimizer
+    lr = engine.schedule.get_last_lr()[0]
     norm = None
     if config.plugin == "ddp" and config.clip_grad_norm > 0:
         if config.precision == "fp16":
@@ -50,7 +53,7 @@ def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
         norm = optimizer.get_grad_norm()
     engine.schedule.step()
     optimizer.zero_grad()
-    return StepOutput(loss, None if config.precision == "fp16" else norm)
+    return StepOutput(loss, None if config.precision == "fp16" else norm, lr)
 
 
 def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from vit_colossal.data.loaders import EvalBatches, Shard
 from vit_colossal.engine import build_engine
-from vit_colossal.evaluate import Evaluation, evaluate
+from vit_colossal.evaluation import Evaluation, evaluate
 from vit_colossal.loop import Loop
 from vit_colossal.metrics import NullReporter, Reporter, RunReporter
 from vit_colossal.model import build_model, build_processor, count_parameters, flops_per_image
@@ -85,7 +85,8 @@ class Trainer:
         evaluation = loop.evaluation or self.evaluate()
         model_dir = self.save(run_dir / "model")
         if engine.is_lead:
-            reporter.event("end", loop.step, self.epochs, accuracy=evaluation.accuracy)
+            epoch = loop.step / self.steps_per_epoch
+            reporter.event("end", loop.step, epoch, accuracy=evaluation.accuracy)
         reporter.close()
         return TrainResult(evaluation, loop.step, run_dir, model_dir)
 

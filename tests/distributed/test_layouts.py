@@ -133,9 +133,6 @@ def test_accumulation_in_two_parts_changes_nothing(
     request: pytest.FixtureRequest,
 ) -> None:
     """The plain loop takes the whole batch at once."""
-    if layout.name == "gemini-fp16":
-        mark = pytest.mark.xfail(reason=GEMINI_ACCUMULATES_OVERFLOW, strict=True)
-        request.applymarker(mark)
     check(layout, "accumulated", outcome, reference, band)
 
 

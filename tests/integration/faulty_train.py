@@ -19,7 +19,7 @@ from typing import Any
 #: These happen on the lead rank alone, whatever its number.
 ON_THE_LEAD = ("save:write", "save:sync", "save:rename", "save:point")
 PHASES = ("forward", "backward", "optimizer", "evaluation", "save:collect", *ON_THE_LEAD)
-KINDS = ("SIGKILL", "SIGTERM", "SIGSTOP", "exception")
+KINDS = ("SIGKILL", "SIGTERM", "SIGSTOP", "exception")  # and nan, which spoils a weight
 
 
 class Planted(Exception):
@@ -66,6 +66,9 @@ class Planter:
             Path(fault.mark).write_text(str(self.loop.step))
         if fault.kind == "exception":
             raise Planted(f"planted in {phase} of step {self.loop.step}")
+        if fault.kind == "nan":
+            next(self.loop.trainer.engine.model.parameters()).data.fill_(float("nan"))
+            return
         os.kill(os.getpid(), getattr(signal, fault.kind))
 
     def around(self, owner: Any, name: str, before: str = "", after: str = "") -> None:
@@ -153,7 +156,9 @@ def main(arguments: list[str]) -> int:
         from vit_colossal import runtime
 
         runtime.activate("cpu")
-        plant(Fault(**json.loads(text)))
+        fault = Fault(**json.loads(text))
+        if not Path(fault.mark).is_file():  # a launcher may start this again
+            plant(fault)
     return run_command("train", flags, prog="faulty_train.py")
 
 

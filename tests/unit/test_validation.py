@@ -240,13 +240,11 @@ def test_every_preset_runs_under_two_stages(preset: str) -> None:
     assert plan(2, plugin="hybrid", pp=2, model=preset).spec.name == preset
 
 
-@pytest.mark.xfail(strict=True, reason="unknown ViTConfig keys are taken over without a word")
 def test_a_model_key_that_vit_does_not_have() -> None:
     (line,) = problems(model_overrides={"hiden_size": 32})
     assert "hiden_size" in line
 
 
-@pytest.mark.xfail(strict=True, reason="they fail with a traceback when the model is built")
 @pytest.mark.parametrize(
     "overrides",
     [{"hidden_dropout_prob": 2}, {"hidden_act": "nonsense"}, {"num_channels": 1}],

@@ -162,6 +162,13 @@ def stratified_split(labels: np.ndarray, held_out: int, seed: int) -> tuple[list
 _Loaded = tuple[str, "dict[str, datasets.Dataset]", str]
 
 
+def missing_path(name: str) -> bool:
+    """Whether ``name`` can only be meant as a path, and nothing is there."""
+    path = Path(name).expanduser()
+    is_path = name[:1] in (".", "/", "~") or name.count("/") > 1 or path.suffix in TABLE_SUFFIXES
+    return not name or (is_path and not os.path.exists(path))
+
+
 def _load(request: SourceRequest) -> _Loaded:
     name = request.dataset
     path = Path(name).expanduser()
@@ -176,8 +183,7 @@ def _load(request: SourceRequest) -> _Loaded:
         return str(path), splits, content
     if name == "digits":
         return _load_digits()
-    is_path = name[:1] in (".", "/", "~") or name.count("/") > 1 or path.suffix in TABLE_SUFFIXES
-    if not name or is_path:
+    if missing_path(name):
         raise DataError([f"--dataset {name!r}: no such file or folder"])
     return _load_hub(ALIASES.get(name, name), request)
 

@@ -3,12 +3,13 @@
 Each function corrects one thing, says which upstream lines make it necessary, looks first whether
 it still is, and returns whether it changed anything. So a second call does nothing, and a release
 that fixes the matter makes its function idle. `activate` applies those of `apply_cpu_patches` for
-CPU runs only; `apply_shared_patches` holds the one fault that every device has.
+CPU runs only; `apply_shared_patches` holds the faults that every device has.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ from colossalai.booster.mixed_precision.fp16_torch import TorchAMPOptimizer
 from colossalai.nn.optimizer import CPUAdam, HybridAdam
 from colossalai.shardformer.layer.utils import Randomizer
 from colossalai.zero.gemini.chunk import Chunk, ChunkManager
+from colossalai.zero.gemini.gemini_optimizer import GeminiOptimizer
 from torch.distributed.distributed_c10d import Backend
 
 
@@ -220,13 +222,36 @@ def count_accumulated_gradients_once() -> bool:
     return True
 
 
+def end_accumulation_with_every_step() -> bool:
+    """Let Gemini start to accumulate afresh after a step that an overflow made it skip.
+
+    Why: ``zero/gemini/gemini_optimizer.py``, ``step``, clears ``accumulating_grads`` at its end but
+    not where it returns early; the overflowing gradients then stay in every later sum, each step
+    overflows, and nothing trains any more. Any device, fp16 with accumulation.
+    """
+    step = GeminiOptimizer.step
+    patched = hasattr(step, "__wrapped__")
+    if patched or inspect.getsource(step).count("accumulating_grads") != 1:
+        return False
+
+    @functools.wraps(step)
+    def step_and_end(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(self, *args, **kwargs)
+        finally:
+            self.module.chunk_manager.accumulating_grads = False
+
+    GeminiOptimizer.step = step_and_end
+    return True
+
+
 def apply_shared_patches() -> list[str]:
     """Correct what is wrong on every device.
 
     Returns:
         The names of the functions that changed something, for the log.
     """
-    return _apply(count_accumulated_gradients_once)
+    return _apply(count_accumulated_gradients_once, end_accumulation_with_every_step)
 
 
 def apply_cpu_patches() -> list[str]:
