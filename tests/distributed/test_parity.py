@@ -56,6 +56,7 @@ def test_planted_error_is_caught_with_its_step(rows: dict[str, Row], fault: str)
     assert min(steps) == FIRST_STEP[fault], row.problems
 
 
+@pytest.mark.slow
 def test_command_compares_layouts_and_trainer(tmp_path: Path) -> None:
     command = [
         *("python", "-m", "vit_colossal", "parity", "--nproc", "2", "--max-steps", "4"),

@@ -24,6 +24,7 @@ def drifts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], fl
     return run_pairs(tmp_path_factory.mktemp("portability"), PAIRS, timeout_s=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_goes_on_under_another_layout(
     source: str, target: str, drifts: dict[tuple[str, str], float]

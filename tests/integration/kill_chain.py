@@ -111,7 +111,7 @@ def start(directory: Path, layout: str, steps: int, fault: Fault | None = None) 
     if fault is not None:
         planted = {"FAULT": json.dumps(asdict(fault))}
         # Peers of a frozen rank have to give up, within the test's patience.
-        flags += ["--timeout", "5"] if fault.kind == "SIGSTOP" else []
+        flags += ["--timeout", "20"] if fault.kind == "SIGSTOP" else []
     env = environment(VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"], **planted)
     command = [sys.executable, str(SCRIPT), "2", *flags, "--resume", "auto"]
     return run(command, timeout_s=240, env=env)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from faulty_train import KINDS
-from kill_chain import LAYOUTS, differing, draw, run_chain, start
+from kill_chain import differing, draw, run_chain, start
+
+pytestmark = pytest.mark.slow
 
 STEPS = 12
 #: A frozen rank costs the launcher's 30 seconds of grace.
@@ -58,13 +60,6 @@ def test_sample(
     kinds: tuple[str, ...],
 ) -> None:
     chain(tmp_path / "run", uninterrupted(layout), layout, seed, count, kinds)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [11, 12])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_more(tmp_path: Path, uninterrupted: Reference, layout: str, seed: int) -> None:
-    chain(tmp_path / "run", uninterrupted(layout), layout, seed, 2, KINDS)
 
 
 def test_one_bit_makes_a_difference(tmp_path: Path, uninterrupted: Reference) -> None:

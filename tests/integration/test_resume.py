@@ -135,6 +135,7 @@ def interrupt_thrice(run_dir: Path, *flags: str) -> None:
     assert "same layout, so bit-exact" in finished.stdout
 
 
+@pytest.mark.slow
 def test_signals_to_a_single_process(tmp_path: Path, alone: Path) -> None:
     interrupt_thrice(tmp_path / "run")
     assert_same_end(tmp_path / "run", alone)

@@ -75,7 +75,8 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
 def limit_waiting(timeout_s: float) -> None:
     """From here on, give up on a peer after ``timeout_s``: training has started on all ranks.
 
-    ColossalAI makes its groups without a timeout, which means PyTorch's 10 to 30 minutes.
+    ColossalAI makes its groups without a timeout, which means PyTorch's 10 to 30 minutes. NCCL
+    takes the new limit; gloo keeps what a group was made with, hence ``stop.Watchdog``.
     """
     timeout = timedelta(seconds=timeout_s)
     for group in list(distributed_c10d._world.pg_map):
