@@ -19,14 +19,16 @@ REQUIREMENTS = [
     "pyyaml>=6",
     "numpy>=1.26",
     "pillow>=10.3",
+    "accelerate>=1.0,<2",
     "filelock>=3.12",
+    "matplotlib>=3.8",
     "psutil>=5.9",
     "scikit-learn>=1.4",
     "scipy>=1.11",
     "tensorboard>=2.16",
     "tqdm>=4.66",
 ]
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "accelerate>=1.0,<2", "hypothesis>=6.100"]
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100"]
 DEV = ["ruff>=0.8", "mypy>=1.11", "types-PyYAML", "types-psutil"]
 
 setup(
