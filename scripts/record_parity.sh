@@ -14,7 +14,9 @@ done
     echo "# The same training in every layout"
     echo
     echo "Written by \`bash scripts/record_parity.sh\`. The job: digits, vit-micro from scratch, AdamW,"
-    echo "batch 16, 50 steps, learning rate 1e-3, one thread per process, CPU over gloo."
+    echo "batch 16, 50 steps, learning rate 1e-3, one thread per process, CPU over gloo. Beside what is"
+    echo "said below the tables: several replicas of several micro-batches are added per replica first,"
+    echo "in the plain loop one after another, so pp x dp differs in the last bits."
     for processes in 2 4; do
         echo
         echo "## $processes processes"

@@ -210,7 +210,7 @@ def test_evaluate_is_the_function_whatever_was_imported_before() -> None:
     import vit_colossal
 
     assert vit_colossal.Evaluation.__name__ == "Evaluation"
-    assert callable(vit_colossal.evaluation)
+    assert callable(vit_colossal.evaluate)
 
 
 # --- Evaluation on its own ------------------------------------------------------------------------
