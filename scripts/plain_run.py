@@ -17,7 +17,8 @@ from vit_colossal.config import load_config
 from vit_colossal.errors import UserError
 from vit_colossal.metrics import RunReporter
 from vit_colossal.plain_loop import Grouping, train_plain
-from vit_colossal.run import describe_run, plan_run
+from vit_colossal.run import plan_run
+from vit_colossal.run_record import describe_run
 from vit_colossal.runtime.launch import Topology
 
 

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from importlib import import_module
 
-from vit_colossal.config import TrainConfig, load_config, parse_config
+from vit_colossal.config import TrainConfig, parse_config
 from vit_colossal.errors import UserError
 
-USAGE = """usage: vit-colossal COMMAND [flags]
-
-commands:
-  train    fine-tune a Vision Transformer with a ColossalAI plugin
-  eval     evaluate a model on a whole split
-  parity   compare every layout with a plain PyTorch loop and transformers' Trainer
-  check    judge a finished run by a reference accuracy (exit code 3: significantly below)
-
-vit-colossal COMMAND --help lists the flags."""
+#: In the order of the help; those beside train and eval are modules of ``commands``.
+SUMMARIES = {
+    "train": "fine-tune a Vision Transformer with a ColossalAI plugin",
+    "eval": "evaluate a model on a whole split",
+    "parity": "compare every layout with a plain PyTorch loop and transformers' Trainer",
+    "check": "judge a finished run by a reference accuracy (exit code 3: significantly below)",
+}
+USAGE = "\n".join(
+    [
+        "usage: vit-colossal COMMAND [flags]\n",
+        "commands:",
+        *(f"  {name:<10} {summary}" for name, summary in SUMMARIES.items()),
+        "\nvit-colossal COMMAND --help lists the flags.",
+    ]
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE)
         return 0 if arguments else 2
     name, *flags = arguments
-    if name not in (*_COMMANDS, *_OTHERS):
+    if name not in SUMMARIES:
         print(f"error: no command {name!r}\n\n{USAGE}", file=sys.stderr)
         return 2
     return run_command(name, flags, prog=f"vit-colossal {name}")
@@ -47,9 +51,11 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
     debug = "--debug" in flags
     try:
         _set_up_logging()
-        if name in _OTHERS:
-            return _OTHERS[name](flags, prog)
-        return _run(name, flags, prog)
+        if name in _COMMANDS:
+            return _run(name, flags, prog)
+        # Imported when asked for: no command pays for what another one needs.
+        command = import_module(f"vit_colossal.commands.{name}")
+        return int(command.main(flags, prog))
     except UserError as error:
         if debug:
             traceback.print_exc()
@@ -113,50 +119,7 @@ def _evaluate(config: TrainConfig) -> int:
     return 0
 
 
-def _parity(flags: Sequence[str], prog: str) -> int:
-    from vit_colossal.parity import ParityConfig, run_parity
-    from vit_colossal.parity_report import as_text, write
-    from vit_colossal.run import describe_software
-
-    rows, folder = run_parity(load_config(flags, prog, ParityConfig))
-    write(rows, folder, shlex.join(["vit-colossal", "parity", *flags]), describe_software())
-    print(as_text(rows))
-    failed = sum(not row.passed for row in rows)
-    same = f"{len(rows) - failed} of {len(rows)} runs are the same as the plain loop"
-    print(f"{same}; report in {folder}")
-    return 3 if failed else 0
-
-
-def _check(flags: Sequence[str], prog: str) -> int:
-    """Judge a run directory, or record some as a reference."""
-    from vit_colossal.regression import check_run, record
-
-    parser = argparse.ArgumentParser(prog, description=_check.__doc__, allow_abbrev=False)
-    parser.add_argument("run_dir", nargs="+", type=Path, help="several only with --record")
-    parser.add_argument("--reference", metavar="NAME", help="default: the one that matches")
-    parser.add_argument("--references", metavar="FILE", type=Path, help="default: the package's")
-    parser.add_argument("--record", metavar="NAME", help="write this entry from the runs")
-    parser.add_argument("--command", metavar="TEXT", help="with --record: what made a run")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    asked = parser.parse_args(flags)
-    if (asked.record is None) != (asked.command is None):
-        parser.error("--record and --command go together")
-    if asked.record is not None and asked.reference is not None:
-        parser.error("--record and --reference exclude each other")
-    if asked.record is not None:
-        entry = record(asked.record, asked.run_dir, asked.command, asked.references)
-        print(f"recorded {entry.name}: accuracy {entry.value} over {len(entry.results)} runs")
-        return 0
-    if len(asked.run_dir) > 1:
-        parser.error("one RUN_DIR at a time")
-    verdict = check_run(asked.run_dir[0], asked.reference, asked.references)
-    print(verdict)
-    return 0 if verdict.passed else 3
-
-
 _COMMANDS: dict[str, Callable[[TrainConfig], int]] = {"train": _train, "eval": _evaluate}
-#: Commands with flags of their own.
-_OTHERS: dict[str, Callable[[Sequence[str], str], int]] = {"parity": _parity, "check": _check}
 
 
 def _print_error(error: UserError) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import platform
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,16 +15,16 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from vit_colossal import __version__, runtime
+from vit_colossal import runtime
 from vit_colossal.config import TrainConfig
 from vit_colossal.data.sources import missing_path
 from vit_colossal.errors import ConfigError
 from vit_colossal.finished_run import Subject
-from vit_colossal.metrics import keep_events
 from vit_colossal.references import find_reference
 from vit_colossal.regression import Verdict, check_run, require_match
 from vit_colossal.resume import wants_resume, with_checkpoint
 from vit_colossal.run_data import RunData, prepare_data
+from vit_colossal.run_record import describe_run
 from vit_colossal.runtime.launch import Topology, start, stop
 from vit_colossal.validation import Device, RunPlan, make_plan
 
@@ -231,54 +226,3 @@ def _shared_run_dir(plan: RunPlan) -> Path:
     stamp = [f"{name}-{config.plugin}-{started}"]
     dist.broadcast_object_list(stamp, src=0)
     return Path("runs") / stamp[0]
-
-
-def describe_software() -> dict[str, str | None]:
-    """Versions of what a result depends on, and the commit of this checkout."""
-    packages = ("torch", "colossalai", "transformers", "datasets")
-    versions = {name: metadata.version(name) for name in packages}
-    return {
-        "vit_colossal": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        **versions,
-    }
-
-
-def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
-    """config.yaml re-runs the run; environment.json says what it ran on."""
-    (run_dir / "config.yaml").write_text(plan.config.dump(), encoding="utf-8")
-    if plan.checkpoint is None:
-        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
-    keep_events(run_dir / "metrics.jsonl", plan.checkpoint.step if plan.checkpoint else -1)
-    device = torch.cuda.get_device_name() if plan.device.kind == "cuda" else platform.processor()
-    environment = {
-        **describe_software(),
-        "platform": platform.platform(),
-        "device": plan.device.kind,
-        "device_name": device,
-        "world_size": plan.dims.world_size,
-        "layout": str(plan.dims),
-        "threads": torch.get_num_threads(),
-        "dataset": data.name,
-        "eval_split": data.eval_split,
-        "data_fingerprint": data.fingerprint,
-        "labels": list(data.labels),
-    }
-    text = json.dumps(environment, indent=2) + "\n"
-    (run_dir / "environment.json").write_text(text, encoding="utf-8")
-
-
-def _commit() -> str | None:
-    """The commit of the checkout this package runs from, if it runs from one."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=5,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

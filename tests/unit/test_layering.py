@@ -19,7 +19,9 @@ MAX_FUNCTION_LINES = 62
 #: Each may import what stands before it. A module that is not named here stands after all others,
 #: so it may import any of these, and none of these may import it: `cli` and each command's work.
 ORDER = (
-    *("errors", "train_config", "config", "parallel_dims", "model_spec", "validation"),
+    *("errors", "settings.base", "settings", "settings.strategy", "settings.data"),
+    *("settings.optimization", "settings.output", "train_config", "config"),
+    *("parallel_dims", "model_spec", "validation"),
     *(
         "runtime.accelerator",
         "runtime.adam",
@@ -40,7 +42,7 @@ ORDER = (
         "evaluation",
     ),
     *("weights", "checkpoint", "parts", "train_state", "checkpointer", "stop", "resume", "loop"),
-    *("references", "finished_run", "regression", "trainer", "run", "launcher"),
+    *("references", "finished_run", "regression", "trainer", "run_record", "run", "launcher"),
 )
 
 #: The modules that may import colossalai, in any function.

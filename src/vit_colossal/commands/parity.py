@@ -1,0 +1,22 @@
+"""``vit-colossal parity``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from vit_colossal.config import load_config
+from vit_colossal.parity import ParityConfig, run_parity
+from vit_colossal.parity_report import as_text, write
+from vit_colossal.run_record import describe_software
+
+
+def main(flags: Sequence[str], prog: str) -> int:
+    """Compare every layout with the plain loop; 3 when one differs."""
+    rows, folder = run_parity(load_config(flags, prog, ParityConfig))
+    write(rows, folder, shlex.join(["vit-colossal", "parity", *flags]), describe_software())
+    print(as_text(rows))
+    failed = sum(not row.passed for row in rows)
+    same = f"{len(rows) - failed} of {len(rows)} runs are the same as the plain loop"
+    print(f"{same}; report in {folder}")
+    return 3 if failed else 0

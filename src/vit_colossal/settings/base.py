@@ -1,0 +1,47 @@
+"""What all groups of settings share: how fields become flags and keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+
+def alias(*names: str, **options: Any) -> Any:
+    """A field that also answers to other spellings; the first name is the one shown and dumped."""
+    default = options.pop("default", None)
+    return Field(
+        default,
+        validation_alias=AliasChoices(*names),
+        serialization_alias=names[0],
+        **options,
+    )
+
+
+class Settings(BaseSettings):
+    """Frozen, typed and closed to unknown keys; a docstring under a field is its help text."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags and files only: a stray environment variable never changes a run."""
+        return (init_settings,)

@@ -1,0 +1,64 @@
+"""What is trained, and on which images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, FiniteFloat, field_validator
+
+from vit_colossal.settings.base import Settings, alias
+
+
+class ModelSettings(Settings):
+    """Which model, and what a preset changes."""
+
+    model: str | None = alias("model", "model_name_or_path")
+    """A local directory, a hub name, or a preset trained from scratch:
+    vit-micro, vit-tiny, vit-small, vit-base, vit-large."""
+    model_overrides: dict[str, int | float | str | bool] = alias("model_config", default={})
+    """ViTConfig keys for a preset, as key=value (may be repeated): --model-config image_size=32."""
+
+    @field_validator("model_overrides", mode="before")
+    @classmethod
+    def _typed_overrides(cls, values: Any) -> Any:
+        """Flags arrive as text; YAML's own rules turn ``32`` into a number."""
+        if not isinstance(values, dict):
+            return values
+        return {k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in values.items()}
+
+
+class DataSettings(Settings):
+    """Where the images come from, how they are split and read."""
+
+    dataset: str | None = None
+    """A local folder or parquet/arrow file, digits (built in), beans, cifar10, or any hub name."""
+    dataset_config: str | None = None
+    """Configuration name of a hub data set."""
+    dataset_revision: str | None = None
+    """Revision (branch, tag or commit) of a hub data set."""
+    image_column: str | None = None
+    """Image column; found from the features when there is one."""
+    label_column: str | None = None
+    """Label column; found from the features when there is one."""
+    train_split: str | None = None
+    """Training split, or a part of one: train[:4500]; default train."""
+    eval_split: str | None = None
+    """Evaluation split; default the first of validation, valid, val, dev, test."""
+    val_split: FiniteFloat = Field(0.1, gt=0, lt=1)
+    """Share of the training images held out (stratified) when there is no evaluation split."""
+    max_train_samples: int | None = Field(None, ge=1)
+    """Use only the first N training images."""
+    max_eval_samples: int | None = Field(None, ge=1)
+    """Use only the first N evaluation images."""
+    cache_dir: Path | None = None
+    """Where decoded images are kept; default $VIT_COLOSSAL_CACHE or ~/.cache/vit_colossal."""
+    num_workers: int = Field(0, ge=0)
+    """Loader processes per rank; 0 reads the cache in the training process."""
+    random_resized_crop: bool = False
+    """Augment: random crops resized to the model's size."""
+    min_crop_scale: FiniteFloat = Field(0.08, gt=0, le=1)
+    """Smallest area share of a random crop."""
+    horizontal_flip: bool = False
+    """Augment: mirror half of the images."""
