@@ -20,12 +20,13 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
 
 from faulty_train import KINDS, PHASES, Fault  # noqa: E402
-from kill_chain import LAYOUTS, TINY, Chain, draw, run_chain, start  # noqa: E402
+from kill_chain import LAYOUTS, TINY, Chain, draw, processes, run_chain, start  # noqa: E402
 
 STEPS = 24
 PER_CHAIN = 8
@@ -38,8 +39,9 @@ def plan(cases: int, seed: int) -> list[tuple[str, list[Fault]]]:
     chains: list[tuple[str, list[Fault]]] = []
     left = cases
     while left:
-        faults = draw(generator, STEPS, min(left, PER_CHAIN))
-        chains.append((names[len(chains) % len(names)], faults))
+        layout = names[len(chains) % len(names)]
+        faults = draw(generator, STEPS, min(left, PER_CHAIN), ranks=processes(layout))
+        chains.append((layout, faults))
         left -= len(faults)
     return chains
 
@@ -64,20 +66,23 @@ def report(chains: list[Chain], cases: int, seed: int, commit: str) -> str:
         f"(of {cases} planned) were survived with the same checkpoint, bit for bit, in "
         f"{len(chains) - len(bad)} of {len(chains)} runs.",
         "",
-        f"Each run is `{shlex.join(TINY)} --max-steps {STEPS}` on two processes, started again "
-        "with the same command and `--resume auto` after each fault, and once more to its end. Its "
-        "last checkpoint (weights, moments, generators, state) is then compared with that of a run "
-        "that nothing interrupted. A fault counts when it struck, the exit code was the promised "
-        "one (1; 143 for SIGTERM), no process was left, and the run it belongs to ended the same.",
+        f"Each run is `{shlex.join(TINY)} --max-steps {STEPS}` on two processes (four where the "
+        "layout says so), started again with the same command and `--resume auto` after each "
+        "fault, and once more to its end. Its last checkpoint (weights, moments, generators, "
+        "state) is then compared with that of a run that nothing interrupted. A fault counts when "
+        "it struck, the exit code was the promised one (1; 143 for SIGTERM), no process was left, "
+        "and the run it belongs to ended the same. Runs with a frozen rank (SIGSTOP) have "
+        "`--timeout 20`.",
         "",
     ]
     lines += _counts("layout", [(c.layout, s.fault.kind) for c, s in starts], list(LAYOUTS))
+    lines += _ended(chains)
     lines += _counts("phase", [(s.fault.phase, s.fault.kind) for _, s in starts], list(PHASES))
     lines += ["## What did not pass", ""]
     lines += [f"- {line}" for chain in bad for line in _failures(chain)] or ["Nothing."]
     lines += ["", "## All interruptions", ""]
-    lines += ["| run | layout | rank | step | phase | kind | exit code | seconds |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    lines += ["| run | layout | rank | step | phase | kind | exit code | seconds | ended after |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
     for number, chain in enumerate(chains, 1):
         for one in chain.starts:
             fault = one.fault
@@ -88,7 +93,7 @@ def report(chains: list[Chain], cases: int, seed: int, commit: str) -> str:
             )
             lines.append(
                 f"| {number} | {chain.layout} | {rank} | {one.struck} | {fault.phase} | "
-                f"{fault.kind} | {one.exit_code} | {one.seconds:.0f} |"
+                f"{fault.kind} | {one.exit_code} | {one.seconds:.0f} | {one.ended_after:.1f} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -97,6 +102,20 @@ def _counts(title: str, pairs: list[tuple[str, str]], rows: list[str]) -> list[s
     count = Counter(pairs)
     lines = [f"| {title} | {' | '.join(KINDS)} |", "|---|" + "---|" * len(KINDS)]
     lines += [f"| {row} | {' | '.join(str(count[row, kind]) for kind in KINDS)} |" for row in rows]
+    return [*lines, ""]
+
+
+def _ended(chains: list[Chain]) -> list[str]:
+    """How long the job took from the fault to its last process."""
+    lines = ["| from the fault to the job's end | " + " | ".join(KINDS) + " |"]
+    lines += ["|---|" + "---|" * len(KINDS)]
+    times = {
+        kind: [s.ended_after for c in chains for s in c.starts if s.fault.kind == kind and s.struck]
+        for kind in KINDS
+    }
+    for name, choose in (("median", median), ("longest", max)):
+        cells = [f"{choose(times[kind]):.1f} s" if times[kind] else "-" for kind in KINDS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 

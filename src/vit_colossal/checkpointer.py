@@ -15,6 +15,11 @@ from vit_colossal.train_state import TrainState, collect, not_finite, restore
 logger = logging.getLogger("vit_colossal")
 
 
+def checkpoint_bytes(num_parameters: int) -> int:
+    """About what a checkpoint takes on disk: the weights and both moments in fp32."""
+    return 12 * num_parameters
+
+
 class Checkpointer:
     """The ``checkpoints`` folder of one run. All ranks call its methods alike."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from vit_colossal.checkpointer import Checkpointer
+from vit_colossal.checkpointer import Checkpointer, checkpoint_bytes
 from vit_colossal.errors import UserError
 from vit_colossal.evaluation import Evaluation
 from vit_colossal.metrics import Reporter, peak_memory_bytes
@@ -61,10 +61,6 @@ class Loop:
             TrainingFailed: the loss was not finite for too many steps.
             CheckpointError: a checkpoint could not be written.
         """
-        with self.watchdog.watching(self.trainer.engine.model):
-            return self._run(stop)
-
-    def _run(self, stop: StopRequest) -> int:
         trainer = self.trainer
         per_epoch = trainer.steps_per_epoch
         while self.step < trainer.total_steps:
@@ -117,9 +113,8 @@ class Loop:
         dist.all_reduce(streak, op=dist.ReduceOp.MAX)
         if not int(streak):
             progress: dict[str, Any] = {"evaluated_step": self.evaluated_step, "best": self.best}
-            self.watchdog.alive()
-            self.checkpoints.save(self.step, progress, best=best)
-            self.watchdog.alive()
+            with self.watchdog.patient(checkpoint_bytes(self.trainer.num_parameters)):
+                self.checkpoints.save(self.step, progress, best=best)
 
     def _leave(self, number: int, streak: int) -> int:
         if self.config.save_every != 0 and not streak:

@@ -7,6 +7,7 @@ so no step waits for it and no device is synchronized.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -15,11 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import psutil
 import torch
 import torch.distributed as dist
 
 #: What the exit code of an ended run tells, beside 128 + signal.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+#: Bytes per second below which a disk is taken for one that hangs.
+SLOWEST_DISK = 10e6
 
 
 class StopRequest:
@@ -83,12 +87,24 @@ class Watchdog:
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
+        self._allowed_s = timeout_s
         self._alive = threading.Event()
         self._over = threading.Event()
 
     def alive(self, *_: object) -> None:
         """A sign of life; takes whatever a module hook passes."""
         self._alive.set()
+
+    @contextmanager
+    def patient(self, num_bytes: int) -> Iterator[None]:
+        """Allow for the time that one rank takes to write so much, while the others wait."""
+        self.alive()
+        self._allowed_s = self.timeout_s + num_bytes / SLOWEST_DISK
+        try:
+            yield
+        finally:
+            self.alive()
+            self._allowed_s = self.timeout_s
 
     @contextmanager
     def watching(self, module: torch.nn.Module) -> Iterator[None]:
@@ -105,14 +121,23 @@ class Watchdog:
 
     def _watch(self) -> None:
         # Looks are counted, not hours: time in which this process was stopped itself is no hang.
-        interval, silent = self.timeout_s / 10, 0
+        interval, silent = self.timeout_s / 10, 0.0
         while not self._over.wait(interval):
-            silent = 0 if self._alive.is_set() else silent + 1
+            silent = 0.0 if self._alive.is_set() else silent + interval
             self._alive.clear()
-            if silent >= 10:
+            if silent >= self._allowed_s:
                 text = f"error: no step ended for {self.timeout_s:g} s (--timeout): a rank hangs"
                 print(text, file=sys.stderr, flush=True)
+                _wake_peers()
                 os._exit(1)
+
+
+def _wake_peers() -> None:
+    """Let stopped ranks on this machine go on: they could not even end when the launcher asks."""
+    with contextlib.suppress(psutil.Error):
+        for peer in psutil.Process(os.getppid()).children():
+            if peer.status() == psutil.STATUS_STOPPED:
+                peer.send_signal(signal.SIGCONT)
 
 
 class LossWatch:

@@ -78,12 +78,13 @@ class Trainer:
         loop = Loop(self, reporter, run_dir)
         loop.resume()
         limit_waiting(config.timeout)
-        with StopRequest().installed() as stop:
+        with StopRequest().installed() as stop, loop.watchdog.watching(engine.model):
             stopped_by = loop.run(stop)
-        if stopped_by:
-            return TrainResult(loop.evaluation, loop.step, run_dir, None, stopped_by=stopped_by)
-        evaluation = loop.evaluation or self.evaluate()
-        model_dir = self.save(run_dir / "model")
+            if stopped_by:
+                return TrainResult(loop.evaluation, loop.step, run_dir, None, stopped_by=stopped_by)
+            evaluation = loop.evaluation or self.evaluate()
+            with loop.watchdog.patient(4 * self.num_parameters):
+                model_dir = self.save(run_dir / "model")
         if engine.is_lead:
             epoch = loop.step / self.steps_per_epoch
             reporter.event("end", loop.step, epoch, accuracy=evaluation.accuracy)

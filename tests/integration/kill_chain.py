@@ -31,7 +31,7 @@ TINY += ("--save-every", str(SAVE_EVERY), "--log-every", "1", "--no-tensorboard"
 _SHARDED = ("--gemini-min-chunk-m", "0.03", "--gemini-search-range-m", "0.05")
 _SHARDED += ("--gemini-hidden-dim", "64")
 
-#: Layouts on two processes.
+#: Layouts; those that end in "x 4" run on four processes, the others on two.
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "ddp fp32": ("--plugin", "ddp", "--precision", "fp32"),
     "zero1 bf16": ("--plugin", "zero1", "--precision", "bf16", "--clip-grad-norm", "1"),
@@ -40,20 +40,37 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "hybrid pp2 fp16": ("--plugin", "hybrid", "--pp", "2", "--precision", "fp16"),
     "hybrid tp2 bf16": ("--plugin", "hybrid", "--tp", "2", "--precision", "bf16"),
     "hybrid zero1 bf16": ("--plugin", "hybrid", "--zero", "1", "--precision", "bf16"),
+    "ddp fp32 x 4": ("--plugin", "ddp", "--precision", "fp32"),
+    "hybrid pp2 dp2 bf16 x 4": ("--plugin", "hybrid", "--pp", "2", "--precision", "bf16"),
 }
 
 #: How a start ends under our launcher, by the kind of its fault.
 EXIT_CODES = {"SIGKILL": 1, "SIGTERM": 143, "SIGSTOP": 1, "exception": 1}
 
 
+def processes(layout: str) -> int:
+    """How many processes a layout of LAYOUTS runs on."""
+    return 4 if layout.endswith("x 4") else 2
+
+
 @dataclass(frozen=True)
 class Start:
-    """One interrupted start: the fault, the step in which it struck, and what was wrong."""
+    """One interrupted start.
+
+    Attributes:
+        fault: what was planted.
+        struck: the step in which it struck.
+        exit_code: of the launcher.
+        seconds: of the whole start.
+        ended_after: seconds from the fault to the end of the launcher and all its processes.
+        problems: what was not as it should be.
+    """
 
     fault: Fault
     struck: int | None
     exit_code: int
     seconds: float
+    ended_after: float
     problems: list[str]
 
 
@@ -82,7 +99,7 @@ class Chain:
 
 
 def draw(
-    generator: random.Random, steps: int, count: int, kinds: Sequence[str] = KINDS
+    generator: random.Random, steps: int, count: int, kinds: Sequence[str] = KINDS, ranks: int = 2
 ) -> list[Fault]:
     """Faults in order of their steps, each late enough to be reached after the one before.
 
@@ -100,7 +117,7 @@ def draw(
         done = step + 2 * (kind == "SIGTERM")
         if done > steps - 1:
             break
-        faults.append(Fault(generator.randrange(2), step, phase, kind))
+        faults.append(Fault(generator.randrange(ranks), step, phase, kind))
     return faults
 
 
@@ -113,7 +130,7 @@ def start(directory: Path, layout: str, steps: int, fault: Fault | None = None) 
         # Peers of a frozen rank have to give up, within the test's patience.
         flags += ["--timeout", "20"] if fault.kind == "SIGSTOP" else []
     env = environment(VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"], **planted)
-    command = [sys.executable, str(SCRIPT), "2", *flags, "--resume", "auto"]
+    command = [sys.executable, str(SCRIPT), str(processes(layout)), *flags, "--resume", "auto"]
     return run(command, timeout_s=240, env=env)
 
 
@@ -141,12 +158,15 @@ def _interrupted(directory: Path, layout: str, steps: int, fault: Fault) -> Star
     mark.unlink(missing_ok=True)
     since = time.monotonic()
     finished = start(directory, layout, steps, replace(fault, mark=str(mark)))
-    seconds = time.monotonic() - since
+    now, seconds = time.time(), time.monotonic() - since
     struck = int(mark.read_text()) if mark.exists() else None
+    ended_after = now - mark.stat().st_mtime if mark.exists() else 0.0
     problems = _state(finished, EXIT_CODES[fault.kind])
     if struck is None:
         problems.append(f"the fault was not reached:\n{finished.output[-3000:]}")
-    return Start(fault, struck, finished.returncode, round(seconds, 1), problems)
+    return Start(
+        fault, struck, finished.returncode, round(seconds, 1), round(ended_after, 2), problems
+    )
 
 
 def _state(finished: Finished, exit_code: int) -> list[str]:

@@ -14,7 +14,7 @@ from kill_chain import differing, draw, run_chain, start
 pytestmark = pytest.mark.slow
 
 STEPS = 12
-#: A frozen rank costs the launcher's 30 seconds of grace.
+#: A frozen rank costs the timeout.
 QUICK = tuple(kind for kind in KINDS if kind != "SIGSTOP")
 
 Reference = Callable[[str], Path]
