@@ -1,9 +1,11 @@
-"""What all tests share: where they cache, and a small real data set with eleven labels."""
+"""What all tests share: where they cache, a small real data set, and small file systems."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,20 @@ def eleven(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = {"image": images, "label": labels[part]}
         datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a file system of the given size, such as ``4m``; gone after the test."""
+    disk = tmp_path / "disk"
+
+    def mount(size: str) -> Path:
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a tmpfs needs root")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", str(disk)], check=True)

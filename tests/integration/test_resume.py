@@ -182,6 +182,35 @@ def test_workers_of_a_killed_torchrun_save_and_end(tmp_path: Path, together: Pat
     assert_same_end(run_dir, together)
 
 
+def test_the_demo_killed_in_mid_epoch_ends_the_same(tmp_path: Path) -> None:
+    """Five epochs of run_demo.sh; all of its processes are killed in the third."""
+
+    def demo(name: str) -> list[str]:
+        flags = ["--epochs", "5", "--log-every", "10", "--output-dir", str(tmp_path / name)]
+        return ["bash", str(ROOT / "scripts" / "run_demo.sh"), *flags, "--resume", "auto"]
+
+    outputs = []
+    for name, killed_at in (("whole", 0), ("killed", 100)):
+        if killed_at:
+            running = Running(demo(name), VIT_COLOSSAL_VENV=sys.prefix)
+            running.wait_for_step(tmp_path / name, killed_at)
+            kill_marked(running.mark)
+            assert running.end().left_over == []
+            newest, _ = newest_valid(tmp_path / name / "checkpoints")
+            assert newest is not None
+            assert newest.step == 2 * 44
+        finished = Running(demo(name), VIT_COLOSSAL_VENV=sys.prefix).end(300)
+        assert finished.returncode == 0, finished.output
+        outputs.append(finished.stdout)
+    assert "resumed from" in outputs[1]
+    lines = [
+        next(x for x in text.splitlines()[::-1] if x.startswith("accuracy")) for text in outputs
+    ]
+    assert lines[0] == lines[1]
+    whole, killed = (tmp_path / name / "model/model.safetensors" for name in ("whole", "killed"))
+    assert whole.read_bytes() == killed.read_bytes()
+
+
 def planted(fault: Fault) -> str:
     return json.dumps(asdict(fault))
 

@@ -8,7 +8,7 @@ import os
 import pickle
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -301,20 +301,8 @@ def test_a_deletion_that_ends_early_leaves_no_half_checkpoint(
     assert entries(root) == ["step-000002"]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_full_disk(small_disk: Path) -> None:
-    root = small_disk / "checkpoints"
+def test_full_disk(small_disk: Callable[[str], Path]) -> None:
+    root = small_disk("1m") / "checkpoints"
     write(root, 1)
     for size in (300_000, 240_000):  # the weights do not fit; they fit and the moments do not
         large = {
@@ -330,10 +318,11 @@ def test_full_disk(small_disk: Path) -> None:
         assert newest_valid(root) == (verify(root / "step-000001"), [])
 
 
-def test_read_only_disk(small_disk: Path) -> None:
-    root = small_disk / "checkpoints"
+def test_read_only_disk(small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("1m")
+    root = disk / "checkpoints"
     write(root, 1)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(CheckpointError, match="Read-only") as caught:
         write(root, 2)
     assert str(root) in str(caught.value)
