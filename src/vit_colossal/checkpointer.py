@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,16 @@ class Checkpointer:
         self.root = run_dir / "checkpoints"
         self.identity = {**identity, "layout": layout}
         self.layout = layout
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._written: Future[None] | None = None
         if engine.is_lead:
             files.sweep(self.root)
 
     def save(self, step: int, progress: dict[str, Any], *, best: bool) -> None:
         """Collect the state on the lead rank and write it there.
+
+        With ``--async-save`` training goes on while the lead rank writes; the next call, or
+        ``finish``, waits for it and tells how it went.
 
         Args:
             step: optimizer steps taken.
@@ -44,13 +50,31 @@ class Checkpointer:
         Raises:
             CheckpointError: on every rank, when the lead rank could not write.
         """
+        # The earlier one first: two states at a time might not fit the memory.
+        self.finish()
         state = collect(self.engine)
-        problem = [""]
         if state is not None:
-            try:
-                self._write(step, state, progress, best)
-            except files.CheckpointError as error:
-                problem = [str(error)]
+            self._written = self._writer.submit(self._write, step, state, progress, best)
+        if not self.engine.plan.config.async_save:
+            self._wait()
+
+    def finish(self) -> None:
+        """Wait until what was saved is on the disk.
+
+        Raises:
+            CheckpointError: on every rank, when the lead rank could not write.
+        """
+        if self.engine.plan.config.async_save:
+            self._wait()
+
+    def _wait(self) -> None:
+        problem = [""]
+        written, self._written = self._written, None
+        try:
+            if written is not None:
+                written.result()
+        except files.CheckpointError as error:
+            problem = [str(error)]
         dist.broadcast_object_list(problem, src=self.engine.dims.lead_rank)
         if problem[0]:
             raise files.CheckpointError(problem[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,7 @@ class Loop:
                     self._save()
         if self._evaluation_due():
             self._evaluate()
+        self._finish_saving()
         return 0
 
     def _evaluation_due(self) -> bool:
@@ -113,12 +115,20 @@ class Loop:
         dist.all_reduce(streak, op=dist.ReduceOp.MAX)
         if not int(streak):
             progress: dict[str, Any] = {"evaluated_step": self.evaluated_step, "best": self.best}
-            with self.watchdog.patient(checkpoint_bytes(self.trainer.num_parameters)):
+            with self._patience():
                 self.checkpoints.save(self.step, progress, best=best)
+
+    def _finish_saving(self) -> None:
+        with self._patience():
+            self.checkpoints.finish()
+
+    def _patience(self) -> AbstractContextManager[None]:
+        return self.watchdog.patient(checkpoint_bytes(self.trainer.num_parameters))
 
     def _leave(self, number: int, streak: int) -> int:
         if self.config.save_every != 0 and not streak:
             self._save()
+        self._finish_saving()
         if self.trainer.engine.is_lead:
             logger.info(
                 "stopped by signal %d after step %d; %s",
@@ -129,6 +139,7 @@ class Loop:
         return number
 
     def _give_up(self, streak: int) -> None:
+        self._finish_saving()
         # The answer of a step comes one step later, hence the + 1.
         first = self.step - streak
         raise TrainingFailed(

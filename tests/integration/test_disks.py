@@ -24,10 +24,11 @@ def train(run_dir: Path, *flags: str) -> Finished:
     return run(command, timeout_s=180, env=env)
 
 
-def test_a_disk_that_fills_up(small_disk: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("how", ["--no-async-save", "--async-save"])
+def test_a_disk_that_fills_up(how: str, small_disk: Callable[[str], Path]) -> None:
     """There is room for one checkpoint (2.4 MB), not for a second beside it."""
     run_dir = small_disk("4m") / "run"
-    finished = train(run_dir, "--nproc", "2", "--plugin", "zero1")
+    finished = train(run_dir, "--nproc", "2", "--plugin", "zero1", how)
     assert finished.returncode == 1, finished.output
     assert finished.left_over == []
     lines = [line for line in finished.output.splitlines() if line.startswith("error: the check")]

@@ -143,7 +143,8 @@ def test_signals_to_a_single_process(tmp_path: Path, alone: Path) -> None:
 
 @pytest.mark.slow
 def test_signals_to_the_parent_of_two(tmp_path: Path, together: Path) -> None:
-    interrupt_thrice(tmp_path / "run", *TWO)
+    """Saved in the background too: another moment, the same bits."""
+    interrupt_thrice(tmp_path / "run", *TWO, "--async-save")
     assert_same_end(tmp_path / "run", together)
 
 

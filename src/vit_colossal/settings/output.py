@@ -20,6 +20,8 @@ class OutputSettings(Settings):
     """Continue: auto (if the run has a checkpoint), last, best, or the path of a checkpoint."""
     save_every: int | None = Field(None, ge=0)
     """Steps between checkpoints; default after each epoch, 0 for none."""
+    async_save: bool = False
+    """Go on training while a checkpoint's files are written."""
     keep_last: int = Field(2, ge=1)
     """Checkpoints kept beside the best one."""
     keep_best: bool = True
