@@ -39,7 +39,7 @@ class TorchExtension(_Extension):
 
     def build_aot(self) -> Any:
         """Never asked for, as neither kind of build is declared."""
-        raise NotImplementedError("a PyTorch kernel is not built")
+        raise RuntimeError("there is nothing to build: this kernel is PyTorch code")
 
     build_jit = build_aot
 
