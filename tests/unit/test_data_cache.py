@@ -16,7 +16,9 @@ from PIL import Image
 from transformers import ViTImageProcessor
 
 from vit_colossal.data import cache
-from vit_colossal.data.cache import CachedSplit, default_cache_root, prepare_images, to_rgb
+from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
+from vit_colossal.data.decoding import to_rgb
+from vit_colossal.data.request import default_cache_root
 from vit_colossal.data.transforms import normalize
 from vit_colossal.errors import DataError
 
@@ -36,8 +38,8 @@ def dataset_of(images: list) -> datasets.Dataset:
 
 
 def prepare(root: Path, images: list, key: str = "k", **options: object) -> CachedSplit:
-    settings = {"size": (32, 24), "resample": 2, "progress": False, **options}
-    return prepare_images(dataset_of(images), "image", "label", key=key, root=root, **settings)
+    settings = CacheOptions(**{"size": (32, 24), "resample": 2, "root": root, **options})
+    return prepare_images(dataset_of(images), "image", "label", key, settings)
 
 
 def reopened(image: Image.Image, kind: str, **options: object) -> Image.Image:
@@ -218,13 +220,16 @@ def test_several_processes_build_once(tmp_path: Path) -> None:
 
 
 def die_while_building(root: Path) -> None:
-    chunks = cache._rows
+    rows_of = cache.rows_of
 
     def first_chunk_then_death(*args: object) -> object:
-        yield next(chunks(*args))
-        os.kill(os.getpid(), signal.SIGKILL)
+        def chunks() -> object:
+            yield next(rows_of(*args)())
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    cache._rows = first_chunk_then_death
+        return chunks
+
+    cache.rows_of = first_chunk_then_death
     prepare(root, noise(300))
 
 
@@ -272,17 +277,17 @@ def test_undecodable_images_are_all_listed(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare(tmp_path / "root", encoded)
     total, *listed = caught.value.problems
-    assert total.startswith("5 of 7 images cannot be decoded")
+    assert total.startswith("5 of 7 training images cannot be decoded")
     assert [line.split()[1].rstrip(":") for line in listed] == ["1", "2", "3", "4", "5"]
     assert str(page) in listed[0] and "cut.png" in listed[1] and "absent.png" in listed[3]
     assert entries(tmp_path / "root") == []
 
 
-def test_at_most_20_undecodable_images_are_listed(tmp_path: Path) -> None:
+def test_a_hundred_undecodable_images_are_listed_and_the_rest_counted(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        prepare(tmp_path, [{"bytes": b"x", "path": None}] * 25)
-    assert caught.value.problems[0].startswith("25 of 25")
-    assert len(caught.value.problems) == 22
+        prepare(tmp_path, [{"bytes": b"x", "path": None}] * 105)
+    assert caught.value.problems[0].startswith("105 of 105")
+    assert len(caught.value.problems) == 102
     assert caught.value.problems[-1] == "... and 5 more"
 
 

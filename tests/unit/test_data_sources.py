@@ -14,7 +14,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from vit_colossal.data.columns import checked, label_names
-from vit_colossal.data.sources import ImageSource, SourceRequest, open_source, stratified_split
+from vit_colossal.data.request import SourceRequest
+from vit_colossal.data.sources import ImageSource, open_source
+from vit_colossal.data.splits import stratified_split
 from vit_colossal.errors import DataError
 
 
@@ -282,6 +284,62 @@ def test_a_class_in_one_split_only_is_named(tmp_path: Path) -> None:
     rows.to_parquet(tmp_path / "files/train.parquet")
     table(["yak"], datasets.Value("string")).to_parquet(tmp_path / "files/test.parquet")
     assert "(yak)" in problems(dataset=tmp_path / "files")
+    table([0], datasets.ClassLabel(names=["cat", "yak"])).to_parquet(
+        tmp_path / "files/test.parquet"
+    )
+    table([0, 1]).to_parquet(tmp_path / "files/train.parquet")
+    assert "differ from the training labels in dog, yak" in problems(dataset=tmp_path / "files")
+
+
+def test_a_class_without_evaluation_images_is_fine(tmp_path: Path) -> None:
+    write_folder(tmp_path / "train", ant=2, cat=2, dog=2)
+    write_folder(tmp_path / "test", cat=1, dog=1, ant=0)
+    source = open_path(tmp_path)
+    assert source.labels == ("ant", "cat", "dog")
+    assert source.evaluation[:]["label"] == [1, 2]
+
+
+def test_an_empty_class_folder_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "pets", ant=0, cat=2, dog=2)
+    assert f"no images in the class folder {root / 'ant'}" in problems(dataset=root)
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "pets", cat=2, dog=2)
+    write_folder(tmp_path / "other", yak=2)
+    (root / "cat/inside.png").symlink_to(root / "cat/000.png")
+    assert len(open_path(root, eval_split="train[:1]").train) == 5
+    (root / "cat/out.png").symlink_to(tmp_path / "other/yak/000.png")
+    (root / "yak").symlink_to(tmp_path / "other/yak")
+    (root / "dog/loop").symlink_to(root)
+    message = problems(dataset=root)
+    assert f"{root}/cat/out.png is a link to {tmp_path}/other/yak/000.png" in message
+    assert f"{root}/yak is a link to a folder" in message
+    assert f"{root}/dog/loop is a link to a folder" in message
+
+
+def test_photos_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "pets", cat=2, dog=2)
+    (root / "cat/IMG_1.HEIC").write_bytes(b"x")
+    (root / "dog/IMG_2.heic").write_bytes(b"x")
+    (root / "dog/IMG_3.dng").write_bytes(b"x")
+    assert open_path(root).notes == (
+        f"{root}: left out 1 .dng, 2 .heic; convert them to JPEG to use them",
+    )
+    only = tmp_path / "phone"
+    (only / "cat").mkdir(parents=True)
+    (only / "cat/IMG_1.HEIC").write_bytes(b"x")
+    message = problems(dataset=only)
+    assert "no images in" in message and "left out 1 .heic; convert them" in message
+
+
+def test_ten_thousand_classes_are_no_obstacle(tmp_path: Path) -> None:
+    content = (write_folder(tmp_path / "one", cat=1) / "cat/000.png").read_bytes()
+    for i in range(10_000):
+        (tmp_path / f"many/c{i:05}").mkdir(parents=True)
+        (tmp_path / f"many/c{i:05}/0.png").write_bytes(content)
+    source = open_path(tmp_path / "many", eval_split="train[:1]")
+    assert (len(source.labels), len(source.train)) == (10_000, 10_000)
 
 
 def test_unlabelled_rows_are_refused(tmp_path: Path) -> None:
@@ -372,7 +430,8 @@ def test_unclear_mixed_and_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(b"PAR1 cut off")
     assert "cannot be read" in problems(dataset=tmp_path)
     (tmp_path / "notes.txt").write_text("hello")
-    assert "expected .parquet or .arrow files" in problems(dataset=tmp_path / "notes.txt")
+    message = problems(dataset=tmp_path / "notes.txt")
+    assert "expected files of one kind (.parquet, .arrow" in message
 
 
 # --- Details --------------------------------------------------------------------------------------

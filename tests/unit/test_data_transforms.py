@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from vit_colossal.data.transforms import (
     _crop_box,
     augment,
     normalize,
+    seeded,
     stable_seed,
 )
 
@@ -56,6 +58,59 @@ def test_augmentation_leaves_the_global_generator_and_the_input_alone() -> None:
     augment(image, 42, 0, 0, BOTH)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(image, picture())
+
+
+AUTO = [Augmentation(auto="randaugment"), Augmentation(auto="trivialaugment")]
+ERASED = Augmentation(erasing=1.0, fill=(10, 20, 30))
+
+
+@pytest.mark.parametrize("options", [*AUTO, ERASED], ids=str)
+def test_torchvisions_transforms_depend_on_seed_epoch_and_index_only(
+    options: Augmentation,
+) -> None:
+    image, state = picture(32, 32), torch.get_rng_state()
+    first = [augment(image, 42, 3, index, options) for index in range(10)]
+    torch.rand(1)
+    assert all(torch.equal(augment(image, 42, 3, i, options), x) for i, x in enumerate(first))
+    torch.set_rng_state(state)
+    for other in ((43, 3), (42, 4)):
+        again = [augment(image, *other, index, options) for index in range(10)]
+        assert not all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(image, picture(32, 32))
+    assert {(x.shape, x.dtype) for x in first} == {(image.shape, torch.uint8)}
+
+
+def test_the_policies_are_torchvisions() -> None:
+    image = picture(32, 32)
+    bilinear = v2.InterpolationMode.BILINEAR
+    options = Augmentation(auto="randaugment", num_ops=3, magnitude=15, fill=(1, 2, 3))
+    expected = v2.RandAugment(3, 15, interpolation=bilinear, fill=[1, 2, 3])
+    with seeded(stable_seed("randaugment", 42, 0, 7)):
+        assert torch.equal(expected(image), augment(image, 42, 0, 7, options))
+
+
+def test_erasing_paints_one_rectangle() -> None:
+    image, fill = picture(32, 32), torch.tensor(ERASED.fill, dtype=torch.uint8)[:, None, None]
+    for index in range(20):
+        changed = (augment(image, 42, 0, index, ERASED) != image).any(0)
+        rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()
+        painted = image.clone()
+        painted[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = fill
+        assert torch.equal(painted, augment(image, 42, 0, index, ERASED))
+    half = [augment(image, 42, 0, i, Augmentation(erasing=0.5)) for i in range(200)]
+    assert 60 < sum(torch.equal(x, image) for x in half) < 140
+
+
+def test_no_step_decides_what_another_draws() -> None:
+    image = picture(32, 32)
+    crop = Augmentation(random_resized_crop=True, horizontal_flip=True)
+    everything = replace(crop, auto="randaugment", erasing=1.0, fill=(10, 20, 30))
+    for index in range(10):
+        moved = augment(image, 42, 0, index, crop)
+        coloured = augment(moved, 42, 0, index, replace(AUTO[0], fill=(10, 20, 30)))
+        erased = augment(coloured, 42, 0, index, ERASED)
+        assert torch.equal(erased, augment(image, 42, 0, index, everything))
 
 
 def test_inactive_augmentation_changes_nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vit_colossal.data.cache import CachedSplit
+from vit_colossal.data.mixing import Draw, Mix, Mixing
 from vit_colossal.data.transforms import Augmentation, augment, stable_seed
 from vit_colossal.errors import DataError
 
@@ -26,11 +27,13 @@ class Batch(NamedTuple):
         images: uint8 [b, 3, H, W].
         labels: int64 [b]; -100 marks padding.
         indices: int64 [b], the samples' places in the split; -1 marks padding.
+        mix: how they are to be mixed, if they are; ``images`` and ``labels`` are unmixed.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    mix: Mix | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class TrainBatches:
         shard: This process's part.
         seed: Chooses order and augmentation, together with the epoch.
         augmentation: Random changes of the images.
+        mixing: Mixup or CutMix within the global batch.
         shuffle: Whether to shuffle; otherwise the split's own order.
         num_workers: Loader processes; never changes a value.
         pin_memory: Whether batches lie in page-locked memory.
@@ -93,6 +97,7 @@ class TrainBatches:
     shard: Shard
     seed: int
     augmentation: Augmentation
+    mixing: Mixing = field(default_factory=Mixing)
     shuffle: bool = True
     num_workers: int = 0
     pin_memory: bool = False
@@ -143,13 +148,28 @@ class TrainBatches:
         count = len(self.split)
         order = epoch_order(count, self.seed, epoch) if self.shuffle else torch.arange(count)
         used = order[: self.steps_per_epoch * self.global_batch_size]
+        steps = used.view(self.steps_per_epoch, self.global_batch_size)
         layout = (self.steps_per_epoch, self.accumulation, self.shard.size, self.batch_size)
-        mine = used.view(layout)[first_step:, :, self.shard.rank]
+        mine = steps.view(layout)[first_step:, :, self.shard.rank]
+        if self.mixing.active:
+            before = steps.roll(1, dims=1).view(layout)[first_step:, :, self.shard.rank, :1]
+            mine = torch.cat([before, mine], dim=-1)
         samples = _Samples(self.split, self.augmentation, self.seed, epoch)
-        rows = mine.reshape(-1, self.batch_size)
+        rows = mine.reshape(-1, mine.shape[-1])
         loader = iter(_loader(samples, rows, self.num_workers, self.pin_memory))
-        for _ in range(first_step, self.steps_per_epoch):
-            yield [next(loader) for _ in range(self.accumulation)]
+        for step in range(first_step, self.steps_per_epoch):
+            batches = [next(loader) for _ in range(self.accumulation)]
+            if self.mixing.active:
+                height, width = batches[0].images.shape[-2:]
+                draw = self.mixing.draw(self.seed, epoch, step, (height, width))
+                batches = [_mixed(batch, draw) for batch in batches]
+            yield batches
+
+
+def _mixed(batch: Batch, draw: Draw) -> Batch:
+    """Take a batch of which row 0 is only there to be mixed into row 1."""
+    images, labels, indices, _ = batch
+    return Batch(images[1:], labels[1:], indices[1:], Mix(images[:1], labels[:-1], draw))
 
 
 @dataclass(frozen=True)

@@ -1,65 +1,98 @@
-"""Data sets on this machine: Parquet and Arrow files, and folders with one folder per class."""
+"""Data sets on this machine: tables, shards, and folders with one folder per class."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
-from collections.abc import Collection
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vit_colossal.data.fingerprint import content_of
+from vit_colossal.data.folders import IMAGE_SUFFIXES, load_folder, visible_files
+from vit_colossal.data.request import EVAL_SPLITS, SourceRequest
+from vit_colossal.data.tables import TEXT_SUFFIXES, read_tables
+from vit_colossal.data.webdataset import expand_braces, read_shards
 from vit_colossal.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
 
-# In order of preference.
-EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
-TABLE_SUFFIXES = (".parquet", ".arrow")
-IMAGE_SUFFIXES = frozenset(
-    (".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-)
+_BINARY_SUFFIXES = (".parquet", ".arrow")
+#: What a data set that is a file can end with.
+FILE_SUFFIXES = (*_BINARY_SUFFIXES, *TEXT_SUFFIXES, ".tar")
 
 
-def load_local(
-    path: Path, train_split: str, eval_split: str | None
-) -> tuple[dict[str, datasets.Dataset], str]:
-    """Load a file, a folder with Parquet or Arrow files, or a folder of images.
+class Local(NamedTuple):
+    """A data set on this machine.
+
+    Attributes:
+        splits: By name: rows, or an ``IterableDataset`` of Parquet or Arrow files that are asked
+            for as a stream. (Of everything else nothing is copied anyway.)
+        content: A digest of every file's relative path, size and content.
+        notes: What a person should know, one line each.
+    """
+
+    splits: dict[str, Any]
+    content: str
+    notes: tuple[str, ...] = ()
+
+
+def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
+    """Load files, a folder of files, or a folder of images.
 
     Args:
-        path: An existing file or folder.
-        train_split: Name of the training folder of a folder of images.
-        eval_split: Name of its evaluation folder, when it is none of ``EVAL_SPLITS``.
-
-    Returns:
-        The splits by name, and a digest of every file's relative path, size and content.
+        path: An existing file or folder, or a pattern of files (``train-{000..003}.tar``).
+        request: The names of splits and columns.
+        memory: Folder in which digests of files are kept.
 
     Raises:
         DataError: There is nothing usable, or something is unreadable.
     """
-    root = path.resolve()
+    # A folder is looked for under the name of the whole split, not of a part of it.
+    train, evaluation = (
+        name and name.partition("[")[0] for name in (request.train_split, request.eval_split)
+    )
     try:
-        if root.is_file():
-            files, root = [root], root.parent
+        root, files = _data_files(path)
+        if not files:
+            folder = load_folder(path, root, train or "train", evaluation)
+            return Local(folder.splits, content_of(root, folder.files, memory), folder.notes)
+        by_split = _by_split(path, root, files)
+        suffix = _common_suffix(path, files)
+        if suffix in _BINARY_SUFFIXES:
+            splits = _load_binary(path, suffix, by_split, request.streaming)
+        elif suffix == ".tar":
+            splits = _load_shards(by_split, request)
         else:
-            files = _visible_files(root, TABLE_SUFFIXES)
-        if files:
-            splits = _load_tables(path, root, files)
-        else:
-            splits, files = _load_folder(path, root, train_split, eval_split)
-        return splits, _content_of(root, files)
+            splits, images = _load_text(by_split, request)
+            files = list(dict.fromkeys([*files, *images]))
+        return Local(splits, content_of(root, files, memory))
     except OSError as error:
         raise DataError([f"--dataset {path}: cannot be read ({error})"]) from error
 
 
-def _load_tables(path: Path, root: Path, files: list[Path]) -> dict[str, datasets.Dataset]:
-    """The split is what the file's name, or else its folder's, starts with; one file is `train`."""
-    import datasets
+def _data_files(path: Path) -> tuple[Path, list[Path]]:
+    """The folder, and the files in it that hold data; none are a folder of images."""
+    if not os.path.exists(path):
+        files = [file.resolve() for file in expand_braces(str(path))]
+        missing = [f"--dataset {path}: {f} is missing" for f in files if not f.is_file()]
+        if missing:
+            raise DataError(missing[:20])
+        return Path(os.path.commonpath([file.parent for file in files])), files
+    root = path.resolve()
+    if root.is_file():
+        return root.parent, [root]
+    binary = visible_files(root, _BINARY_SUFFIXES)
+    named = {f for f in root.iterdir() if f.stem in ("train", *EVAL_SPLITS) and f.is_file()}
+    text = sorted(f for f in named if f.suffix.lower() in TEXT_SUFFIXES)
+    if binary or any(file.stem == "train" for file in text):
+        return root, binary or text
+    # An archive beside the images that were unpacked from it is no data set.
+    return root, [] if visible_files(root, IMAGE_SUFFIXES) else visible_files(root, (".tar",))
 
-    suffixes = {file.suffix.lower() for file in files}
-    if len(suffixes) > 1 or not suffixes <= set(TABLE_SUFFIXES):
-        found = " and ".join(sorted(suffixes)) or "a file without suffix"
-        raise DataError([f"--dataset {path}: expected .parquet or .arrow files, found {found}"])
+
+def _by_split(path: Path, root: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """The split is what the file's name, or else its folder's, starts with; one file is `train`."""
     by_split: dict[str, list[Path]] = {}
     for file in files:
         parts = file.relative_to(root).parts[::-1]
@@ -75,87 +108,58 @@ def _load_tables(path: Path, root: Path, files: list[Path]) -> dict[str, dataset
                 for file in by_split[""]
             ]
         )
-    patterns = {split: [glob.escape(str(f)) for f in same] for split, same in by_split.items()}
+    return by_split
+
+
+def _common_suffix(path: Path, files: list[Path]) -> str:
+    suffixes = {file.suffix.lower() for file in files}
+    if len(suffixes) > 1 or not suffixes <= set(FILE_SUFFIXES):
+        found = " and ".join(sorted(suffixes)) if suffixes != {""} else "a file without suffix"
+        known = ", ".join(FILE_SUFFIXES)
+        raise DataError([f"--dataset {path}: expected files of one kind ({known}), found {found}"])
+    return suffixes.pop()
+
+
+def _load_binary(
+    path: Path, suffix: str, by_split: dict[str, list[Path]], streaming: bool
+) -> dict[str, Any]:
+    import datasets
+
+    splits: dict[str, Any] = {}
     try:
-        return dict(datasets.load_dataset(suffixes.pop()[1:], data_files=patterns))
+        # One by one: together, the labels of the first split would be taken for those of all.
+        for split, same in by_split.items():
+            patterns = {split: [glob.escape(str(file)) for file in same]}
+            splits |= datasets.load_dataset(suffix[1:], data_files=patterns, streaming=streaming)
+        return splits
     except Exception as error:  # a damaged file raises whatever its reader met first
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        # What the library makes of a table of no rows.
+        reason = "it has no rows" if "BatchSize must be greater" in reason else reason
         raise DataError([f"--dataset {path}: cannot be read ({reason})"]) from error
 
 
-def _load_folder(
-    path: Path, root: Path, train_split: str, eval_split: str | None
-) -> tuple[dict[str, datasets.Dataset], list[Path]]:
-    """One folder per class, in the folder itself or in each of its split folders.
+def _load_shards(
+    by_split: dict[str, list[Path]], request: SourceRequest
+) -> dict[str, datasets.Dataset]:
+    columns = request.image_column, request.label_column
+    return {split: read_shards(same, IMAGE_SUFFIXES, *columns) for split, same in by_split.items()}
 
-    Not through the ``imagefolder`` loader: it drops the labels of unevenly nested folders, and
-    merges a class that only the validation folder has, both without a word.
-    """
-    names = [folder.name for folder in _visible_folders(root)]
-    if train_split in names:
-        known = {train_split, eval_split, *EVAL_SPLITS}
-        parts = {name: root / name for name in names if name in known}
-    elif names and set(names) <= set(EVAL_SPLITS):
-        found = ", ".join(names)
-        raise DataError([f"--dataset {path}: no folder {train_split!r}, only {found}"])
-    else:
-        parts = {"train": root}
+
+def _load_text(
+    by_split: dict[str, list[Path]], request: SourceRequest
+) -> tuple[dict[str, datasets.Dataset], list[Path]]:
     splits: dict[str, datasets.Dataset] = {}
-    every_file: list[Path] = []
-    problems = []
-    for split, part in parts.items():
-        folders = {f.name: _visible_files(f, IMAGE_SUFFIXES) for f in _visible_folders(part)}
-        classes = {name: files for name, files in folders.items() if files}
-        loose = sum(file.suffix.lower() in IMAGE_SUFFIXES for file in part.iterdir())
-        if loose or not classes:
-            state = f"{loose} image(s) outside of a class folder" if loose else "no images"
-            problems.append(
-                f"--dataset {path}: {state} in {part}; expected one folder of images per class, "
-                "or these inside train/ and validation/, or .parquet or .arrow files"
+    images: list[Path] = []
+    problems: list[str] = []
+    for split, same in by_split.items():
+        try:
+            splits[split], found = read_tables(
+                same, IMAGE_SUFFIXES, request.image_column, request.label_column
             )
-        else:
-            splits[split] = _from_classes(classes)
-            every_file += [file for files in classes.values() for file in files]
+            images += found
+        except DataError as error:
+            problems += error.problems
     if problems:
         raise DataError(problems)
-    return splits, every_file
-
-
-def _from_classes(classes: dict[str, list[Path]]) -> datasets.Dataset:
-    import datasets
-
-    names = sorted(classes)
-    rows = {
-        "image": [str(file) for name in names for file in classes[name]],
-        "label": [i for i, name in enumerate(names) for _ in classes[name]],
-    }
-    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
-    return datasets.Dataset.from_dict(rows, features=features)
-
-
-def _visible_folders(root: Path) -> list[Path]:
-    folders = (path for path in root.iterdir() if path.is_dir())
-    return sorted(f for f in folders if not f.name.startswith((".", "__MACOSX")))
-
-
-def _visible_files(root: Path, suffixes: Collection[str]) -> list[Path]:
-    """The files below ``root`` with one of the suffixes, sorted; no hidden and no cache files."""
-    found = (path for path in root.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(
-        path
-        for path in found
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        # Both lie beside data, and are not data: `metadata.parquet` and the library's own caches.
-        and not path.name.startswith(("metadata.", "cache-"))
-    )
-
-
-def _content_of(root: Path, files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        line = f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\0{content}\n"
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()
+    return splits, images

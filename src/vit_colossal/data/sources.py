@@ -6,60 +6,35 @@ import hashlib
 import json
 import logging
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vit_colossal.data.columns import checked, column_values, find_columns, label_names
-from vit_colossal.data.local import EVAL_SPLITS, TABLE_SUFFIXES, load_local
+from vit_colossal.data.local import FILE_SUFFIXES, load_local
+from vit_colossal.data.request import SourceRequest, default_cache_root
+from vit_colossal.data.splits import (
+    choose_splits,
+    describe_split,
+    fingerprint,
+    hold_out,
+    parse_slice,
+    stratified_split,
+)
+from vit_colossal.data.webdataset import is_pattern
 from vit_colossal.errors import DataError
+from vit_colossal.hub import explain, reaching_hub
+from vit_colossal.redaction import hide_secrets
 
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
 
-#: A part of a split, as `datasets` writes it.
-_SLICE = re.compile(r"(?P<split>\w+)\[(?P<start>\d*):(?P<stop>\d*)\]")
 ALIASES = {"beans": "AI-Lab-Makerere/beans", "cifar10": "uoft-cs/cifar10"}
-
-
-@dataclass(frozen=True)
-class SourceRequest:
-    """What was asked for; the fields are named after the flags.
-
-    Attributes:
-        dataset: An existing local path, ``digits``, an alias, or a name on the hub; in this order.
-        image_column: Column of the images; None finds the only one.
-        label_column: Column of the labels; None finds the only one.
-        train_split: Split to train on; None is ``train``.
-        eval_split: Split to evaluate on; None takes the first of ``validation``, ``valid``,
-            ``val``, ``dev`` and ``test``. Naming the training split, or having none of these,
-            holds out ``val_split`` of the training split.
-        val_split: Share (0 to 1) of the training split that is held out, stratified by label.
-        seed: Chooses the held-out samples.
-        dataset_config: Configuration (subset) of a hub data set.
-        revision: Branch, tag or commit of a hub data set.
-        max_train_samples: Keep the first so many training rows, in the order of the source
-            (a folder is ordered by class).
-        max_eval_samples: The same for the evaluation rows.
-    """
-
-    dataset: str
-    image_column: str | None = None
-    label_column: str | None = None
-    train_split: str | None = None
-    eval_split: str | None = None
-    val_split: float = 0.1
-    seed: int = 42
-    dataset_config: str | None = None
-    revision: str | None = None
-    max_train_samples: int | None = None
-    max_eval_samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +50,7 @@ class ImageSource:
         labels: Label names.
         eval_split: Name of the evaluation split, for reports.
         fingerprint: Hex SHA-256 of what both splits contain: equal for equal data on any machine.
+        notes: What a person should know, one line each.
     """
 
     name: str
@@ -85,6 +61,29 @@ class ImageSource:
     labels: tuple[str, ...]
     eval_split: str
     fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A data set with all of its splits, nothing chosen or checked yet.
+
+    Attributes:
+        name: What was asked for, aliases resolved.
+        splits: By name; ``IterableDataset`` if they are streamed, else ``Dataset``.
+        content: Identifies the content.
+        notes: What a person should know, one line each.
+    """
+
+    name: str
+    splits: dict[str, Any]
+    content: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def streamed(self) -> bool:
+        """Whether rows can only be read in their order."""
+        return any(not hasattr(rows, "select") for rows in self.splits.values())
 
 
 def open_source(request: SourceRequest) -> ImageSource:
@@ -99,88 +98,97 @@ def open_source(request: SourceRequest) -> ImageSource:
     Raises:
         DataError: The data set cannot be found or read, or cannot be used for classification.
     """
-    _keep_logs_clean()
-    name, splits, content = _load(request)
-    splits = splits | _sliced(request, splits)
-    train_name, eval_name = _choose_splits(request, list(splits))
+    return choose(load(request), request)
+
+
+def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
+    """Choose splits and columns of a data set that is not streamed, and check its labels.
+
+    Args:
+        loaded: The data set.
+        request: What was asked for.
+
+    Returns:
+        The training and evaluation rows; no image is decoded yet.
+
+    Raises:
+        DataError: It cannot be used for classification.
+    """
+    splits = loaded.splits | _sliced(request, loaded.splits)
+    train_name, eval_name = choose_splits(request, list(splits))
     image_column, label_column = find_columns(
-        splits[train_name], request.image_column, request.label_column
+        splits[train_name].features, request.image_column, request.label_column
     )
     labels = label_names(splits[train_name], label_column)
     train = checked(splits[train_name], train_name, image_column, label_column, labels)
     if eval_name is None:
-        selection = f"{request.val_split!r} {request.seed}"
-        eval_name = f"{train_name} ({request.val_split:.3g} held out)"
-        kept, held_out = _hold_out(train, label_column, request, train_name)
+        ids = np.array(column_values(train, label_column))
+        kept, held_out = hold_out(ids, request, train_name)
         train, evaluation = train.select(kept), train.select(held_out)
     else:
-        selection = eval_name
         evaluation = checked(splits[eval_name], eval_name, image_column, label_column, labels)
     train = _first_rows(train, request.max_train_samples, "--max-train-samples")
     evaluation = _first_rows(evaluation, request.max_eval_samples, "--max-eval-samples")
-    columns = [image_column, label_column]
-    rows = [len(train), len(evaluation)]
-    identity = json.dumps([content, train_name, selection, columns, labels, rows])
+    name, selection = describe_split(request, train_name, eval_name)
+    columns, rows = (image_column, label_column), (len(train), len(evaluation))
     return ImageSource(
-        name=name,
+        name=loaded.name,
         train=train,
         evaluation=evaluation,
         image_column=image_column,
         label_column=label_column,
         labels=labels,
-        eval_split=eval_name,
-        fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
+        eval_split=name,
+        fingerprint=fingerprint(loaded.content, train_name, selection, columns, labels, rows),
+        notes=loaded.notes,
     )
 
 
-def stratified_split(labels: np.ndarray, held_out: int, seed: int) -> tuple[list[int], list[int]]:
-    """Hold out rows so that every label keeps its share, to within one row.
-
-    The j-th of a label's n shuffled rows stands at quantile (j + 0.5) / n; the ``held_out`` rows
-    with the smallest quantiles are held out.
-
-    Args:
-        labels: Integer labels [N].
-        held_out: How many rows to hold out.
-        seed: Chooses which.
-
-    Returns:
-        The kept and the held-out row numbers, each in ascending order.
-    """
-    # RandomState and not default_rng: NumPy promises that its stream never changes.
-    random = np.random.RandomState(seed & 0xFFFFFFFF)
-    quantile = np.empty(len(labels))
-    for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        quantile[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
-    order = np.argsort(quantile, kind="stable")
-    return np.sort(order[held_out:]).tolist(), np.sort(order[:held_out]).tolist()
+def _sliced(request: SourceRequest, splits: dict[str, Any]) -> dict[str, Any]:
+    """The parts of splits that were asked for as ``train[:4500]``, in the data set's own order."""
+    found = {}
+    for name in filter(None, (request.train_split, request.eval_split)):
+        part = parse_slice(name)
+        if part is not None and part[0] in splits:
+            whole = splits[part[0]]
+            rows = range(len(whole))[part[1] : part[2]]
+            found[name] = whole.select(rows if rows else [])
+    return found
 
 
-# --- Loading: name, splits by name, and a string that identifies the content ----------------------
+def _first_rows(dataset: datasets.Dataset, limit: int | None, flag: str) -> datasets.Dataset:
+    if limit is not None and limit < 1:
+        raise DataError([f"{flag} {limit}: must be at least 1"])
+    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
-_Loaded = tuple[str, "dict[str, datasets.Dataset]", str]
+
+# --- Loading --------------------------------------------------------------------------------------
 
 
 def missing_path(name: str) -> bool:
     """Whether ``name`` can only be meant as a path, and nothing is there."""
     path = Path(name).expanduser()
-    is_path = name[:1] in (".", "/", "~") or name.count("/") > 1 or path.suffix in TABLE_SUFFIXES
-    return not name or (is_path and not os.path.exists(path))
+    is_path = name[:1] in (".", "/", "~") or name.count("/") > 1 or path.suffix in FILE_SUFFIXES
+    return not name or (is_path and not os.path.exists(path) and not is_pattern(name))
 
 
-def _load(request: SourceRequest) -> _Loaded:
+def load(request: SourceRequest) -> Loaded:
+    """Find a data set by its name and read its table of contents.
+
+    Args:
+        request: What was asked for.
+
+    Raises:
+        DataError: It cannot be found or read.
+    """
+    _keep_logs_clean()
     name = request.dataset
     path = Path(name).expanduser()
-    if name and os.path.exists(path):  # unlike Path.exists it never raises
+    if name and (os.path.exists(path) or is_pattern(name)):  # unlike Path.exists it never raises
         if name in ALIASES or name == "digits":
             logger.info("--dataset %s: taking the local %s", name, path.resolve())
-        # A folder is looked for under the name of the whole split, not of a part of it.
-        train, evaluation = (
-            name and name.partition("[")[0] for name in (request.train_split, request.eval_split)
-        )
-        splits, content = load_local(path, train or "train", evaluation)
-        return str(path), splits, content
+        local = load_local(path, request, request.cache_dir or default_cache_root())
+        return Loaded(str(path), *local)
     if name == "digits":
         return _load_digits()
     if missing_path(name):
@@ -188,7 +196,7 @@ def _load(request: SourceRequest) -> _Loaded:
     return _load_hub(ALIASES.get(name, name), request)
 
 
-def _load_digits() -> _Loaded:
+def _load_digits() -> Loaded:
     """scikit-learn's copy of the UCI handwritten digits: 1,797 images of 8 x 8, values 0 to 16."""
     import datasets
     from PIL import Image
@@ -206,37 +214,54 @@ def _load_digits() -> _Loaded:
     train, test = stratified_split(targets, held_out=360, seed=0)
     splits = {"train": everything.select(train), "test": everything.select(test)}
     content = hashlib.sha256(pixels.tobytes() + targets.astype("<i8").tobytes()).hexdigest()
-    return "digits", splits, f"{content} {test}"
+    return Loaded("digits", splits, f"{content} {test}")
 
 
-def _load_hub(name: str, request: SourceRequest) -> _Loaded:
+def _load_hub(name: str, request: SourceRequest) -> Loaded:
     import datasets
-    from huggingface_hub import get_token
 
+    _never_unpickle()
+    wanted = f"--dataset {name}"
+    wanted += f" --dataset-config {request.dataset_config}" if request.dataset_config else ""
+    wanted += f" --dataset-revision {request.revision}" if request.revision else ""
     try:
-        # What `load_dataset` does; only the builder knows which commit a branch stood at.
-        builder = datasets.load_dataset_builder(
-            name, request.dataset_config, revision=request.revision
-        )
-        builder.download_and_prepare()
-        splits = dict(builder.as_dataset())
+        with reaching_hub() as online:
+            # As `load_dataset` does; only the builder knows which commit a branch stood at.
+            builder = datasets.load_dataset_builder(
+                name, request.dataset_config, revision=request.revision
+            )
+            if request.streaming:
+                splits = dict(builder.as_streaming_dataset())
+            else:
+                builder.download_and_prepare()
+                splits = dict(builder.as_dataset())
+        # Offline the library takes what it fetched last, of whatever revision.
+        if request.revision not in (None, builder.hash) and not online:
+            raise DataError(
+                [
+                    f"{wanted}: without the hub only a commit can be found again, and the cache "
+                    f"holds {builder.hash}: name that, or connect once"
+                ]
+            )
+    except DataError:
+        raise
     except Exception as error:  # the library raises a dozen unrelated types
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        wanted = f"--dataset {name}"
-        wanted += f" --dataset-config {request.dataset_config}" if request.dataset_config else ""
-        wanted += f" --revision {request.revision}" if request.revision else ""
-        problem = (
-            f"{wanted}: cannot be fetched from the hub ({type(error).__name__}: {reason}); check "
-            "the name and the network, set HF_TOKEN if it is private or gated, or pass a local "
-            "folder"
-        )
-        token = get_token()
-        raise DataError([problem.replace(token, "***") if token else problem]) from error
+        problem = f"{wanted}: cannot be fetched from the hub: {explain(error)}"
+        raise DataError([hide_secrets(problem)]) from error
     content = json.dumps([name, builder.config.name, builder.hash])
-    return name, splits, content
+    return Loaded(name, splits, content)
 
 
-# --- Choosing: splits, columns, labels ------------------------------------------------------------
+def _never_unpickle() -> None:
+    """Only text and JSON is decoded in a WebDataset from the hub; the rest stays bytes.
+
+    The library hands members called ``.pth`` to ``torch.load``, which on torch 2.5 runs code even
+    with ``weights_only`` (CVE-2025-32434).
+    """
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+    for suffix in WebDataset.DECODERS.keys() - {"cls", "cls2", "id", "index", "json", "txt"}:
+        del WebDataset.DECODERS[suffix]
 
 
 def _keep_logs_clean() -> None:
@@ -245,57 +270,3 @@ def _keep_logs_clean() -> None:
 
     if not sys.stderr.isatty():
         disable_progress_bars()
-
-
-def _sliced(
-    request: SourceRequest, splits: dict[str, datasets.Dataset]
-) -> dict[str, datasets.Dataset]:
-    """The parts of splits that were asked for as ``train[:4500]``, in the data set's own order."""
-    found = {}
-    for name in filter(None, (request.train_split, request.eval_split)):
-        match = _SLICE.fullmatch(name)
-        if match and match["split"] in splits:
-            whole = splits[match["split"]]
-            start, stop = (int(match[side]) if match[side] else None for side in ("start", "stop"))
-            found[name] = whole.select(range(len(whole))[start:stop])
-    return found
-
-
-def _choose_splits(request: SourceRequest, names: list[str]) -> tuple[str, str | None]:
-    """The training and the evaluation split; None is a held-out part of the training split."""
-    found = ", ".join(names)
-    train = request.train_split or "train"
-    problems = []
-    if train not in names:
-        problems.append(f"--train-split {train}: no such split, only {found}")
-    if request.eval_split is not None and request.eval_split not in names:
-        problems.append(f"--eval-split {request.eval_split}: no such split, only {found}")
-    others = [name for name in EVAL_SPLITS if name in names and name != train]
-    evaluation = request.eval_split or next(iter(others), None)
-    evaluation = None if evaluation == train else evaluation
-    if evaluation is None and not 0 < request.val_split < 1:
-        problems.append(f"--val-split {request.val_split}: must lie between 0 and 1")
-    if problems:
-        raise DataError(problems)
-    return train, evaluation
-
-
-def _hold_out(
-    dataset: datasets.Dataset, label_column: str, request: SourceRequest, split: str
-) -> tuple[list[int], list[int]]:
-    labels = np.array(column_values(dataset, label_column))
-    count = max(1, round(request.val_split * len(labels)))
-    if count >= len(labels):
-        raise DataError(
-            [
-                f"--val-split {request.val_split}: leaves nothing of the {len(labels)} rows of "
-                f"split {split!r} to train on"
-            ]
-        )
-    return stratified_split(labels, count, request.seed)
-
-
-def _first_rows(dataset: datasets.Dataset, limit: int | None, flag: str) -> datasets.Dataset:
-    if limit is not None and limit < 1:
-        raise DataError([f"{flag} {limit}: must be at least 1"])
-    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 # Bounds of the crop's aspect ratio (width / height), as torchvision's default.
@@ -26,6 +30,21 @@ def stable_seed(*parts: int | str) -> int:
     """
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from the CPU's global generator as if newly seeded, and leave it as it was.
+
+    For torchvision's transforms, which take no generator. ``torch.manual_seed`` would seed the
+    CUDA generators too, and nothing would restore those.
+    """
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
 
 
 def normalize(
@@ -55,23 +74,48 @@ class Augmentation:
         random_resized_crop: Cut out a random part and resize it to the full size.
         min_scale: Smallest area of the part, as a share (0 to 1] of the image.
         horizontal_flip: Mirror half of the images.
+        auto: Which of torchvision's policies changes geometry and colour.
+        num_ops: Changes of an image by RandAugment.
+        magnitude: Their strength, 0 to 30.
+        erasing: Probability that a random rectangle is painted over.
+        fill: What is painted, and what comes in from outside the image: R, G, B from 0 to 255.
     """
 
     random_resized_crop: bool = False
     min_scale: float = 0.08
     horizontal_flip: bool = False
+    auto: Literal["randaugment", "trivialaugment"] | None = None
+    num_ops: int = 2
+    magnitude: int = 9
+    erasing: float = 0.0
+    fill: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def active(self) -> bool:
         """Whether anything changes at all."""
-        return self.random_resized_crop or self.horizontal_flip
+        moved = self.random_resized_crop or self.horizontal_flip
+        return moved or self.auto is not None or self.erasing > 0
+
+    def __str__(self) -> str:
+        """What is active, for the log; empty if nothing is."""
+        parts = {
+            f"random resized crop (area from {self.min_scale:g})": self.random_resized_crop,
+            "horizontal flip": self.horizontal_flip,
+            f"RandAugment ({self.num_ops} of magnitude {self.magnitude})": self.auto
+            == "randaugment",
+            "TrivialAugment": self.auto == "trivialaugment",
+            f"random erasing {self.erasing:g}": self.erasing > 0,
+        }
+        return ", ".join(text for text, active in parts.items() if active)
 
 
 def augment(image: Tensor, seed: int, epoch: int, index: int, options: Augmentation) -> Tensor:
     """Augment one image with random numbers that depend on (seed, epoch, index) only.
 
-    The crop follows ``torchvision.transforms.v2.RandomResizedCrop`` (torchvision 0.20; the
-    scheme is that of Szegedy et al., "Going deeper with convolutions", arXiv:1409.4842).
+    In this order: crop, flip, policy, erasing. The crop follows
+    ``torchvision.transforms.v2.RandomResizedCrop`` (torchvision 0.20; the scheme is that of
+    Szegedy et al., "Going deeper with convolutions", arXiv:1409.4842); policy and erasing are
+    torchvision's own transforms, each with random numbers of its own.
 
     Args:
         image: uint8 [3, H, W].
@@ -83,8 +127,33 @@ def augment(image: Tensor, seed: int, epoch: int, index: int, options: Augmentat
     Returns:
         uint8 [3, H, W].
     """
-    if not options.active:
-        return image
+    if options.random_resized_crop or options.horizontal_flip:
+        image = _crop_and_flip(image, seed, epoch, index, options)
+    if options.auto is not None:
+        with seeded(stable_seed(options.auto, seed, epoch, index)):
+            image = _policy(options)(image)
+    if options.erasing > 0:
+        with seeded(stable_seed("erase", seed, epoch, index)):
+            image = _erasing(options)(image)
+    return image
+
+
+@cache
+def _policy(options: Augmentation) -> v2.Transform:
+    fill, bilinear = list(options.fill), F.InterpolationMode.BILINEAR
+    if options.auto == "trivialaugment":
+        return v2.TrivialAugmentWide(interpolation=bilinear, fill=fill)
+    return v2.RandAugment(options.num_ops, options.magnitude, interpolation=bilinear, fill=fill)
+
+
+@cache
+def _erasing(options: Augmentation) -> v2.Transform:
+    return v2.RandomErasing(options.erasing, value=options.fill)
+
+
+def _crop_and_flip(
+    image: Tensor, seed: int, epoch: int, index: int, options: Augmentation
+) -> Tensor:
     generator = torch.Generator().manual_seed(stable_seed("augment", seed, epoch, index))
     # Drawn first and always: the number of draws for a crop varies, and would decide the flip.
     flip = bool(torch.rand((), generator=generator) < 0.5)

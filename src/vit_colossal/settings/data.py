@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, FiniteFloat, field_validator
+from pydantic import Field, FiniteFloat, ValidationInfo, field_validator
 
 from vit_colossal.settings.base import Settings, alias
 
@@ -33,7 +33,8 @@ class DataSettings(Settings):
     """Where the images come from, how they are split and read."""
 
     dataset: str | None = None
-    """A local folder or parquet/arrow file, digits (built in), beans, cifar10, or any hub name."""
+    """A local folder or file (parquet, arrow, csv, tsv, jsonl, tar), digits (built in), beans,
+    cifar10, or any hub name."""
     dataset_config: str | None = None
     """Configuration name of a hub data set."""
     dataset_revision: str | None = None
@@ -54,11 +55,19 @@ class DataSettings(Settings):
     """Use only the first N evaluation images."""
     cache_dir: Path | None = None
     """Where decoded images are kept; default $VIT_COLOSSAL_CACHE or ~/.cache/vit_colossal."""
-    num_workers: int = Field(0, ge=0)
-    """Loader processes per rank; 0 reads the cache in the training process."""
-    random_resized_crop: bool = False
-    """Augment: random crops resized to the model's size."""
-    min_crop_scale: FiniteFloat = Field(0.08, gt=0, le=1)
-    """Smallest area share of a random crop."""
-    horizontal_flip: bool = False
-    """Augment: mirror half of the images."""
+    cache: bool = True
+    """Keep decoded images on disk; --no-cache decodes them again in every epoch."""
+    streaming: bool = False
+    """Decode into the cache while downloading, and keep nothing of the originals."""
+    skip_bad_images: bool = False
+    """Leave out images that cannot be decoded; without it they are listed and nothing starts."""
+    num_workers: int | None = Field(None, ge=0)
+    """Loader processes per rank; default 0, which reads the cache in the training process, and
+    with --no-cache the CPU cores of a rank, up to 8."""
+
+    @field_validator("streaming")
+    @classmethod
+    def _streams_need_the_cache(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("cache") is False:
+            raise ValueError("a stream is shuffled from the cache; drop --no-cache")
+        return value

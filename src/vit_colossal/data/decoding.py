@@ -1,0 +1,191 @@
+"""Encoded images to pixels: one policy for every source, cached or not."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from io import BytesIO
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vit_colossal.data.webdataset import open_file
+
+# Part of every cache key: raise it whenever `to_rgb` or `decode` would give other pixels.
+POLICY_VERSION = 1
+# What cameras, scanners and browsers write. Left out are formats that start other programs (EPS),
+# documents (PSD), and rare ones whose readers hardly anyone tests.
+_FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# How files begin that are often taken for images.
+_NOT_READ = {
+    b"%!PS": "PostScript",
+    b"%PDF": "PDF",
+    b"8BPS": "Photoshop",
+    b"\xc5\xd0\xd3\xc6": "EPS",
+}
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
+
+
+class Row(NamedTuple):
+    """One undecoded sample.
+
+    Attributes:
+        number: Its place in the split.
+        encoded: ``{"bytes", "path"}``, as `datasets` keeps images; None is no image.
+        label: Its label's number.
+    """
+
+    number: int
+    encoded: dict[str, Any] | None
+    label: int
+
+
+class BadImage(NamedTuple):
+    """A sample that cannot be decoded.
+
+    Attributes:
+        number: Its place in the split.
+        path: Its name, if it has one.
+        reason: Why, in one line.
+        label: Its label's number.
+    """
+
+    number: int
+    path: str | None
+    reason: str
+    label: int
+
+    def __str__(self) -> str:
+        name = f" ({self.path})" if self.path else ""
+        return f"image {self.number}{name}: {self.reason}"
+
+
+@functools.cache
+def safe_formats() -> tuple[str, ...]:
+    """The formats that are read, as far as this Pillow has them."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn an image of any mode into 8-bit RGB; the one place that decides how.
+
+    The first frame is taken, the EXIF orientation applied, transparency laid over white, and
+    16-bit grey scaled by 1/257 (65535 to 255), where Pillow's own conversion clips it to white.
+
+    Args:
+        image: An opened image; sizes are kept, up to the rotation.
+
+    Returns:
+        The image in mode ``RGB``.
+
+    Raises:
+        ValueError: Its values have no defined range (floats, or integers beyond 16 bits).
+        OSError: It cannot be decoded.
+    """
+    image.seek(0)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no defined range")
+    if image.mode.startswith("I"):
+        return _from_wide_grey(image).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_wide_grey(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"integer pixels from {low} to {high} do not fit 16 bits")
+    # Pillow opens some 8-bit files in the 32-bit mode "I"; "I;16" is 16-bit by declaration.
+    if image.mode != "I" or high > 255:
+        values = (values + 128) // 257
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def decode(image: Image.Image, size: tuple[int, int], resample: int) -> np.ndarray:
+    """Convert and resize one image as ``transformers.ViTImageProcessor`` does.
+
+    Args:
+        image: An opened image.
+        size: Height and width in pixels.
+        resample: A ``PIL.Image.Resampling`` number.
+
+    Returns:
+        uint8 [3, H, W].
+
+    Raises:
+        ValueError: See :func:`to_rgb`.
+        OSError: See :func:`to_rgb`.
+    """
+    height, width = size
+    resized = to_rgb(image).resize((width, height), Image.Resampling(resample))
+    return np.asarray(resized).transpose(2, 0, 1)
+
+
+def decode_rows(
+    rows: Iterable[Row], size: tuple[int, int], resample: int, pool: Executor | None = None
+) -> list[np.ndarray | BadImage]:
+    """Decode some samples.
+
+    Args:
+        rows: Undecoded samples.
+        size: Height and width in pixels.
+        resample: A ``PIL.Image.Resampling`` number.
+        pool: Threads to decode in, as Pillow releases the GIL; None decodes in this one.
+
+    Returns:
+        In the order of the rows, for each uint8 [3, H, W] or what is wrong with it.
+    """
+    run = map if pool is None else pool.map
+    with warnings.catch_warnings():
+        # Up to twice Pillow's limit is what large cameras do; beyond that it raises.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return list(run(lambda row: _decode_row(row, size, resample), rows))
+
+
+def _decode_row(row: Row, size: tuple[int, int], resample: int) -> np.ndarray | BadImage:
+    encoded = row.encoded or {"bytes": None, "path": None}
+    path = encoded["path"]
+    try:
+        if encoded["bytes"] is None and path is None:
+            raise ValueError("there is no image")
+        with _open(encoded) as stream, _identify(stream) as image:
+            return decode(image, size, resample)
+    except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        return BadImage(row.number, path, reason, row.label)
+
+
+def _open(encoded: dict[str, Any]) -> IO[bytes]:
+    return open_file(encoded["path"]) if encoded["bytes"] is None else BytesIO(encoded["bytes"])
+
+
+def _identify(stream: IO[bytes]) -> Image.Image:
+    """Open an image of a safe format, or say what the bytes are instead."""
+    head = stream.read(64)
+    stream.seek(0)
+    try:
+        return Image.open(stream, formats=safe_formats())
+    except UnidentifiedImageError:
+        raise ValueError(_what_it_is(head)) from None
+
+
+def _what_it_is(head: bytes) -> str:
+    if not head:
+        return "the file is empty"
+    if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
+        return "this is HTML, XML or SVG text, not an image"
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
+        return "HEIC is not read; convert it to JPEG"
+    for start, name in _NOT_READ.items():
+        if head.startswith(start):
+            return f"{name} is not read; convert it to PNG or JPEG"
+    return f"not an image of a known format ({', '.join(safe_formats())})"

@@ -1,0 +1,75 @@
+"""A new user's folder of phone photos, with one flag; and what decoding on the fly changes."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from launching import Finished, environment, run
+
+COLORS = {"\u00c4pfel rot": (200, 30, 30), "\u732b": (30, 160, 60), "blue cars": (40, 60, 210)}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """36 JPEGs, turned in every way, in nested folders with names as people give them."""
+    draws = random.Random(0)
+    root = tmp_path / "my photos"
+    for name, color in COLORS.items():
+        for i in range(12):
+            width, height = (4000, 3000) if i == 0 else (640, 480)
+            image = Image.new("RGB", (width, height), (230, 230, 220))
+            left, top = draws.randint(0, width // 2), draws.randint(0, height // 2)
+            box = (left, top, left + width // 2, top + height // 2)
+            ImageDraw.Draw(image).ellipse(box, fill=color)
+            exif = Image.Exif()
+            exif[0x0112] = (1, 3, 6, 8)[i % 4]
+            folder = root / name / ("2024" if i % 2 else "2023/July \u00e9t\u00e9")
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(
+                folder / f"IMG {i:04} \u2013 \u00fc.{('JPG', 'jpeg')[i % 2]}", "JPEG", exif=exif
+            )
+    (root / ".DS_Store").write_bytes(b"x")
+    (root / "blue cars/Thumbs.db").write_bytes(b"x")
+    return root
+
+
+def train(folder: Path, *flags: str) -> Finished:
+    command = [sys.executable, "-m", "vit_colossal", "train", "--dataset", str(folder), *flags]
+    return run(command, timeout_s=300, cwd=folder.parent, env=environment(CUDA_VISIBLE_DEVICES=""))
+
+
+def learned(run_dir: Path) -> list[Any]:
+    events = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [(e["event"], e["step"], e["loss"], e.get("correct")) for e in events if "loss" in e]
+
+
+def test_a_folder_of_photos_trains_with_nothing_else(photos: Path) -> None:
+    finished = train(photos)
+    assert finished.returncode == 0, finished.output
+    assert "no --global-batch-size given: 32, as there are 32 training images" in finished.output
+    assert "accuracy 1.0000 (4/4)" in finished.output
+    (saved,) = photos.parent.glob("runs/*/model/config.json")
+    assert set(json.loads(saved.read_text())["id2label"].values()) == set(COLORS)
+
+
+def test_without_the_cache_and_without_the_bad_images(photos: Path, tmp_path: Path) -> None:
+    (photos / "blue cars/cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
+    refused = train(photos)
+    assert refused.returncode == 2, refused.output
+    assert "1 of 33 training images cannot be decoded" in refused.output
+    assert "cut.jpg" in refused.output and "Traceback" not in refused.output
+    flags = ("--skip-bad-images", "--epochs", "2", "--log-every", "1")
+    for name, more in (("lazy", ("--no-cache",)), ("cached", ())):
+        finished = train(photos, *flags, "--output-dir", name, *more)
+        assert finished.returncode == 0, finished.output
+        assert "left out 1 of 33 training images:" in finished.output
+        record = json.loads((tmp_path / name / "environment.json").read_text())
+        assert record["left_out_images"] == {"train": 1, "evaluation": 0}
+    assert learned(tmp_path / "lazy") == learned(tmp_path / "cached") != []
