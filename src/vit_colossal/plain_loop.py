@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import linear
 
 from vit_colossal.data.loaders import Batch, Shard
+from vit_colossal.data.mixing import mix_pixels
 from vit_colossal.data.transforms import normalize
+from vit_colossal.loss import criterion
 from vit_colossal.model import build_model
-from vit_colossal.optim import build_schedule, parameter_groups
+from vit_colossal.optim import build_schedule, ema_decay, freeze, parameter_groups
 from vit_colossal.parallel_dims import BatchPlan
 from vit_colossal.run_data import RunData, train_batches
 from vit_colossal.trace import Trace
@@ -71,16 +73,17 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
         model.to(torch.bfloat16)
         master = build_model(plan.spec, data.labels, config.seed)
         master.load_state_dict(model.state_dict())
-    groups = parameter_groups(master, config.weight_decay, decay_all=config.decay_all)
+    freeze(master, config)
+    freeze(model, config)
     optimizer = torch.optim.AdamW(
-        groups,
-        lr=config.lr or 0.0,
+        parameter_groups(master, config),
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
         foreach=False,
     )
     schedule = build_schedule(optimizer, config, total_steps)
     losses, norms, lrs = [], [], []
+    averages = [p.detach().clone() for p in master.parameters()]
     for batch in _global_batches(plan, data, total_steps):
         lrs.append(schedule.get_last_lr()[0])
         losses.append(_backward(model, batch, plan, data, grouping))
@@ -95,6 +98,13 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
             with torch.no_grad():
                 for mine, working in zip(master.parameters(), model.parameters(), strict=True):
                     working.copy_(mine)
+        if config.ema is not None:
+            weight = 1 - ema_decay(config.ema, len(losses))
+            torch._foreach_lerp_(averages, [p.detach() for p in master.parameters()], weight)
+    if config.ema is not None:
+        with torch.no_grad():
+            for average, working in zip(averages, model.parameters(), strict=True):
+                working.copy_(average)
     weights = {name: p.detach().float().clone() for name, p in model.named_parameters()}
     correct = count_correct(model, plan, data)
     return Trace(losses, norms, lrs, correct, len(data.evaluation), weights)
@@ -108,7 +118,7 @@ def count_correct(model: torch.nn.Module, plan: RunPlan, data: RunData) -> int:
     with torch.no_grad():
         for start in range(0, len(data.evaluation), size):
             images = torch.from_numpy(data.evaluation.images[start : start + size].copy())
-            predicted = _logits(model, images, plan, data).argmax(dim=-1)
+            predicted = _logits(model, _normalized(images, data), plan).argmax(dim=-1)
             correct += int((predicted == labels[start : start + size]).sum())
     model.train()
     return correct
@@ -117,7 +127,7 @@ def count_correct(model: torch.nn.Module, plan: RunPlan, data: RunData) -> int:
 def _global_batches(plan: RunPlan, data: RunData, total_steps: int) -> list[Batch]:
     """Every step's global batch, in the run's order."""
     whole = replace(plan, batches=BatchPlan(plan.batches.global_batch, 1, 1, 1))
-    source = train_batches(whole, data.train, Shard(0, 1))
+    source = train_batches(whole, data, Shard(0, 1))
     batches: list[Batch] = []
     epoch = 0
     while len(batches) < total_steps:
@@ -130,32 +140,43 @@ def _backward(
     model: torch.nn.Module, batch: Batch, plan: RunPlan, data: RunData, grouping: Grouping
 ) -> float:
     """Gradients of one global batch; returns its mean loss, summed as the layout would."""
+    pixels, smoothing = _normalized(batch.images, data), plan.config.label_smoothing or 0.0
+    partners, weight = batch.labels, 1.0
+    if batch.mix is not None:
+        first = _normalized(batch.mix.image, data)
+        pixels = mix_pixels(pixels, first, batch.mix.draw)
+        partners, weight = batch.mix.labels, batch.mix.draw.weight
     pieces = []
     for replica in range(grouping.replicas):
-        images = batch.images.chunk(grouping.replicas)[replica].chunk(grouping.parts)
-        labels = batch.labels.chunk(grouping.replicas)[replica].chunk(grouping.parts)
-        pieces.append(list(zip(images, labels, strict=True)))
+        parts = [
+            values.chunk(grouping.replicas)[replica].chunk(grouping.parts)
+            for values in (pixels, batch.labels, partners)
+        ]
+        pieces.append(list(zip(*parts, strict=True)))
     if grouping.backwards:
         pieces = [piece[::-1] for piece in pieces[::-1]]
     replica_losses = []
     for piece in pieces:
         total = torch.zeros(())
-        for pixels, targets in piece:
-            loss = cross_entropy(_logits(model, pixels, plan, data).float(), targets) / len(piece)
+        for images, labels, others in piece:
+            logits = _logits(model, images, plan)
+            mixed_in = None if batch.mix is None else others
+            loss = criterion(logits, labels, smoothing, mixed_in, weight) / len(piece)
             (loss / grouping.replicas).backward()
             total += loss.detach()
         replica_losses.append(total.item())
     return sum(replica_losses) / len(replica_losses)
 
 
-def _logits(
-    model: torch.nn.Module, images: torch.Tensor, plan: RunPlan, data: RunData
-) -> torch.Tensor:
+def _normalized(images: torch.Tensor, data: RunData) -> torch.Tensor:
+    return normalize(images, data.image_mean, data.image_std, torch.float32)
+
+
+def _logits(model: torch.nn.Module, pixels: torch.Tensor, plan: RunPlan) -> torch.Tensor:
     dtype = next(model.parameters()).dtype
-    pixels = normalize(images, data.image_mean, data.image_std, torch.float32).to(dtype)
     autocast = plan.config.precision == "bf16" and dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext():
-        return model(pixel_values=pixels).logits
+        return model(pixel_values=pixels.to(dtype)).logits
 
 
 def _clip(model: torch.nn.Module, max_norm: float) -> float:

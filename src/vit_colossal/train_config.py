@@ -6,6 +6,7 @@ several fields, the number of processes, the model or the data is checked in ``v
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, Self
 
 import yaml
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import CliUnknownArgs
 
 from vit_colossal.errors import ConfigError
+from vit_colossal.settings.augmentation import AugmentationSettings
 from vit_colossal.settings.data import DataSettings, ModelSettings
 from vit_colossal.settings.optimization import OptimizationSettings
 from vit_colossal.settings.output import OutputSettings
@@ -29,7 +31,12 @@ PLUGIN_ALIASES = {
 
 # Bases stand last group first: their fields are listed from the last base to the first.
 class TrainConfig(
-    OutputSettings, OptimizationSettings, DataSettings, ModelSettings, StrategySettings
+    OutputSettings,
+    OptimizationSettings,
+    AugmentationSettings,
+    DataSettings,
+    ModelSettings,
+    StrategySettings,
 ):
     """Fine-tune a Vision Transformer with a ColossalAI plugin."""
 
@@ -71,7 +78,12 @@ def problems_of(error: ValidationError) -> list[str]:
             lines.append(f"{name}: no such setting (see --help)")
             continue
         message = item["msg"].removeprefix("Value error, ")
-        lines.append(
-            f"--{name.replace('_', '-')} {item['input']}: {message[0].lower()}{message[1:]}"
-        )
+        value = _shown(item["input"])
+        lines.append(f"--{name.replace('_', '-')} {value}: {message[0].lower()}{message[1:]}")
     return lines
+
+
+def _shown(value: Any) -> str:
+    """A value at a length that people read: a few lines of YAML can stand for billions of items."""
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

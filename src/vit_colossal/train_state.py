@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,19 +13,25 @@ from safetensors import safe_open
 from torch.nn.parallel import DistributedDataParallel
 
 from vit_colossal.engine import Engine
-from vit_colossal.parts import (
-    Part,
-    local_parts,
-    refresh_working_weights,
-    replicas_hold_the_same,
-)
-from vit_colossal.train_step import criterion
-
-#: A part as it is announced to the lead rank: name, tp_dim, start, shape.
-_Described = tuple[str, int | None, int | None, tuple[int, ...]]
+from vit_colossal.loss import criterion
+from vit_colossal.parts import Part, local_parts, refresh_working_weights
 
 #: AdamW's moments, as PyTorch and ColossalAI name them.
 MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class _Piece(NamedTuple):
+    """A part as it is announced to the lead rank."""
+
+    name: str
+    tp_dim: int | None
+    start: int | None
+    shape: tuple[int, ...]
+    frozen: bool
+
+    @classmethod
+    def of(cls, part: Part) -> _Piece:
+        return cls(part.name, part.tp_dim, part.start, tuple(part.master.shape), part.frozen)
 
 
 @dataclass
@@ -35,12 +41,14 @@ class TrainState:
     Attributes:
         weights: fp32 master weights by name, full shapes.
         moments: ``NAME.exp_avg`` and ``NAME.exp_avg_sq``, full shapes; empty before a first step.
+        ema: the weights' average by name, full shapes; empty where none is kept.
         rng: ``rankN.cpu`` and ``rankN.cuda`` generator states, uint8.
         values: steps of the optimizer and of the schedule, and the gradient scaler, as JSON.
     """
 
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     moments: dict[str, torch.Tensor] = field(default_factory=dict)
+    ema: dict[str, torch.Tensor] = field(default_factory=dict)
     rng: dict[str, torch.Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -48,15 +56,15 @@ class TrainState:
 def collect(engine: Engine) -> TrainState | None:
     """Bring the state together on the lead rank; None elsewhere. Every rank has to call this."""
     parts = local_parts(engine)
-    if replicas_hold_the_same(engine) and engine.coordinate.dp:
-        parts = []
-    described = [(part.name, part.tp_dim, part.start, tuple(part.master.shape)) for part in parts]
+    if engine.coordinate.dp:  # what all replicas hold, the first one sends
+        parts = [part for part in parts if part.start is not None]
+    described = [_Piece.of(part) for part in parts]
     inner = _torch_optimizer(engine)
     step = max((_step_of(inner, part) for part in parts), default=0)
     mine = (described, step, _generator_states(engine))
     everyone: list[Any] = [None] * engine.dims.world_size
     dist.all_gather_object(everyone, mine)
-    kinds = ("weight", *(MOMENTS if step else ()))
+    kinds = ("weight", *(MOMENTS if step else ()), *(("ema",) if engine.ema else ()))
     state = TrainState()
     for rank, (pieces, _, rng) in enumerate(everyone):
         state.rng |= {f"rank{rank}.{kind}": value for kind, value in rng.items()}
@@ -73,7 +81,7 @@ def collect(engine: Engine) -> TrainState | None:
 
 def not_finite(state: TrainState) -> str | None:
     """The first weight or moment with a NaN or infinity; the loss shows it one step later only."""
-    tensors = {**state.weights, **state.moments}
+    tensors = {**state.weights, **state.moments, **state.ema}
     return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
@@ -82,18 +90,21 @@ def _transfer(
     source: int,
     kinds: tuple[str, ...],
     parts: list[Part],
-    pieces: list[_Described],
+    pieces: list[_Piece],
     state: TrainState,
 ) -> None:
     """Send one rank's pieces to the lead, kind by kind as one vector, and put them in place."""
     lead = engine.dims.lead_rank
-    sizes = [torch.Size(shape).numel() for *_, shape in pieces]
-    if not sum(sizes) or engine.rank not in (source, lead):
+    if engine.rank not in (source, lead):
         return
-    inner = _torch_optimizer(engine)
     for kind in kinds:
+        sent = [piece for piece in pieces if kind == "weight" or not piece.frozen]
+        sizes = [torch.Size(piece.shape).numel() for piece in sent]
+        if not sum(sizes):
+            continue
         if engine.rank == source:
-            vector = torch.cat([_values(inner, part, kind).flatten() for part in parts])
+            mine = [part for part in parts if kind == "weight" or not part.frozen]
+            vector = torch.cat([_values(engine, part, kind).flatten() for part in mine])
         else:
             vector = torch.empty(sum(sizes), device=engine.device)
         if source != lead:
@@ -102,39 +113,38 @@ def _transfer(
                 continue
             dist.recv(vector, src=source)
         tp_index = engine.dims.coordinate(source).tp
-        for piece, values in zip(pieces, vector.cpu().split(sizes), strict=True):
-            _put(
-                _full_tensor(engine, state, piece[0], kind), piece, values, tp_index, engine.dims.tp
-            )
+        for piece, values in zip(sent, vector.cpu().split(sizes), strict=True):
+            full = _full_tensor(engine, state, piece.name, kind)
+            _put(full, piece, values, tp_index, engine.dims.tp)
 
 
-def _put(
-    full: torch.Tensor, piece: _Described, values: torch.Tensor, tp_index: int, tp: int
-) -> None:
+def _put(full: torch.Tensor, piece: _Piece, values: torch.Tensor, tp_index: int, tp: int) -> None:
     """Write one piece's values into the full tensor."""
-    _, tp_dim, start, shape = piece
-    local = full if tp_dim is None else full.chunk(tp, dim=tp_dim)[tp_index]
-    if start is None:
-        local.copy_(values.view(shape))
+    local = full if piece.tp_dim is None else full.chunk(tp, dim=piece.tp_dim)[tp_index]
+    if piece.start is None:
+        local.copy_(values.view(piece.shape))
         return
     flat = local.flatten()
-    flat[start : start + len(values)] = values
+    flat[piece.start : piece.start + len(values)] = values
     local.copy_(flat.view(local.shape))
 
 
 def _full_tensor(engine: Engine, state: TrainState, name: str, kind: str) -> torch.Tensor:
-    store, key = (state.weights, name) if kind == "weight" else (state.moments, f"{name}.{kind}")
+    store, key = state.moments, f"{name}.{kind}"
+    if kind not in MOMENTS:
+        store, key = state.weights if kind == "weight" else state.ema, name
     if key not in store:
         store[key] = torch.empty(engine.shapes[name], dtype=torch.float32)
     return store[key]
 
 
 def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout: bool) -> None:
-    """Put a saved state into this rank's pieces. No communication.
+    """Put a saved state into this rank's pieces; every rank has to call this.
 
     Args:
         engine: freshly built.
-        folder: with ``weights.safetensors``, ``moments.safetensors`` and ``rng.safetensors``.
+        folder: with ``weights.safetensors``, ``moments.safetensors``, ``rng.safetensors`` and,
+            where an average is kept, ``ema.safetensors``.
         values: ``TrainState.values`` as saved.
         same_layout: generator states fit too, and the continuation is bit-exact.
     """
@@ -148,11 +158,8 @@ def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout
         safe_open(folder / "moments.safetensors", framework="pt") as moments,
     ):
         for part in local_parts(engine):
-            full = weights.get_tensor(part.name)
-            part.master.copy_(part.piece_of(full, *at))
-            if part.working is not None and part.working is not part.master:
-                part.working.data.copy_(part.tensor_parallel_piece(full, *at))
-            if step:
+            part.master.copy_(part.piece_of(weights.get_tensor(part.name), *at))
+            if step and not part.frozen:
                 state = inner.state[part.owner]
                 state["step"] = _step_value(inner, part, step)
                 for kind in MOMENTS:
@@ -160,10 +167,22 @@ def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout
                     state[kind] = _empty_moment(part)
                     state[kind].view(-1)[: saved.numel()] = saved.flatten()
         refresh_working_weights(engine)
+    _restore_average(engine, folder)
     _restore_schedule(engine, int(values["schedule_step"]))
     _restore_scaler(engine, values["scaler"])
     if same_layout:
         _restore_generators(engine, folder / "rng.safetensors")
+
+
+def _restore_average(engine: Engine, folder: Path) -> None:
+    if engine.ema is None:
+        return
+    with safe_open(folder / "ema.safetensors", framework="pt") as averages:
+        for part in local_parts(engine):
+            if not part.frozen:
+                full = averages.get_tensor(part.name)
+                piece = part.piece_of(full, engine.coordinate.tp, engine.dims.tp)
+                engine.ema.values[part.name].copy_(piece)
 
 
 def _restore_schedule(engine: Engine, step: int) -> None:
@@ -202,10 +221,14 @@ def _torch_optimizer(engine: Engine) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _values(inner: torch.optim.Optimizer, part: Part, kind: str) -> torch.Tensor:
+def _values(engine: Engine, part: Part, kind: str) -> torch.Tensor:
     if kind == "weight":
         return part.master.detach().float()
-    return inner.state[part.owner][kind].reshape(-1)[: part.master.numel()].float()
+    if kind == "ema" and engine.ema is not None:
+        return engine.ema.values[part.name]
+    return (
+        _torch_optimizer(engine).state[part.owner][kind].reshape(-1)[: part.master.numel()].float()
+    )
 
 
 def _empty_moment(part: Part) -> torch.Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from vit_colossal.data.loaders import Batch
+from vit_colossal.data.mixing import mix_pixels
 from vit_colossal.engine import Engine
+from vit_colossal.loss import criterion
 
 
 class StepOutput(NamedTuple):
@@ -53,12 +55,9 @@ def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
         norm = optimizer.get_grad_norm()
     engine.schedule.step()
     optimizer.zero_grad()
+    if engine.ema is not None:
+        engine.ema.update(engine.schedule.last_epoch)
     return StepOutput(loss, None if config.precision == "fp16" else norm, lr)
-
-
-def criterion(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in fp32: logits [B, labels], labels int64 [B]."""
-    return cross_entropy(logits.float(), labels)
 
 
 def _accumulate(engine: Engine, batches: list[Batch]) -> torch.Tensor:
@@ -67,19 +66,25 @@ def _accumulate(engine: Engine, batches: list[Batch]) -> torch.Tensor:
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
         with nullcontext() if last or not can_skip else engine.no_sync():
-            logits = engine.model(pixel_values=engine.pixels(batch.images)).logits
+            logits = engine.model(pixel_values=_pixels(engine, batch)).logits
             labels = batch.labels.to(engine.device, non_blocking=True)
-            loss = criterion(logits, labels) / len(batches)
+            [partners] = _partners(engine, batch, len(labels))
+            loss = _loss(engine, batch, logits, labels, partners) / len(batches)
             engine.booster.backward(loss, engine.optimizer)
         total += loss.detach()
     return total
 
 
 def _pipeline(engine: Engine, batch: Batch) -> torch.Tensor | None:
+    # The schedule hands all inputs to the model's forward, which has no place for the partners'
+    # labels. The last stage asks for its losses in the order of the micro-batches.
+    partners = iter(_partners(engine, batch, engine.plan.batches.microbatch))
     result = engine.booster.execute_pipeline(
         iter([stage_inputs(engine, batch)]),
         engine.model,
-        lambda outputs, inputs: criterion(outputs.logits, inputs["labels"]),
+        lambda outputs, inputs: _loss(
+            engine, batch, outputs.logits, inputs["labels"], next(partners)
+        ),
         engine.optimizer,
         return_loss=True,
     )
@@ -90,5 +95,31 @@ def stage_inputs(engine: Engine, batch: Batch) -> dict[str, Any]:
     """What this stage reads: pixels on the first; labels, from which all tell the batch's size."""
     inputs = {"labels": batch.labels.to(engine.device, non_blocking=True)}
     if engine.first_stage:
-        inputs["pixel_values"] = engine.pixels(batch.images)
+        inputs["pixel_values"] = _pixels(engine, batch)
     return inputs
+
+
+def _pixels(engine: Engine, batch: Batch) -> torch.Tensor:
+    """Normalized and, if the batch says so, mixed: fp32 [b, 3, H, W] on the device."""
+    images = engine.pixels(batch.images)
+    if batch.mix is None:
+        return images
+    return mix_pixels(images, engine.pixels(batch.mix.image), batch.mix.draw)
+
+
+def _partners(engine: Engine, batch: Batch, size: int) -> Sequence[torch.Tensor | None]:
+    """The labels that are mixed in, on the device, in micro-batches of ``size`` rows."""
+    if batch.mix is None:
+        return [None] * (len(batch.labels) // size)
+    return batch.mix.labels.to(engine.device, non_blocking=True).split(size)
+
+
+def _loss(
+    engine: Engine,
+    batch: Batch,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    partners: torch.Tensor | None,
+) -> torch.Tensor:
+    weight = 1.0 if batch.mix is None else batch.mix.draw.weight
+    return criterion(logits, labels, engine.plan.config.label_smoothing or 0.0, partners, weight)

@@ -47,5 +47,17 @@ class OptimizationSettings(Settings):
     """AdamW epsilon."""
     clip_grad_norm: FiniteFloat = Field(0.0, ge=0)
     """Clip the global gradient norm to this value; 0 is off."""
+    freeze: Literal["backbone"] | None = None
+    """Train the classifier alone, on the features of a fixed backbone (a linear probe)."""
+    freeze_layers: int | None = Field(None, ge=0)
+    """Keep the embeddings and the first N encoder layers as they are."""
+    layer_decay: FiniteFloat | None = Field(None, gt=0, le=1)
+    """Each layer below the head learns at this factor of the rate of the one above it."""
+    ema: FiniteFloat | None = Field(None, gt=0, lt=1)
+    """Evaluate and save an exponential moving average of the weights with this decay; in the first
+    steps it decays faster."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after this many evaluations without a better accuracy, and return to the best weights
+    (where --keep-best has kept them)."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seeds the weights of a new head or model, the order and the augmentation."""

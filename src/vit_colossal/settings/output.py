@@ -34,6 +34,13 @@ class OutputSettings(Settings):
     """Steps between log lines."""
     tensorboard: bool = True
     """Write TensorBoard events where tensorboard is installed."""
+    wandb: bool = False
+    """Send the metrics to Weights & Biases too (pip install wandb)."""
+    mlflow: bool = False
+    """Send the metrics to MLflow too (pip install mlflow-skinny sqlalchemy alembic)."""
+    dry_run: bool = Field(False, exclude=True)
+    """Validate, build the model in its layout, print the plan and stop; nothing is written but
+    the image cache."""
     check_reference: str | None = Field(None, exclude=True)
     """After training, compare the accuracy with this reference; exit with 3 if it is significantly
     below."""

@@ -32,6 +32,8 @@ class StrategySettings(Settings):
     """Start this many local processes (not under torchrun or colossalai run)."""
     grad_checkpoint: bool = False
     """Recompute activations in the backward pass: less memory, about a third more compute."""
+    compile: bool = False
+    """torch.compile each encoder layer: faster steps, slower first ones, other rounding."""
 
     gemini_placement: Literal["static", "auto"] = "static"
     """Gemini's placement policy; auto moves chunks between GPU and host by measured use."""

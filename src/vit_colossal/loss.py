@@ -1,0 +1,35 @@
+"""The training loss: cross-entropy, with smoothed and mixed labels where asked for."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+
+def criterion(
+    logits: Tensor,
+    labels: Tensor,
+    smoothing: float = 0.0,
+    partners: Tensor | None = None,
+    weight: float = 1.0,
+) -> Tensor:
+    """Mean cross-entropy in fp32.
+
+    Labels stay indices: the cross-entropy with ``weight`` of one label and ``1 - weight`` of
+    another is the weighted sum of the two. (Given labels as probabilities, the model would take
+    itself for a multi-label one, and its saved configuration would say so.)
+
+    Args:
+        logits: [B, labels].
+        labels: int64 [B].
+        smoothing: share of each label that is spread over all labels (Szegedy et al. 2016,
+            arXiv:1512.00567).
+        partners: int64 [B], the labels that are mixed in.
+        weight: share of ``labels``.
+    """
+    logits = logits.float()
+    own = cross_entropy(logits, labels, label_smoothing=smoothing)
+    if partners is None:
+        return own
+    other = cross_entropy(logits, partners, label_smoothing=smoothing)
+    return weight * own + (1.0 - weight) * other
