@@ -13,18 +13,14 @@ from typing import Any
 import torch
 from colossalai.booster import Booster
 from colossalai.booster.mixed_precision import FP16TorchMixedPrecision, MixedPrecision
-from colossalai.booster.plugin import (
-    GeminiPlugin,
-    HybridParallelPlugin,
-    LowLevelZeroPlugin,
-    TorchDDPPlugin,
-)
+from colossalai.booster.plugin import GeminiPlugin, TorchDDPPlugin
 from colossalai.booster.plugin.plugin_base import Plugin
 from colossalai.interface import ModelWrapper, OptimizerWrapper
 from colossalai.shardformer.policies.base_policy import ModulePolicyDescription
 from colossalai.shardformer.policies.vit import ViTForImageClassificationPolicy
 from transformers import ViTForImageClassification
 
+from vit_colossal.transfers import HybridPlugin, ZeroPlugin
 from vit_colossal.validation import RunPlan
 
 #: First loss scale under fp16: PyTorch's own default, the same for every plugin.
@@ -46,7 +42,7 @@ def _ddp(plan: RunPlan) -> tuple[Plugin, MixedPrecision | None]:
 
 
 def _low_level_zero(plan: RunPlan, stage: int) -> tuple[Plugin, MixedPrecision | None]:
-    plugin = LowLevelZeroPlugin(
+    plugin = ZeroPlugin(
         stage=stage,
         precision=plan.config.precision,
         initial_scale=INITIAL_LOSS_SCALE,
@@ -86,7 +82,7 @@ def _gemini(plan: RunPlan) -> tuple[Plugin, MixedPrecision | None]:
 
 def _hybrid(plan: RunPlan) -> tuple[Plugin, MixedPrecision | None]:
     config = plan.config
-    plugin = HybridParallelPlugin(
+    plugin = HybridPlugin(
         tp_size=plan.dims.tp,
         pp_size=plan.dims.pp,
         zero_stage=config.zero,

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs the standard benchmark and records it under benchmarks/results/: NAME.json, NAME.md, NAME.png.
+#
+#   bash scripts/run_benchmark.sh [NAME] [flags of vit-colossal bench]
+#
+# NAME is cpu or gpu when not given: the set for two CPU processes, or with a CUDA device the one for
+# one GPU. Both leave the machine busy: run nothing beside them. A run that was ended goes on where
+# it was when started with the same name on the same commit; --overwrite starts it anew. The CPU set
+# takes about an hour on two cores.
+
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+use_environment ""
+unset OMP_NUM_THREADS
+
+set_of_cases=cpu
+if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    set_of_cases=gpu
+fi
+name=$set_of_cases
+case "${1:-}" in
+'' | -*) ;;
+*)
+    name=$1
+    shift
+    ;;
+esac
+folder=runs/bench-$name
+mkdir -p "$folder"
+
+# 3 says that cases which do the same work have other losses, which the record shows.
+python -m vit_colossal bench --cases "benchmarks/$set_of_cases.yaml" --output-dir "$folder" "$@" ||
+    [ $? = 3 ]
+if [ "$set_of_cases" = cpu ]; then
+    [ -e "$folder/startup.json" ] || python benchmarks/startup.py --output "$folder/startup.json"
+    [ -e "$folder/data.json" ] || python benchmarks/data_rates.py --output "$folder/data.json"
+fi
+python benchmarks/bars.py "$folder" --record "benchmarks/results/$name"
+echo "recorded in benchmarks/results/$name.md"

@@ -1,0 +1,44 @@
+"""``vit-colossal bench``."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from vit_colossal.bench import Bench, BenchConfig, make_cases
+from vit_colossal.bench_plot import plot
+from vit_colossal.bench_report import as_document, as_markdown, as_text, write
+from vit_colossal.config import flags_parser, load_config
+from vit_colossal.run_record import describe_software
+
+
+def build_parser(prog: str) -> ArgumentParser:
+    """The flags of this command."""
+    return flags_parser(prog, BenchConfig)
+
+
+def main(flags: Sequence[str], prog: str) -> int:
+    """Measure; 1 when nothing could be, 3 when cases of the same work have other losses."""
+    config = load_config(flags, prog, BenchConfig)
+    folder = config.output_dir or Path("runs") / time.strftime("bench-%Y%m%d-%H%M%S")
+    software = describe_software()
+    bench = Bench(config, make_cases(config), folder, software["commit"])
+    command = shlex.join(["vit-colossal", "bench", *flags])
+    for _ in bench.run():
+        write(as_document(bench.rows, command, software), folder)
+    document = as_document(bench.rows, command, software)
+    write(document, folder)
+    plot(document, folder / "bench.png")
+    measured = [case for case in document["cases"] if "error" not in case]
+    print(as_text(document))
+    unequal = [group for group in document["same_work"] if not group["equal"]]
+    if unequal:
+        print(as_markdown({**document, "same_work": unequal, "cases": []}))
+    failed = len(document["cases"]) - len(measured)
+    print(f"{len(measured)} cases measured, {failed} refused or failed; report in {folder}")
+    if not measured:
+        return 1
+    return 3 if unequal else 0
