@@ -21,14 +21,27 @@ REQUIREMENTS = [
     "pillow>=10.3",
     "accelerate>=1.0,<2",
     "filelock>=3.12",
+    "jinja2>=3.1",
+    "markupsafe>=2.1",
     "matplotlib>=3.8",
+    "packaging>=23",
     "psutil>=5.9",
+    "pyarrow>=17",
     "scikit-learn>=1.4",
     "scipy>=1.11",
+    "shtab>=1.7",
     "tensorboard>=2.16",
     "tqdm>=4.66",
 ]
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100"]
+# The last two are for MLflow's local database; a tracking server needs neither.
+MLFLOW = ["mlflow-skinny>=2.17", "sqlalchemy>=2", "alembic>=1.13"]
+TRACKERS = {"wandb": ["wandb>=0.18"], "mlflow": MLFLOW}
+ONNX = ["onnx>=1.15", "onnxruntime>=1.17"]
+TEST = [
+    *("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "playwright>=1.48"),
+    *(name for names in TRACKERS.values() for name in names),
+    *ONNX,
+]
 DEV = ["ruff>=0.8", "mypy>=1.11", "types-PyYAML", "types-psutil"]
 
 setup(
@@ -41,8 +54,8 @@ setup(
     python_requires=">=3.11,<3.13",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"vit_colossal": ["references.yaml"]},
+    package_data={"vit_colossal": ["references.yaml", "report/page.*"]},
     install_requires=REQUIREMENTS,
-    extras_require={"test": TEST, "dev": TEST + DEV},
+    extras_require={**TRACKERS, "onnx": ONNX, "test": TEST, "dev": TEST + DEV},
     entry_points={"console_scripts": ["vit-colossal = vit_colossal.cli:main"]},
 )

@@ -89,3 +89,16 @@ install_environment() {
         fail "installing into $venv failed (above): it needs a package index and about 6 GB of disk"
     echo "$hash $extras" >"$stamp"
 }
+
+# The reports are tested in a real browser. Debian's is installed where that can be done quietly;
+# elsewhere that test is skipped, and says so.
+offer_chromium() {
+    command -v chromium chromium-browser google-chrome >/dev/null && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing chromium, which the report's test opens"
+        apt-get update -qq >/dev/null 2>&1 || true
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
+            >/dev/null 2>&1 || true
+    fi
+    command -v chromium >/dev/null || echo "no chromium here: the report's test will be skipped"
+}

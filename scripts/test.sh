@@ -12,6 +12,7 @@ if [ "${1:-}" = --fast ]; then
     shift
 fi
 use_environment dev
+offer_chromium
 
 python -m pip check
 ruff format --check .

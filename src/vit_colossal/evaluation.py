@@ -6,83 +6,29 @@ counts and loss sums come from the logits and are divided once, at the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from colossalai.pipeline.schedule import OneForwardOneBackwardSchedule
 from torch.nn.functional import cross_entropy
 
-from vit_colossal.data.loaders import IGNORED_LABEL, Batch
+from vit_colossal.data.loaders import IGNORED_LABEL, PADDING_INDEX, Batch
 from vit_colossal.engine import Engine
+from vit_colossal.predictions import Predictions
+from vit_colossal.scores import Evaluation
 from vit_colossal.train_step import stage_inputs
 
 
-@dataclass(frozen=True)
-class ClassScores:
-    """One label's precision, recall and F1 (0 where undefined) and its number of images."""
-
-    label: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The result over a whole split.
-
-    Attributes:
-        loss: mean cross-entropy per sample.
-        correct, total: counts of the top-1 prediction.
-        correct_top5: samples whose label is among the five highest scores.
-        confusion: counts [true label][predicted label].
-        labels: label names, in order.
-    """
-
-    loss: float
-    correct: int
-    total: int
-    correct_top5: int
-    confusion: tuple[tuple[int, ...], ...]
-    labels: tuple[str, ...]
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.total
-
-    @property
-    def macro_f1(self) -> float:
-        """Mean F1 over the labels that occur in the split."""
-        scores = [scores.f1 for scores in self.per_class() if scores.support]
-        return sum(scores) / len(scores)
-
-    def per_class(self) -> list[ClassScores]:
-        """Precision, recall and F1 of each label, from the confusion matrix."""
-        rows = []
-        for index, label in enumerate(self.labels):
-            hits = self.confusion[index][index]
-            support = sum(self.confusion[index])
-            predicted = sum(row[index] for row in self.confusion)
-            rows.append(
-                ClassScores(
-                    label,
-                    precision=hits / predicted if predicted else 0.0,
-                    recall=hits / support if support else 0.0,
-                    f1=2 * hits / (support + predicted) if support + predicted else 0.0,
-                    support=support,
-                )
-            )
-        return rows
-
-    def __str__(self) -> str:
-        return f"accuracy {self.accuracy:.4f} ({self.correct}/{self.total})"
-
-
 def evaluate(
-    engine: Engine, batches: Iterable[Batch], num_samples: int, labels: tuple[str, ...]
+    engine: Engine,
+    batches: Iterable[Batch],
+    num_samples: int,
+    labels: tuple[str, ...],
+    *,
+    predictions: bool = False,
 ) -> Evaluation:
     """Evaluate this replica's batches and sum over all replicas.
 
@@ -91,13 +37,17 @@ def evaluate(
         batches: this replica's share of the split, every batch of the same size.
         num_samples: size of the split; the number of samples seen has to equal it.
         labels: label names, in order.
+        predictions: also tell what each image got.
 
     Raises:
         RuntimeError: a sample was seen twice or not at all.
     """
-    sums = _Sums(engine.device, len(labels))
+    rows = _Rows() if predictions else None
+    sums = _Sums(engine.device, len(labels), rows)
+    if rows is not None:
+        batches = rows.noting(batches)
     engine.model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), engine.evaluated_weights():
         if engine.pipelined:
             _run_pipeline(engine, batches, sums)
         else:
@@ -106,19 +56,23 @@ def evaluate(
                 sums.add(logits, batch.labels.to(engine.device))
     engine.model.train()
     sums.reduce(engine)
-    return sums.result(num_samples, labels)
+    result = sums.result(num_samples, labels)
+    return result if rows is None else replace(result, predictions=rows.gather(engine, labels))
 
 
 class _Sums:
     """Counts and the loss sum, kept on the device until the end of the split."""
 
-    def __init__(self, device: torch.device, num_labels: int) -> None:
+    def __init__(self, device: torch.device, num_labels: int, rows: _Rows | None = None) -> None:
+        self.rows = rows
         self.loss = torch.zeros(1, dtype=torch.float64, device=device)
         self.top5 = torch.zeros(1, dtype=torch.int64, device=device)
         self.confusion = torch.zeros(num_labels, num_labels, dtype=torch.int64, device=device)
 
     def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """Count logits [B, labels] against labels int64 [B], leaving out the padding."""
+        if self.rows is not None:
+            self.rows.add(logits.float(), labels)
         real = labels != IGNORED_LABEL
         logits, labels = logits[real].float(), labels[real]
         self.loss += cross_entropy(logits, labels, reduction="none").double().sum()
@@ -148,6 +102,65 @@ class _Sums:
             correct_top5=int(self.top5),
             confusion=tuple(tuple(row) for row in self.confusion.tolist()),
             labels=labels,
+        )
+
+
+class _Rows:
+    """What each image got, in the order in which this replica sees its images.
+
+    A row is label, prediction, loss, then the best scores and their labels: float64 holds them all
+    exactly, so that one tensor is gathered. Padding has its row, which is left out at the end.
+    """
+
+    def __init__(self) -> None:
+        self.indices: list[torch.Tensor] = []
+        self.labels: list[torch.Tensor] = []
+        self.parts: list[torch.Tensor] = []
+
+    def noting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass the batches on and remember which images they hold."""
+        for batch in batches:
+            self.indices.append(batch.indices)
+            self.labels.append(batch.labels)
+            yield batch
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Note logits fp32 [B, labels] and labels int64 [B] of the next B images."""
+        top = logits.softmax(dim=-1).topk(min(5, logits.shape[-1]))
+        loss = cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED_LABEL)
+        columns = torch.stack([labels, logits.argmax(dim=-1), loss], dim=1)
+        self.parts.append(torch.cat([columns, top.values, top.indices], dim=1).double())
+
+    def gather(self, engine: Engine, labels: tuple[str, ...]) -> Predictions | None:
+        """All replicas' rows in the order of the split, on the lead rank.
+
+        Raises:
+            RuntimeError: rows and images do not belong together, or an image has not one row.
+        """
+        if not engine.last_stage:
+            return None
+        mine = torch.cat(self.parts)
+        if not torch.equal(mine[:, 0].cpu(), torch.cat(self.labels).double()):
+            raise RuntimeError("the last stage did not score the images in their order")
+        indices = torch.cat(self.indices).double().to(engine.device)
+        mine = torch.cat([indices[:, None], mine], dim=1)
+        every = [torch.empty_like(mine) for _ in range(engine.dims.dp)]
+        dist.all_gather(every, mine, group=engine.dp_group)
+        if not engine.is_lead:
+            return None
+        rows = torch.cat(every).cpu().numpy()
+        rows = rows[rows[:, 0] != PADDING_INDEX]
+        rows = rows[rows[:, 0].argsort()]
+        if not np.array_equal(rows[:, 0], np.arange(len(rows))):
+            raise RuntimeError("an image of the split was predicted twice or not at all")
+        scores, places = np.split(rows[:, 4:], 2, axis=1)
+        return Predictions(
+            labels,
+            label=rows[:, 1].astype(np.int64),
+            prediction=rows[:, 2].astype(np.int64),
+            loss=rows[:, 3].astype(np.float32),
+            top_labels=places.astype(np.int64),
+            top_scores=scores.astype(np.float32),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from vit_colossal.checkpointer import Checkpointer, checkpoint_bytes
 from vit_colossal.errors import UserError
@@ -44,6 +46,7 @@ class Loop:
         self.step = 0
         self.evaluated_step = 0
         self.best = -1.0
+        self.without_gain = 0
         self.evaluation: Evaluation | None = None
 
     def resume(self) -> None:
@@ -54,6 +57,7 @@ class Loop:
             self.step = checkpoint.step
             self.evaluated_step = int(progress["evaluated_step"])
             self.best = float(progress["best"])
+            self.without_gain = int(progress.get("without_gain", 0))
 
     def run(self, stop: StopRequest) -> int:
         """Train to the end; returns the signal that ended it before, or 0.
@@ -67,6 +71,9 @@ class Loop:
         while self.step < trainer.total_steps:
             if self._evaluation_due():
                 self._evaluate()
+            if self.without_gain >= (self.config.early_stopping_patience or math.inf):
+                self._return_to_best()
+                break
             epoch, first = divmod(self.step, per_epoch)
             length = min(per_epoch, trainer.total_steps - epoch * per_epoch)
             self.reporter.start_epoch(epoch, trainer.epochs, length, first)
@@ -97,14 +104,31 @@ class Loop:
 
     def _evaluate(self) -> None:
         """Evaluate at the end of an epoch, and save."""
-        self.evaluation = self.trainer.evaluate()
+        last = self.step == self.trainer.total_steps
+        self.evaluation = self.trainer.evaluate(predictions=last)
         self.evaluated_step = self.step
         self.meter.evaluated(self.step, self.evaluation)
         better = self.evaluation.accuracy > self.best
+        self.without_gain = 0 if better else self.without_gain + 1
         self.best = max(self.best, self.evaluation.accuracy)
         asked = self._save_due() or self.config.save_every is None
         if self.config.save_every != 0 and (asked or (better and self.config.keep_best)):
             self._save(best=better)
+
+    def _return_to_best(self) -> None:
+        """End early, with the weights of the best evaluation where they were kept."""
+        if self.trainer.engine.is_lead:
+            logger.info(
+                "stopped early after step %d: the best accuracy, %.4f, is %d evaluations old",
+                self.step,
+                self.best,
+                self.without_gain,
+            )
+        self._finish_saving()
+        with self._patience():
+            self.checkpoints.return_to_best()
+        self.evaluation = self.trainer.evaluate(predictions=True)
+        self.meter.evaluated(self.step, self.evaluation)
 
     def _save_due(self) -> bool:
         return bool(self.config.save_every) and self.step % (self.config.save_every or 1) == 0
@@ -114,7 +138,11 @@ class Loop:
         streak = torch.tensor(self.watch.look(), device=self.trainer.engine.device)
         dist.all_reduce(streak, op=dist.ReduceOp.MAX)
         if not int(streak):
-            progress: dict[str, Any] = {"evaluated_step": self.evaluated_step, "best": self.best}
+            progress: dict[str, Any] = {
+                "evaluated_step": self.evaluated_step,
+                "best": self.best,
+                "without_gain": self.without_gain,
+            }
             with self._patience():
                 self.checkpoints.save(self.step, progress, best=best)
 
@@ -183,29 +211,41 @@ class Meter:
             mean = self.loss_sum / (self.steps * engine.dims.dp)
             dist.all_reduce(mean, group=engine.dp_group)
             loss = mean.item()
-        elapsed = time.monotonic() - self.since
+        seconds = (time.monotonic() - self.since) / self.steps
         values = {
             "loss": loss,
             "lr": self.lr,
-            "images_per_second": self.steps * trainer.plan.batches.global_batch / elapsed,
+            "images_per_second": trainer.plan.batches.global_batch / seconds,
             "peak_memory_mib": memory.item() / 2**20,
         }
         epoch = step / trainer.steps_per_epoch
         norm = {} if self.grad_norm is None else {"grad_norm": float(self.grad_norm)}
         self.reporter.event("train", step, epoch, **values, **norm)
-        shown = {"loss": f"{loss:.4f}", "lr": f"{values['lr']:.2e}"}
-        if self.last_accuracy:
-            shown["accuracy"] = self.last_accuracy
-        self.reporter.progress(1, **shown)
-        if engine.is_lead:
+        self._show(step, epoch, values, seconds * (trainer.total_steps - step))
+        self.loss_sum, self.steps, self.since = None, 0, time.monotonic()
+
+    def _show(self, step: int, epoch: float, values: dict[str, float], left_s: float) -> None:
+        """One line, or the bar's words; ``left_s`` is what the steps to come will take."""
+        trainer = self.trainer
+        shown = {
+            "loss": f"{values['loss']:.4f}",
+            "lr": f"{values['lr']:.2e}",
+            "images/s": f"{values['images_per_second']:.0f}",
+            "left": tqdm.format_interval(left_s),
+        }
+        accuracy = {"accuracy": self.last_accuracy} if self.last_accuracy else {}
+        self.reporter.progress(1, **accuracy, **shown)
+        if trainer.engine.is_lead and not self.reporter.shows_steps:
             logger.info(
-                "step %d/%d  epoch %.2f  loss %.4f  lr %.2e  %.0f images/s  peak %.0f MiB",
+                "step %d/%d  epoch %.2f  loss %.4f  lr %.2e  %.0f images/s  peak %.0f MiB%s  "
+                "left %s",
                 step,
                 trainer.total_steps,
                 epoch,
                 *values.values(),
+                "".join(f"  {name} {value}" for name, value in accuracy.items()),
+                shown["left"],
             )
-        self.loss_sum, self.steps, self.since = None, 0, time.monotonic()
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
         """Report an evaluation; its time does not count as training."""

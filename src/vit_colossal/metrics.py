@@ -1,4 +1,4 @@
-"""What a run reports: log lines, metrics.jsonl, TensorBoard, a progress bar. One rank holds it."""
+"""What a run reports: metrics.jsonl, TensorBoard, trackers, a progress bar. One rank holds it."""
 
 from __future__ import annotations
 
@@ -7,37 +7,51 @@ import logging
 import resource
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from tqdm import tqdm
+
+from vit_colossal.trackers import Tracker, close_all, log_to
 
 logger = logging.getLogger("vit_colossal")
 
 
 class Reporter(Protocol):
-    """Where events go."""
+    """Where events go. As a context, it is closed at the end, also of a run that fails."""
+
+    @property
+    def shows_steps(self) -> bool: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None: ...
 
     def event(self, kind: str, step: int, epoch: float, **values: float | int | str) -> None: ...
 
     def progress(self, steps: int, **values: str) -> None: ...
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class NullReporter:
     """For the ranks that do not own the loss."""
 
+    shows_steps = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None: ...
+
     def event(self, kind: str, step: int, epoch: float, **values: float | int | str) -> None: ...
 
     def progress(self, steps: int, **values: str) -> None: ...
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class RunReporter:
@@ -46,21 +60,38 @@ class RunReporter:
     The bar only appears on a terminal; a log file gets plain lines.
     """
 
-    def __init__(self, run_dir: Path, *, tensorboard: bool) -> None:
-        self._start = time.monotonic()
-        self._file = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+    def __init__(
+        self, run_dir: Path, *, tensorboard: bool, trackers: Sequence[Tracker] = ()
+    ) -> None:
+        """Open them in a run directory; the clock of a resumed run goes on where it stood."""
+        path = run_dir / "metrics.jsonl"
+        self._start = time.monotonic() - _last_elapsed(path)
+        self._file = path.open("a", encoding="utf-8")
         self._board = _summary_writer(run_dir / "tensorboard") if tensorboard else None
+        self._trackers = list(trackers)
         self._bar: tqdm[Any] | None = None
+
+    @property
+    def shows_steps(self) -> bool:
+        """Whether the reader of the log lines sees the bar too."""
+        return self._bar is not None and sys.stdout.isatty()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.close(failed=kind is not None)
 
     def event(self, kind: str, step: int, epoch: float, **values: float | int | str) -> None:
         elapsed = round(time.monotonic() - self._start, 3)
         record = {"event": kind, "step": step, "epoch": round(epoch, 4), "elapsed": elapsed}
         self._file.write(json.dumps({**record, **values}) + "\n")
         self._file.flush()
+        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
+        log_to(self._trackers, numbers, step)
         if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None:
         self._close_bar()
@@ -75,11 +106,13 @@ class RunReporter:
                 self._bar.set_postfix(values, refresh=False)
             self._bar.update(steps)
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
+        """Flush and close everything; ``failed`` is what the trackers are told."""
         self._close_bar()
         self._file.close()
         if self._board is not None:
             self._board.close()
+        close_all(self._trackers, failed=failed)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -96,9 +129,15 @@ def keep_events(file: Path, last_step: int) -> None:
                 event = json.loads(line)
             except ValueError:  # a killed run may leave half a line
                 continue
-            if event["step"] <= last_step and event["event"] != "end":
+            if event["step"] <= last_step and event["event"] not in ("stop", "end"):
                 kept.append(line + "\n")
     file.write_text("".join(kept), encoding="utf-8")
+
+
+def _last_elapsed(path: Path) -> float:
+    """Seconds that an earlier part of the run took, by its last event."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return float(json.loads(lines[-1]).get("elapsed", 0)) if lines else 0.0
 
 
 def _summary_writer(path: Path) -> Any:
@@ -125,4 +164,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     """This rank's peak: allocated device memory on CUDA, resident set on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    # No /proc. On Linux this would not do: it starts from what the launcher held when it forked.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

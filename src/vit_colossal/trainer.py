@@ -5,23 +5,30 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from vit_colossal.data.loaders import EvalBatches, Shard
+from vit_colossal.ema import Ema
 from vit_colossal.engine import build_engine
 from vit_colossal.evaluation import Evaluation, evaluate
 from vit_colossal.loop import Loop
+from vit_colossal.memory_use import StateMemory, state_memory
 from vit_colossal.metrics import NullReporter, Reporter, RunReporter
 from vit_colossal.model import build_model, build_processor, count_parameters, flops_per_image
+from vit_colossal.optim import freeze
 from vit_colossal.parallel_dims import bubble
+from vit_colossal.predictions import clear
+from vit_colossal.predictions import save as save_predictions
 from vit_colossal.regression import Verdict
-from vit_colossal.run_data import RunData, train_batches
+from vit_colossal.run_data import RunData, loader_workers, train_batches
 from vit_colossal.runtime.kernels import kernels_in_use
 from vit_colossal.runtime.launch import limit_waiting
 from vit_colossal.stop import StopRequest
+from vit_colossal.trackers import open_trackers
 from vit_colossal.validation import RunPlan
 from vit_colossal.weights import gather_weights, save_pretrained
 
@@ -51,17 +58,23 @@ class Trainer:
         self.plan, self.data = plan, data
         config, rank = plan.config, dist.get_rank()
         shard = Shard(plan.dims.coordinate(rank).dp, plan.dims.dp)
-        self.train_batches = train_batches(plan, data.train, shard)
-        self.eval_batches = EvalBatches(data.evaluation, plan.batches.forward_batch, shard)
+        self.train_batches = train_batches(plan, data, shard)
+        self.eval_batches = EvalBatches(
+            data.evaluation, plan.batches.forward_batch, shard, loader_workers(config)
+        )
         self.steps_per_epoch = self.train_batches.steps_per_epoch
         epochs = config.epochs or 1
         self.total_steps = config.max_steps or epochs * self.steps_per_epoch
         self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
         self.model = build_model(plan.spec, data.labels, config.seed)
+        freeze(self.model, config)
         self.num_parameters = count_parameters(self.model)
+        self.num_trained = count_parameters(self.model, trained_only=True)
         self.engine = build_engine(
             plan, self.model, data.image_mean, data.image_std, self.total_steps, device
         )
+        if config.ema is not None:
+            self.engine.ema = Ema(self.engine, config.ema)
 
     def fit(self, run_dir: Path) -> TrainResult:
         """Train, evaluate after each epoch, save; from the plan's checkpoint where it has one.
@@ -70,34 +83,53 @@ class Trainer:
             TrainingFailed: the loss was not finite for too many steps.
             CheckpointError: a checkpoint could not be written.
         """
-        config, engine = self.plan.config, self.engine
-        reporter: Reporter = NullReporter()
-        if engine.is_lead:
-            reporter = RunReporter(run_dir, tensorboard=config.tensorboard)
-            self._announce()
-        loop = Loop(self, reporter, run_dir)
-        loop.resume()
-        limit_waiting(config.timeout)
-        with StopRequest().installed() as stop, loop.watchdog.watching(engine.model):
-            stopped_by = loop.run(stop)
-            if stopped_by:
-                return TrainResult(loop.evaluation, loop.step, run_dir, None, stopped_by=stopped_by)
-            evaluation = loop.evaluation or self.evaluate()
-            with loop.watchdog.patient(4 * self.num_parameters):
-                model_dir = self.save(run_dir / "model")
-        if engine.is_lead:
-            epoch = loop.step / self.steps_per_epoch
-            reporter.event("end", loop.step, epoch, accuracy=evaluation.accuracy)
-        reporter.close()
-        return TrainResult(evaluation, loop.step, run_dir, model_dir)
+        memory = state_memory(self.engine)
+        with self._reporter(run_dir) as reporter:
+            loop = Loop(self, reporter, run_dir)
+            loop.resume()
+            if self.engine.is_lead:
+                self._announce(memory)
+                self._start_event(reporter, loop.step, memory)
+            limit_waiting(self.plan.config.timeout)
+            with StopRequest().installed() as stop, loop.watchdog.watching(self.engine.model):
+                return self._finish(loop, loop.run(stop), run_dir)
 
-    def evaluate(self) -> Evaluation:
-        """The whole evaluation split, each sample once."""
+    def announce(self) -> None:
+        """Log what training would log before its first step; every rank has to call this."""
+        memory = state_memory(self.engine)
+        if self.engine.is_lead:
+            self._announce(memory)
+
+    def _reporter(self, run_dir: Path) -> Reporter:
+        config = self.plan.config
+        if not self.engine.is_lead:
+            return NullReporter()
+        clear(run_dir)
+        trackers = open_trackers(run_dir, config)
+        return RunReporter(run_dir, tensorboard=config.tensorboard, trackers=trackers)
+
+    def _finish(self, loop: Loop, stopped_by: int, run_dir: Path) -> TrainResult:
+        """Save what a run leaves beside its checkpoints."""
+        step, epoch = loop.step, loop.step / self.steps_per_epoch
+        if stopped_by:
+            loop.reporter.event("stop", step, epoch, signal=stopped_by)
+            return TrainResult(loop.evaluation, step, run_dir, None, stopped_by=stopped_by)
+        evaluation = loop.evaluation or self.evaluate(predictions=True)
+        with loop.watchdog.patient(4 * self.num_parameters):
+            if evaluation.predictions is not None:
+                save_predictions(run_dir, evaluation.predictions, self.data.evaluation.images)
+            model_dir = self.save(run_dir / "model")
+        loop.reporter.event("end", step, epoch, accuracy=evaluation.accuracy)
+        return TrainResult(evaluation, step, run_dir, model_dir)
+
+    def evaluate(self, *, predictions: bool = False) -> Evaluation:
+        """The whole evaluation split, each sample once; on demand what each image got."""
         return evaluate(
             self.engine,
             self.eval_batches.batches(),
             len(self.data.evaluation),
             self.data.labels,
+            predictions=predictions,
         )
 
     def save(self, directory: Path) -> Path:
@@ -109,7 +141,25 @@ class Trainer:
         dist.barrier()
         return directory
 
-    def _announce(self) -> None:
+    def _start_event(self, reporter: Reporter, step: int, memory: StateMemory) -> None:
+        """What a report shows of a run that has not ended."""
+        attention, optimizer = self._kernels()
+        reporter.event(
+            "start",
+            step,
+            step / self.steps_per_epoch,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            parameters=self.num_parameters,
+            total_steps=self.total_steps,
+            epochs=self.epochs,
+            layout=f"{self.plan.config.plugin}, {self.plan.dims}",
+            global_batch=self.plan.batches.global_batch,
+            state_memory_mib=round(memory.total / 2**20, 1),
+            attention=attention,
+            optimizer=optimizer,
+        )
+
+    def _announce(self, memory: StateMemory) -> None:
         """The derived quantities, before the first step."""
         plan, data = self.plan, self.data
         flops = flops_per_image(plan.spec, len(data.labels))
@@ -140,7 +190,28 @@ class Trainer:
             self.steps_per_epoch,
             dropped,
         )
+        logger.info("augmentation: %s", self._augmentation())
+        logger.info("training: %s", self._training())
         logger.info("kernels: attention %s, optimizer %s", *self._kernels())
+        logger.info("memory per rank: %s, and activations and the framework on top", memory)
+
+    def _augmentation(self) -> str:
+        """What is done to images and labels, in words."""
+        smoothing = self.plan.config.label_smoothing
+        labels = f"label smoothing {smoothing:g}" if smoothing else ""
+        batches = self.train_batches
+        active = [str(batches.augmentation), str(batches.mixing), labels]
+        return ", ".join(filter(None, active)) or "none"
+
+    def _training(self) -> str:
+        """Which weights are trained, and how they become the model."""
+        config = self.plan.config
+        parts = {f"{self.num_trained / 1e6:.2f} M parameters": True}
+        parts[f"learning rate x {config.layer_decay} per layer"] = (config.layer_decay or 1) < 1
+        parts[f"weights averaged with decay {config.ema}"] = config.ema is not None
+        patience = config.early_stopping_patience
+        parts[f"stops after {patience} evaluations without gain"] = patience is not None
+        return ", ".join(text for text, active in parts.items() if active)
 
     def _kernels(self) -> tuple[str, str]:
         """The implementations in use: ColossalAI's own where they load, PyTorch's elsewhere."""

@@ -1,0 +1,235 @@
+"""The report's page: what the template shows, from what the run directories hold."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vit_colossal import __version__
+from vit_colossal.config import TrainConfig
+from vit_colossal.report.charts import compared_charts, run_charts
+from vit_colossal.report.classes import ClassView, class_view
+from vit_colossal.report.figures import Chart
+from vit_colossal.report.pictures import Picture, pictures
+from vit_colossal.report.run_files import RunFiles, read_run_files
+
+#: Settings that say where a run lies, not what it is.
+_PLACES = ("output_dir", "resume", "cache_dir")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One number at the top: what, how much, and what belongs to it."""
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the configuration; ``changed`` when it is not the default."""
+
+    name: str
+    value: str
+    changed: bool
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run, ready for the template; ``key`` is its anchor on the page."""
+
+    key: str
+    name: str
+    title: str
+    subtitle: str
+    files: RunFiles
+    cards: list[Card]
+    charts: list[Chart]
+    classes: ClassView | None
+    wrong: list[Picture]
+    right: list[Picture]
+    settings: list[Setting]
+    environment: list[tuple[str, str]]
+
+
+def write_report(
+    directories: Sequence[Path],
+    output: Path,
+    reference: str | None = None,
+    references: Path | None = None,
+) -> None:
+    """Write one page about one or several runs.
+
+    Args:
+        directories: run directories.
+        output: the file to write; its folder is made.
+        reference: name of the reference to judge them by; what matches when not given.
+        references: a file of references other than the package's.
+
+    Raises:
+        ConfigError: a directory is no run.
+        OSError: the file cannot be written.
+    """
+    runs = [read_run_files(directory, reference, references) for directory in directories]
+    text = render(runs)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f".{output.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(output)
+
+
+def render(runs: Sequence[RunFiles]) -> str:
+    """The page as HTML that loads nothing, from anywhere."""
+    names = _names(runs)
+    named = enumerate(zip(runs, names, strict=True), 1)
+    views = [_view(run, name, f"run{number}") for number, (run, name) in named]
+    script, style = (
+        files(__package__).joinpath(f"page.{kind}").read_text() for kind in ("js", "css")
+    )
+    environment = Environment(
+        loader=PackageLoader("vit_colossal", "report"),
+        autoescape=True,  # labels and settings are other people's text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"size": size, "percent": percent}
+    several = len(views) > 1
+    return environment.get_template("page.html.j2").render(
+        runs=views,
+        title=f"{len(views)} runs" if several else views[0].title,
+        card_labels=list(dict.fromkeys(card.label for view in views for card in view.cards)),
+        compared=compared_charts(runs, names) if several else [],
+        setting_differences=differences([run.config for run in runs]) if several else [],
+        environment_differences=differences([run.environment for run in runs]) if several else [],
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=__version__,
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    )
+
+
+def differences(values: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The entries that are not the same in all: name, and the value in each ("–" for none)."""
+    names = dict.fromkeys(name for one in values for name in one if name not in _PLACES)
+    rows = [(name, [_text(one.get(name)) for one in values]) for name in names]
+    return [(name, texts) for name, texts in rows if len(set(texts)) > 1]
+
+
+def _view(run: RunFiles, name: str, key: str) -> RunView:
+    found = run.predictions
+    wrong, right = ([], []) if found is None else pictures(run.directory, found)
+    settings = [_setting(name, value) for name, value in run.config.items()]
+    return RunView(
+        key=key,
+        name=name,
+        title=_title(run) or name,
+        subtitle=_subtitle(run),
+        files=run,
+        cards=_cards(run),
+        charts=run_charts(run, key),
+        classes=None if found is None else class_view(found),
+        wrong=wrong,
+        right=right,
+        settings=sorted(settings, key=lambda setting: not setting.changed),
+        environment=[(name, _text(value)) for name, value in run.environment.items()],
+    )
+
+
+def _cards(run: RunFiles) -> list[Card]:
+    cards = []
+    if run.evaluations:
+        last = run.evaluations[-1]
+        low, high = interval(last.correct, last.total)
+        counts = f"{last.correct}/{last.total}"
+        detail = f"{counts}, 95 % interval {percent(low)} to {percent(high)}"
+        cards.append(Card("Accuracy", f"{last.accuracy:.4f}", detail))
+        best = max(run.evaluations, key=lambda event: event.accuracy)
+        cards.append(Card("Best", f"{best.accuracy:.4f}", f"after epoch {best.epoch:.4g}"))
+        if last.loss is not None:
+            f1 = "" if last.macro_f1 is None else f"macro F1 {last.macro_f1:.4f}"
+            cards.append(Card("Evaluation loss", f"{last.loss:.4f}", f1))
+    if run.train:
+        speeds = sorted(event.images_per_second for event in run.train)
+        median = speeds[len(speeds) // 2]
+        cards.append(Card("Images per second", f"{median:,.0f}", "median of the log lines"))
+        peak = max(event.peak_memory_mib for event in run.train)
+        cards.append(Card("Peak memory", f"{peak:,.0f} MiB", "of the largest rank"))
+    if run.events:
+        last_event = run.events[-1]
+        of = f" of {run.start.total_steps:,}" if run.start else ""
+        cards.append(Card("Time", duration(last_event.elapsed), f"{last_event.step:,}{of} steps"))
+    return cards
+
+
+def interval(correct: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval for a share (Wilson 1927, JASA 22), good near 0 and 1 too."""
+    from scipy.stats import binomtest
+
+    found = binomtest(correct, total).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def _setting(name: str, value: Any) -> Setting:
+    field = TrainConfig.model_fields.get(name)
+    default = None if field is None else field.get_default(call_default_factory=True)
+    return Setting(name, _text(value), changed=field is None or value != default)
+
+
+def _title(run: RunFiles) -> str:
+    return " · ".join(str(run.config[n]) for n in ("dataset", "model") if run.config.get(n))
+
+
+def _subtitle(run: RunFiles) -> str:
+    """Plugin, degrees, precision and device, as far as they are known."""
+    config, degrees = run.config, run.environment.get("layout")
+    words = (config.get("plugin"), degrees, config.get("precision"), config.get("device"))
+    return " · ".join(str(word) for word in words if word)
+
+
+def _names(runs: Sequence[RunFiles]) -> list[str]:
+    """Folder names; whole paths where two are the same."""
+    names = [run.directory.resolve().name for run in runs]
+    unique = len(set(names)) == len(names)
+    return names if unique else [str(run.directory) for run in runs]
+
+
+def _text(value: Any) -> str:
+    if value is None or value == "":
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def size(num_bytes: int) -> str:
+    """Bytes for people, in units of 1024."""
+    value = float(num_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42 s, 3:05 min or 2:03:05 h."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02} h"
+    return f"{minutes}:{rest:02} min" if minutes else f"{rest} s"
