@@ -1,4 +1,4 @@
-"""The hub, played by a server on this machine that speaks as much of its protocol as is used."""
+"""The hub path of data sets and models, against a server on this machine; see ``hub_server``."""
 
 from __future__ import annotations
 
@@ -6,127 +6,80 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-import datasets
-import numpy as np
 import pytest
-from PIL import Image
+import torch
+from safetensors.torch import load, save
 
 import vit_colossal
+from hub_server import BEANS, VIT, Hub, Repository, beans_files, serving, vit_files
 
-TOKEN = "a-secret-not-to-be-printed"
+TOKEN = "hf_secretNotToBePrinted"
 SCRIPT = """
 import json, sys
 from vit_colossal.data.sources import SourceRequest, open_source
-from vit_colossal.errors import DataError
-try:
-    source = open_source(SourceRequest(sys.argv[1], revision=sys.argv[2] or None))
-except DataError as error:
-    print(json.dumps({"error": error.problems}))
-else:
+from vit_colossal.errors import ConfigError
+from vit_colossal.model import build_model, build_processor
+from vit_colossal.model_files import check_weights
+from vit_colossal.model_spec import read_spec
+
+def data(name, revision=None):
+    source = open_source(SourceRequest(name, revision=revision))
     rows = [len(source.train), len(source.evaluation)]
-    print(json.dumps({"name": source.name, "rows": rows, "labels": source.labels,
-                      "eval_split": source.eval_split, "fingerprint": source.fingerprint}))
+    return {"name": source.name, "rows": rows, "labels": source.labels,
+            "columns": [source.image_column, source.label_column],
+            "eval_split": source.eval_split, "fingerprint": source.fingerprint}
+
+def model(name):
+    spec = read_spec(name, {})
+    check_weights(spec)
+    built = build_model(spec, ("a", "b", "c"), seed=0)
+    first = built.vit.embeddings.cls_token[0, 0, :3].tolist()
+    return {"name": built.config._name_or_path, "layers": spec.num_layers, "first": first,
+            "mean": build_processor(spec).image_mean}
+
+for kind, *arguments in json.loads(sys.argv[1]):
+    try:
+        print(json.dumps({"data": data, "model": model}[kind](*arguments)))
+    except ConfigError as error:
+        print(json.dumps({"problems": error.problems}))
 """
+TRAIN = "data/train-00000-of-00001.parquet"
+ONE_SECOND = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
 
 
-def parquet(rows: int) -> bytes:
-    features = datasets.Features(
-        image=datasets.Image(), labels=datasets.ClassLabel(names=["sick", "well"])
-    )
-    images = [Image.fromarray(np.full((4, 4, 3), i, np.uint8)) for i in range(rows)]
-    labels = [i % 2 for i in range(rows)]
-    buffer = BytesIO()
-    table = datasets.Dataset.from_dict({"image": images, "labels": labels}, features=features)
-    table.to_parquet(buffer)
-    return buffer.getvalue()
+@pytest.fixture(scope="session")
+def beans() -> dict[str, bytes]:
+    return beans_files()
 
 
-class Hub:
-    """One repository: its files, the commit they stand at, and what was asked for."""
-
-    def __init__(self, repository: str):
-        self.repository = repository
-        self.commit = "1" * 40
-        self.requested: list[str] = []
-        self.files = {
-            "data/train-00000-of-00001.parquet": parquet(6),
-            "data/validation-00000-of-00001.parquet": parquet(4),
-        }
-
-    def answer(self, path: str) -> tuple[bytes, str] | None:
-        """The body and content type at a path; None for 404."""
-        self.requested.append(path)
-        path = path.partition("?")[0]
-        api, files = f"/api/datasets/{self.repository}", f"/datasets/{self.repository}/resolve/"
-        if path.startswith(files):
-            body = self.files.get(path[len(files) :].partition("/")[2])
-            return None if body is None else (body, "application/octet-stream")
-        if path == api or path.startswith(f"{api}/revision/"):
-            siblings = [{"rfilename": name} for name in self.files]
-            info = {"id": self.repository, "sha": self.commit, "siblings": siblings, "tags": []}
-            return json.dumps({**info, "private": False, "downloads": 0}).encode(), "json"
-        if path.startswith(f"{api}/tree/"):
-            return json.dumps(self.tree(path)).encode(), "application/json"
-        return None
-
-    def tree(self, path: str) -> list[dict[str, object]]:
-        folder = path.split("/tree/")[1].partition("/")[2]
-        files = [
-            {"type": "file", "path": name, "size": len(body), "oid": "0" * 40}
-            for name, body in self.files.items()
-            if name.startswith(f"{folder}/")
-        ]
-        return files if folder else [{"type": "directory", "path": "data", "oid": "0" * 40}]
+@pytest.fixture(scope="session")
+def vit() -> dict[str, bytes]:
+    return vit_files()
 
 
 @pytest.fixture
-def hub() -> Iterator[tuple[Hub, str]]:
-    state = Hub("AI-Lab-Makerere/beans")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found = state.answer(self.path)
-            body, kind = found or (b"{}", "application/json")
-            self.send_response(200 if found else 404)
-            if not found:
-                known = state.repository in self.path
-                self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", f'"{len(body)}"')
-            self.send_header("X-Repo-Commit", state.commit)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield state, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def hub(beans: dict[str, bytes], vit: dict[str, bytes]) -> Iterator[Hub]:
+    hub = Hub()
+    hub.repositories["datasets", BEANS] = Repository(dict(beans))
+    hub.repositories["models", VIT] = Repository(dict(vit))
+    with serving(hub):
+        yield hub
 
 
-def open_in_new_process(
-    home: Path, endpoint: str, name: str, revision: str = "", **environment: str
-) -> dict[str, object]:
-    """The endpoint and token are read when the libraries are imported, hence a process."""
+def ask(home: Path, endpoint: str, *questions: list[Any], **changes: str) -> list[dict[str, Any]]:
+    """The answers of one new process: endpoint and token are read when libraries are imported."""
     home.mkdir(exist_ok=True)
-    settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_TOKEN": TOKEN, **environment}
+    settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_TOKEN": TOKEN}
+    settings |= {"NO_PROXY": "127.0.0.1,localhost", "HF_HUB_OFFLINE": "0"}
     settings["PYTHONPATH"] = str(Path(vit_colossal.__file__).resolve().parents[1])
+    kept = {name: value for name, value in os.environ.items() if name != "HF_DATASETS_CACHE"}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, name, revision],
-        env=os.environ | {"NO_PROXY": "127.0.0.1"} | settings,
+        [sys.executable, "-c", SCRIPT, json.dumps(questions)],
+        env=kept | settings | changes,
         cwd=home,
         capture_output=True,
         text=True,
@@ -134,58 +87,181 @@ def open_in_new_process(
     )
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_an_alias_is_fetched_and_works_offline_afterwards(
-    hub: tuple[Hub, str], tmp_path: Path
+def problems(answers: list[dict[str, Any]]) -> list[str]:
+    """One line each."""
+    lines = [line for answer in answers for line in answer["problems"]]
+    assert len(lines) == len(answers)
+    assert not any("\n" in line for line in lines)
+    return lines
+
+
+def test_a_model_and_an_alias_are_fetched_and_work_offline_afterwards(
+    hub: Hub, tmp_path: Path
 ) -> None:
-    state, endpoint = hub
-    online = open_in_new_process(tmp_path / "a", endpoint, "beans")
-    assert online["name"] == "AI-Lab-Makerere/beans"
-    assert online["rows"] == [6, 4]
-    assert online["labels"] == ["sick", "well"]
-    assert online["eval_split"] == "validation"
-    seen = len(state.requested)
-    offline = open_in_new_process(tmp_path / "a", endpoint, "beans", HF_HUB_OFFLINE="1")
-    assert offline == online
-    assert len(state.requested) == seen
+    questions = [["data", "beans"], ["model", VIT]]
+    online = ask(tmp_path / "a", hub.endpoint, *questions)
+    assert online[0]["name"] == BEANS
+    assert online[0]["rows"] == [36, 7]
+    assert online[0]["labels"] == ["angular_leaf_spot", "bean_rust", "healthy"]
+    assert online[0]["columns"] == ["image", "labels"]
+    assert online[0]["eval_split"] == "validation"
+    assert online[1]["name"] == VIT
+    seen = len(hub.requests)
+    # Asked not to use the network, and with nothing there.
+    assert ask(tmp_path / "a", hub.endpoint, *questions, HF_HUB_OFFLINE="1") == online
+    assert ask(tmp_path / "a", "http://127.0.0.1:9", *questions) == online
+    assert len(hub.requests) == seen
 
 
-def test_the_fingerprint_is_the_commit_not_the_machine(
-    hub: tuple[Hub, str], tmp_path: Path
-) -> None:
-    state, endpoint = hub
-    first = open_in_new_process(tmp_path / "a", endpoint, "beans")
-    other_machine = open_in_new_process(tmp_path / "b", endpoint, "beans")
-    state.commit = "2" * 40
-    newer = open_in_new_process(tmp_path / "c", endpoint, "beans")
+def test_the_token_goes_to_the_hub_and_nowhere_else(hub: Hub, tmp_path: Path) -> None:
+    ask(tmp_path / "a", hub.endpoint, ["data", "beans"], ["model", VIT])
+    to_others = [request for request in hub.requests if request.path.startswith("/cdn/")]
+    assert len(to_others) == 4  # three splits and the weights
+    assert not any("authorization" in request.headers for request in to_others)
+    assert any("authorization" in request.headers for request in hub.requests)
+
+
+def test_only_what_is_read_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["models", VIT].files["pytorch_model.bin"] = b"a pickle"
+    ask(tmp_path / "a", hub.endpoint, ["model", VIT])
+    fetched = {r.path.rpartition("/")[2] for r in hub.requests if r.method == "GET"}
+    assert fetched == {"config.json", "preprocessor_config.json", "model.safetensors"}
+
+
+def test_the_fingerprint_is_the_commit_not_the_machine(hub: Hub, tmp_path: Path) -> None:
+    (first,) = ask(tmp_path / "a", hub.endpoint, ["data", "beans"])
+    (other_machine,) = ask(tmp_path / "b", hub.endpoint, ["data", "beans"])
+    hub.repositories["datasets", BEANS].commit = "2" * 40
+    (newer,) = ask(tmp_path / "c", hub.endpoint, ["data", "beans"])
     assert first["fingerprint"] == other_machine["fingerprint"] != newer["fingerprint"]
 
 
-def test_the_revision_is_asked_for(hub: tuple[Hub, str], tmp_path: Path) -> None:
-    state, endpoint = hub
-    open_in_new_process(tmp_path / "a", endpoint, "beans", revision="v1.5")
-    assert any("v1.5" in path for path in state.requested)
+def test_the_revision_is_asked_for(hub: Hub, tmp_path: Path) -> None:
+    found, missing = ask(
+        tmp_path / "a", hub.endpoint, ["data", "beans", "v1.5"], ["data", "beans", "nowhere"]
+    )
+    assert found["rows"] == [36, 7]
+    assert any("v1.5" in path for path in hub.paths)
+    (problem,) = missing["problems"]
+    assert "--dataset-revision nowhere" in problem
+    assert "no such revision" in problem
+    # Offline, what was fetched last is not passed off as what was asked for.
+    commit = hub.repositories["datasets", BEANS].commit
+    same, other = ask(
+        tmp_path / "a",
+        hub.endpoint,
+        *(["data", "beans", commit], ["data", "beans", "v2"]),
+        HF_HUB_OFFLINE="1",
+    )
+    assert same == found
+    assert f"the cache holds {commit}" in other["problems"][0]
 
 
-def test_an_unknown_name_says_what_was_fetched_and_what_to_do(
-    hub: tuple[Hub, str], tmp_path: Path
+def test_what_is_not_there_or_not_for_everybody(
+    hub: Hub, vit: dict[str, bytes], beans: dict[str, bytes], tmp_path: Path
 ) -> None:
-    _, endpoint = hub
-    (problem,) = open_in_new_process(tmp_path / "a", endpoint, "cifar10")["error"]
-    for part in ("uoft-cs/cifar10", "name", "network", "HF_TOKEN", "local folder"):
-        assert part in problem
+    pickled = {name: body for name, body in vit.items() if name != "model.safetensors"}
+    pickled["pytorch_model.bin"] = b"a pickle"
+    escaping = dict(pickled)
+    index = {"weight_map": {"classifier.bias": "../../../secret.safetensors"}}
+    escaping["model.safetensors.index.json"] = json.dumps(index).encode()
+    hub.repositories |= {
+        ("models", "some/gated"): Repository(vit, gated=True, refuse_token=True),
+        ("datasets", "some/gated"): Repository(beans, gated=True, refuse_token=True),
+        ("models", "some/empty"): Repository({"README.md": b""}),
+        ("datasets", "some/empty"): Repository({"README.md": b""}),
+        ("models", "some/pickled"): Repository(pickled),
+        ("models", "some/escaping"): Repository(escaping),
+        ("models", "some/broken"): Repository(vit, status={"config.json": 418}),
+    }
+    names = [
+        ["model", "some/where"],
+        ["data", "cifar10"],
+        ["model", "some/gated"],
+        ["data", "some/gated"],
+        ["model", "some/empty"],
+        ["data", "some/empty"],
+        ["model", "some/pickled"],
+        ["model", "some/escaping"],
+        ["model", "some/broken"],
+        ["model", "vit micro"],
+        ["data", f"some/{TOKEN}"],
+    ]
+    lines = problems(ask(tmp_path / "a", hub.endpoint, *names))
+    expected = [
+        ("--model some/where: ", "config.json", "none of that name", "HF_TOKEN", "local folder"),
+        ("--dataset uoft-cs/cifar10: ", "none of that name", "HF_TOKEN", "local folder"),
+        ("--model some/gated: ", "gated", "accept its terms", "HF_TOKEN"),
+        ("--dataset some/gated: ", "gated", "accept its terms", "HF_TOKEN"),
+        ("--model some/empty: ", "no config.json"),
+        ("--dataset some/empty: ", "check the name", "local folder"),
+        ("--model some/pickled: ", "no model.safetensors", "pickles are not loaded"),
+        ("--model some/escaping: ", "'../../../secret.safetensors'", "beside it"),
+        ("--model some/broken: ", "config.json", "418", "check the name"),
+        ("--model vit micro: ", "no name that a hub would have", "vit-micro"),
+        ("--dataset some/***: ", "none of that name"),
+    ]
+    for line, parts in zip(lines, expected, strict=True):
+        assert [part for part in parts if part not in line] == [], line
+    assert not any("secret.safetensors" in path for path in hub.paths)
+    # Without any token the hub answers 401 to both.
+    names = [["model", "some/where"], ["model", "some/gated"]]
+    first, second = problems(ask(tmp_path / "b", hub.endpoint, *names, HF_TOKEN=""))
+    assert "none of that name, or it is private" in first
+    assert "gated" in second
 
 
-def test_a_token_is_blotted_out_wherever_it_turns_up(hub: tuple[Hub, str], tmp_path: Path) -> None:
-    _, endpoint = hub
-    (problem,) = open_in_new_process(tmp_path / "a", endpoint, f"someone/{TOKEN}")["error"]
-    assert "someone/***" in problem  # that it is nowhere else is checked for every process
+def test_a_connection_that_breaks_off_and_a_run_that_goes_on(hub: Hub, tmp_path: Path) -> None:
+    data, model = hub.repositories["datasets", BEANS], hub.repositories["models", VIT]
+    # The library keeps what it has in pieces of 10 MiB.
+    weights = load(model.files["model.safetensors"]) | {"unused": torch.zeros(3_000_000)}
+    model.files["model.safetensors"] = save(weights, metadata={"format": "pt"})
+    data.drop_after[TRAIN] = 500
+    model.drop_after["model.safetensors"] = 11_000_000
+    questions = [["data", "beans"], ["model", VIT]]
+    lines = problems(ask(tmp_path / "a", hub.endpoint, *questions))
+    assert "--dataset AI-Lab-Makerere/beans: " in lines[0]
+    assert "model.safetensors" in lines[1]
+    for line in lines:
+        assert "the connection broke off; run it again" in line
+    data.drop_after.clear()
+    model.drop_after.clear()
+    answers = ask(tmp_path / "a", hub.endpoint, *questions)
+    assert answers == ask(tmp_path / "b", hub.endpoint, *questions)
+    ranges = [r.headers["range"] for r in hub.requests if "range" in r.headers]
+    assert f"bytes={10 * 2**20}-" in ranges
 
 
-def test_no_network_is_a_problem_for_people(tmp_path: Path) -> None:
-    (problem,) = open_in_new_process(
-        tmp_path / "a", "http://127.0.0.1:9", "someone/pictures", HF_HUB_OFFLINE="1"
-    )["error"]
-    assert "someone/pictures" in problem
+def test_no_network_at_all_is_said_at_once(hub: Hub, tmp_path: Path) -> None:
+    lines = problems(
+        ask(tmp_path / "a", "http://127.0.0.1:9", ["data", "some/pictures"], ["model", VIT])
+    )
+    for line, what in zip(lines, ("--dataset some/pictures", f"--model {VIT}"), strict=True):
+        assert what in line
+        assert "http://127.0.0.1:9 cannot be reached" in line
+        assert "HF_ENDPOINT" in line
+    lines = problems(
+        ask(tmp_path / "a", hub.endpoint, ["data", "some/x"], ["model", VIT], HF_HUB_OFFLINE="1")
+    )
+    assert all("HF_HUB_OFFLINE is set" in line for line in lines)
+    assert hub.requests == []
+
+
+def test_a_hub_that_does_not_answer_in_time(hub: Hub, tmp_path: Path) -> None:
+    hub.slow = 10
+    lines = problems(
+        ask(tmp_path / "a", hub.endpoint, ["data", "beans"], ["model", VIT], **ONE_SECOND)
+    )
+    assert all(f"{hub.endpoint} cannot be reached" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_a_file_that_does_not_come_in_time(hub: Hub, tmp_path: Path) -> None:
+    """The library asks six times, with pauses of 23 seconds in all."""
+    hub.repositories["models", VIT].slow["config.json"] = 2
+    (line,) = problems(ask(tmp_path / "a", hub.endpoint, ["model", VIT], **ONE_SECOND))
+    assert "no answer within 1 s" in line
+    assert "HF_HUB_DOWNLOAD_TIMEOUT" in line
