@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vit_colossal.config import TrainConfig, load_config
     from vit_colossal.errors import ConfigError, UserError
-    from vit_colossal.evaluation import Evaluation
-    from vit_colossal.run import evaluate, train
+    from vit_colossal.predictor import Prediction, PredictResult, predict
+    from vit_colossal.run import train
+    from vit_colossal.run_evaluation import evaluate
+    from vit_colossal.scores import Evaluation
     from vit_colossal.trainer import TrainResult
 
 __version__ = "0.1.0"
@@ -21,23 +23,29 @@ __version__ = "0.1.0"
 #: Where each public name lives; imported on first use, for torch and ColossalAI take seconds.
 _PUBLIC = {
     "ConfigError": "errors",
-    "Evaluation": "evaluation",
+    "Evaluation": "scores",
+    "PredictResult": "predictor",
+    "Prediction": "predictor",
     "TrainConfig": "config",
     "TrainResult": "trainer",
     "UserError": "errors",
-    "evaluate": "run",
+    "evaluate": "run_evaluation",
     "load_config": "config",
+    "predict": "predictor",
     "train": "run",
 }
 
 __all__ = [
     "ConfigError",
     "Evaluation",
+    "PredictResult",
+    "Prediction",
     "TrainConfig",
     "TrainResult",
     "UserError",
     "evaluate",
     "load_config",
+    "predict",
     "train",
 ]
 

@@ -28,8 +28,10 @@ FORMAT = 1
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 TENSORS = ("weights", "moments", "rng")
-#: The files of a checkpoint; a manifest may name no others.
+#: The files of a checkpoint; a manifest may name no others than these and ``AVERAGE``.
 FILES = (*(f"{name}.safetensors" for name in TENSORS), STATE)
+#: The weights' moving average, where one is kept.
+AVERAGE = "ema.safetensors"
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -66,7 +68,7 @@ def write(
     Args:
         root: the run's ``checkpoints`` folder.
         step: optimizer steps taken.
-        tensors: for each of ``TENSORS``, tensors by name.
+        tensors: for each of ``TENSORS``, and ``ema`` where there is one, tensors by name.
         state: JSON values to continue with.
         identity: JSON values that a continuing run has to agree with.
 
@@ -79,11 +81,11 @@ def write(
     unfinished = root / f".unfinished-{final.name}-{os.getpid()}"
     try:
         unfinished.mkdir(parents=True)
-        for name in TENSORS:
-            contiguous = {key: tensor.contiguous() for key, tensor in tensors[name].items()}
+        for name, named in tensors.items():
+            contiguous = {key: tensor.contiguous() for key, tensor in named.items()}
             save_file(contiguous, unfinished / f"{name}.safetensors")
         (unfinished / STATE).write_text(json.dumps({"step": step, **state}), encoding="utf-8")
-        files = {name: _seal(unfinished / name) for name in FILES}
+        files = {path.name: _seal(path) for path in sorted(unfinished.iterdir())}
         manifest: dict[str, Any] = {"format": FORMAT, "files": files, "identity": dict(identity)}
         manifest["sha256"] = _sha256_of(manifest)
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
@@ -146,9 +148,9 @@ def verify(path: Path) -> Checkpoint:
     if manifest.get("sha256") != _sha256_of(manifest):
         raise _invalid(path, f"{MANIFEST} was changed after it was written (SHA-256 differs)")
     files = manifest.get("files")
-    if not isinstance(files, dict) or sorted(files) != sorted(FILES):
+    if not isinstance(files, dict) or sorted({*files, AVERAGE}) != sorted({*FILES, AVERAGE}):
         raise _invalid(path, "the manifest does not list exactly the files of a checkpoint")
-    for name in FILES:
+    for name in sorted(files):
         expected, file = files[name], path / name
         if file.is_symlink() or not file.is_file():
             raise _invalid(path, f"{name} is missing or not a plain file")
@@ -156,8 +158,9 @@ def verify(path: Path) -> Checkpoint:
             raise _invalid(path, f"{name} has {file.stat().st_size} bytes, not what was written")
         if _sha256(file) != expected.get("sha256"):
             raise _invalid(path, f"{name} was changed after it was written (SHA-256 differs)")
-    for name in TENSORS:
-        _check_header(path, f"{name}.safetensors")
+    for name in sorted(files):
+        if name != STATE:
+            _check_header(path, name)
     state, identity = _read_json(path, STATE), manifest.get("identity")
     step = state.get("step")
     if type(step) is not int or step < 0 or not isinstance(identity, dict):

@@ -86,6 +86,8 @@ class Checkpointer:
             logger.warning("step %d is not saved: %s is not finite", step, spoiled)
             return
         tensors = {"weights": state.weights, "moments": state.moments, "rng": state.rng}
+        if state.ema:
+            tensors["ema"] = state.ema
         values = {"train_state": state.values, "progress": progress}
         path = files.write(self.root, step, tensors, values, self.identity)
         files.point(self.root, "last", path)
@@ -106,6 +108,20 @@ class Checkpointer:
             logger.info("resumed from %s: %s", checkpoint.path, how)
         progress: dict[str, Any] = checkpoint.state["progress"]
         return progress
+
+    def return_to_best(self) -> None:
+        """Put the state of the best checkpoint into this run, if one was kept.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        link = self.root / "best"
+        if not link.exists():
+            return
+        best = files.verify(link.resolve())
+        restore(self.engine, best.path, best.state["train_state"], same_layout=False)
+        if self.engine.is_lead:
+            logger.info("returned to the weights of %s", best.path)
 
     def last_good(self) -> str:
         """The newest checkpoint, in words."""

@@ -9,23 +9,38 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from vit_colossal.config import TrainConfig, parse_config
-from vit_colossal.errors import UserError
+from vit_colossal import __version__
+from vit_colossal.errors import ConfigError, UserError
+from vit_colossal.redaction import SafeFormatter, hide_secrets
+
+if TYPE_CHECKING:
+    from vit_colossal.config import TrainConfig
+    from vit_colossal.runtime.launch import Topology
 
 #: In the order of the help; those beside train and eval are modules of ``commands``.
 SUMMARIES = {
     "train": "fine-tune a Vision Transformer with a ColossalAI plugin",
-    "eval": "evaluate a model on a whole split",
+    "eval": "evaluate a run or a model on a whole split of any data set",
+    "predict": "label image files with a run or a model",
     "parity": "compare every layout with a plain PyTorch loop and transformers' Trainer",
+    "bench": "measure strategies and peers side by side",
     "check": "judge a finished run by a reference accuracy (exit code 3: significantly below)",
+    "report": "write one HTML page about a run, or about several side by side",
+    "export": "turn a run or a checkpoint into a Hugging Face directory or ONNX",
+    "push": "upload a run or a model to a hub, with a model card",
+    "doctor": "say whether training can start on this machine, and what to do if not",
+    "completion": "print a completion script for bash or zsh",
 }
+#: These work where PyTorch is missing or broken.
+WITHOUT_TORCH = ("doctor", "completion")
 USAGE = "\n".join(
     [
         "usage: vit-colossal COMMAND [flags]\n",
         "commands:",
         *(f"  {name:<10} {summary}" for name, summary in SUMMARIES.items()),
-        "\nvit-colossal COMMAND --help lists the flags.",
+        "\nvit-colossal COMMAND --help lists the flags; vit-colossal --version the version.",
     ]
 )
 
@@ -39,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"vit-colossal {__version__}")
+        return 0
     name, *flags = arguments
     if name not in SUMMARIES:
         print(f"error: no command {name!r}\n\n{USAGE}", file=sys.stderr)
@@ -50,7 +68,8 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
     """Load the configuration, start local processes if asked to, run, and map errors to codes."""
     debug = "--debug" in flags
     try:
-        _set_up_logging()
+        if name not in WITHOUT_TORCH:
+            _set_up_logging()
         if name in _COMMANDS:
             return _run(name, flags, prog)
         # Imported when asked for: no command pays for what another one needs.
@@ -58,15 +77,30 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
         return int(command.main(flags, prog))
     except UserError as error:
         if debug:
-            traceback.print_exc()
-        elif os.environ.get("RANK", "0") == "0" or not os.environ["RANK"].isdigit():
+            print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
+        elif _speaks_for_all():
             _print_error(error)
         return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has enough. Python would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if debug or package == "vit_colossal":
+            raise
+        print(f"error: {error}: run 'vit-colossal doctor' for what to do", file=sys.stderr)
+        return 1
 
 
 def _run(name: str, flags: Sequence[str], prog: str) -> int:
     """A command that trains or evaluates, in this process or in N."""
-    config, problems = parse_config(flags, prog, TrainConfig)
+    from vit_colossal.config import TrainConfig, parse_config
+
+    kind: type[TrainConfig] = TrainConfig
+    if name == "eval":
+        from vit_colossal.eval_config import EvalConfig as kind
+    config, problems = parse_config(flags, prog, kind)
     if problems or config.nproc is not None:
         return _spawn(name, config, list(flags), problems)
     return _COMMANDS[name](config)
@@ -75,18 +109,29 @@ def _run(name: str, flags: Sequence[str], prog: str) -> int:
 def _spawn(name: str, config: TrainConfig, flags: list[str], problems: list[str]) -> int:
     """Validate here, before anything starts; then run the same command in N processes."""
     from vit_colossal.launcher import launch
-    from vit_colossal.run import plan_run
+
+    topology = _topology(config, problems)
+    if name == "eval":
+        from vit_colossal.run_evaluation import plan_evaluation
+
+        plan_evaluation(config, topology, problems)
+    else:
+        from vit_colossal.run import plan_run
+
+        plan_run(config, topology, problems)
+    count = topology.world_size
+    return launch(["-m", "vit_colossal", name, *_without_nproc(flags)], count)
+
+
+def _topology(config: TrainConfig, problems: list[str]) -> Topology:
+    """This process's place, or that of the first of N processes that are yet to be started."""
     from vit_colossal.runtime.launch import Topology
 
     if "RANK" in os.environ:
         if config.nproc is not None:
             problems.append("--nproc cannot be used under torchrun or colossalai run: drop it")
-        topology = Topology.from_environment()
-    else:
-        topology = Topology(world_size=config.nproc or 1, local_world_size=config.nproc or 1)
-    plan_run(config, topology, problems)
-    count = topology.world_size
-    return launch(["-m", "vit_colossal", name, *_without_nproc(flags)], count)
+        return Topology.from_environment()
+    return Topology(world_size=config.nproc or 1, local_world_size=config.nproc or 1)
 
 
 def _without_nproc(flags: list[str]) -> list[str]:
@@ -102,8 +147,11 @@ def _without_nproc(flags: list[str]) -> list[str]:
 
 
 def _train(config: TrainConfig) -> int:
-    from vit_colossal.run import train
+    from vit_colossal.run import rehearse, train
 
+    if config.dry_run:
+        rehearse(config)
+        return 0
     result = train(config)
     if result.stopped_by:
         return 130 if result.stopped_by == signal.SIGINT else 143
@@ -111,7 +159,7 @@ def _train(config: TrainConfig) -> int:
 
 
 def _evaluate(config: TrainConfig) -> int:
-    from vit_colossal.run import evaluate
+    from vit_colossal.run_evaluation import evaluate
 
     result = evaluate(config)
     if os.environ.get("RANK", "0") == "0":
@@ -122,8 +170,17 @@ def _evaluate(config: TrainConfig) -> int:
 _COMMANDS: dict[str, Callable[[TrainConfig], int]] = {"train": _train, "eval": _evaluate}
 
 
+def _speaks_for_all() -> bool:
+    """Whether what is wrong would otherwise be said by another rank, or by none."""
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "0")
+    numbers = rank.isdecimal() and world.isdecimal()
+    return not numbers or int(rank) == 0 or int(rank) >= int(world)
+
+
 def _print_error(error: UserError) -> None:
-    lines = str(error).splitlines()
+    # A file's name may hold what ends a line or steers a terminal.
+    found = error.problems if isinstance(error, ConfigError) else str(error).splitlines()
+    lines = [_printable(hide_secrets(line)) for line in found]
     if len(lines) == 1:
         print(f"error: {lines[0]}", file=sys.stderr)
         return
@@ -132,11 +189,15 @@ def _print_error(error: UserError) -> None:
         print(f"  - {line}", file=sys.stderr)
 
 
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def _set_up_logging() -> None:
     from vit_colossal.metrics import TqdmHandler
 
     handler = TqdmHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(SafeFormatter("%(message)s"))
     logger = logging.getLogger("vit_colossal")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)

@@ -6,6 +6,7 @@ Every field of the command's configuration class is a flag (``--global-batch-siz
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,21 +71,36 @@ def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C,
         raise ConfigError(problems) from None
 
 
-def _read_flags(arguments: Sequence[str], prog: str, kind: type[C]) -> dict[str, Any]:
-    command_line = create_model(
+def flags_parser(prog: str, kind: type[TrainConfig]) -> ArgumentParser:
+    """The parser of a command's flags, for shells that complete them; it is not used to parse."""
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        _command_line(kind), cli_prog_name=prog, **_cli_options(kind)
+    )
+    parser: ArgumentParser = source.root_parser
+    return parser
+
+
+def _command_line(kind: type[TrainConfig]) -> type[TrainConfig]:
+    return create_model(
         kind.__name__,
         __base__=kind,
         __doc__=kind.__doc__,
         config=(Path | None, Field(None, description=_CONFIG_HELP)),
     )
-    options = {key: value for key, value in kind.model_config.items() if key in _CLI_OPTIONS}
+
+
+def _cli_options(kind: type[TrainConfig]) -> dict[str, Any]:
+    return {key: value for key, value in kind.model_config.items() if key in _CLI_OPTIONS}
+
+
+def _read_flags(arguments: Sequence[str], prog: str, kind: type[C]) -> dict[str, Any]:
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
-            command_line,
+            _command_line(kind),
             cli_prog_name=prog,
             cli_parse_args=[_hyphenate(argument) for argument in arguments],
             cli_ignore_unknown_args=True,
-            **options,  # type: ignore[arg-type]
+            **_cli_options(kind),
         )
         return source()
     except SettingsError as error:
@@ -142,7 +158,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"--config {path}: cannot be read ({error})"]) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError([f"--config {path}: not valid YAML ({reason})"]) from None
     if not isinstance(values, dict):

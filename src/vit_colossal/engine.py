@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,9 @@ from vit_colossal.parallel_dims import Coordinate, ParallelDims
 from vit_colossal.plugins import AutocastModel, build_booster
 from vit_colossal.validation import RunPlan
 
+if TYPE_CHECKING:
+    from vit_colossal.ema import Ema
+
 
 @dataclass
 class Engine:
@@ -33,6 +36,7 @@ class Engine:
         booster, model, optimizer, schedule: as ColossalAI wrapped them.
         image_mean, image_std: per channel, from the model's processor.
         shapes: full shape of every parameter by name, whatever part this rank holds.
+        ema: the average of the weights, where one is kept.
     """
 
     plan: RunPlan
@@ -45,6 +49,7 @@ class Engine:
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     shapes: dict[str, torch.Size]
+    ema: Ema | None = None
 
     @property
     def dims(self) -> ParallelDims:
@@ -83,6 +88,10 @@ class Engine:
         images = images.to(self.device, non_blocking=True)
         return normalize(images, self.image_mean, self.image_std, torch.float32)
 
+    def evaluated_weights(self) -> AbstractContextManager[Any]:
+        """Compute with the weights that are evaluated and saved; every rank has to call this."""
+        return nullcontext() if self.ema is None else self.ema.in_place()
+
     def no_sync(self) -> AbstractContextManager[Any]:
         """Leave out the gradient reduction of all but the last accumulated backward."""
         model = self.model
@@ -111,6 +120,10 @@ def build_engine(
     """
     if plan.config.grad_checkpoint:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if plan.config.compile:
+        # In place: parameters keep their names, and layers of one shape share one compilation.
+        for layer in model.vit.encoder.layer:
+            layer.compile()
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     optimizer = build_optimizer(model, plan.config, device.type)
     schedule = build_schedule(optimizer, plan.config, total_steps)

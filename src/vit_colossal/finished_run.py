@@ -19,7 +19,9 @@ HYPERPARAMETERS = (
     *("global_batch_size", "grad_accumulation", "epochs", "max_steps", "lr", "lr_schedule"),
     *("warmup_ratio", "weight_decay", "decay_all", "adam_beta1", "adam_beta2", "adam_eps"),
     *("clip_grad_norm", "random_resized_crop", "min_crop_scale", "horizontal_flip"),
-    *("max_train_samples", "precision"),
+    *("auto_augment", "randaugment_num_ops", "randaugment_magnitude", "random_erasing", "mixup"),
+    *("cutmix", "label_smoothing", "freeze", "freeze_layers", "layer_decay", "ema"),
+    *("early_stopping_patience", "max_train_samples", "precision"),
 )
 VERSIONS = ("vit_colossal", "python", "torch", "colossalai", "transformers", "datasets")
 
@@ -60,6 +62,7 @@ class FinishedRun:
     result: Result
     commit: str | None
     versions: dict[str, str]
+    device: str = ""
 
 
 class _Environment(BaseModel):
@@ -71,6 +74,8 @@ class _Environment(BaseModel):
     labels: tuple[str, ...] = Field(min_length=1)
     world_size: int = Field(ge=1)
     commit: str | None = None
+    device: str = ""
+    device_name: str = ""
     plain_loop: bool = False
 
 
@@ -90,21 +95,26 @@ class _End(BaseModel):
     accuracy: float
 
 
-def read_run(directory: Path) -> FinishedRun:
-    """Read a finished run.
+def read_run(directory: Path, step: int | None = None) -> FinishedRun:
+    """Read a finished run, or how a run stood at one of its evaluations.
 
     Args:
         directory: holds config.yaml, environment.json and metrics.jsonl.
+        step: take the evaluation after this step; the run need not have ended.
 
     Raises:
         ConfigError: something is missing, unreadable or contradictory, or the run has not ended.
     """
     if not directory.is_dir():
         raise ConfigError([f"{directory}: no such run directory"])
-    config = _read_config(directory / "config.yaml")
+    config = read_run_config(directory)
     values = _read_json(directory / "environment.json")
     environment = _validated(_Environment, values, directory / "environment.json")
-    result = _last_evaluation(directory / "metrics.jsonl", config.seed)
+    events = _read_events(directory / "metrics.jsonl")
+    if step is None:
+        result = _last_evaluation(directory / "metrics.jsonl", events, config.seed)
+    else:
+        result = _evaluation_at(directory / "metrics.jsonl", events, config.seed, step)
     subject = Subject(
         model=config.model or "",
         model_overrides=dict(config.model_overrides),
@@ -124,7 +134,10 @@ def read_run(directory: Path) -> FinishedRun:
     )
     versions = {name: str(values[name]) for name in VERSIONS if name in values}
     settings = hyperparameters(config)
-    return FinishedRun(directory, subject, layout, settings, result, environment.commit, versions)
+    device = environment.device_name or environment.device
+    return FinishedRun(
+        directory, subject, layout, settings, result, environment.commit, versions, device
+    )
 
 
 def hyperparameters(config: TrainConfig) -> dict[str, Value]:
@@ -133,7 +146,13 @@ def hyperparameters(config: TrainConfig) -> dict[str, Value]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _read_config(path: Path) -> TrainConfig:
+def read_run_config(directory: Path) -> TrainConfig:
+    """The resolved settings of a run, finished or not.
+
+    Raises:
+        ConfigError: its config.yaml is missing or is none.
+    """
+    path = directory / "config.yaml"
     try:
         values = yaml.safe_load(_read_text(path))
         return TrainConfig.model_validate(values)
@@ -142,8 +161,7 @@ def _read_config(path: Path) -> TrainConfig:
         raise ConfigError([f"{path}: not the configuration of a run ({reason})"]) from None
 
 
-def _last_evaluation(path: Path, seed: int) -> Result:
-    """The last "eval" event, if an "end" event after it says that it is the result."""
+def _read_events(path: Path) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []
     for number, line in enumerate(_read_text(path).splitlines(), start=1):
         try:
@@ -153,6 +171,27 @@ def _last_evaluation(path: Path, seed: int) -> Result:
                 [f"{path}: line {number} is not JSON: was the run cut off?"]
             ) from None
         events += [event] if isinstance(event, dict) else []
+    return events
+
+
+def _evaluation_at(path: Path, events: list[dict[str, Any]], seed: int, step: int) -> Result:
+    """The "eval" event after ``step``."""
+    found = [event for event in events if event.get("event") == "eval" and event["step"] == step]
+    if not found:
+        raise ConfigError([f"{path}: nothing was evaluated after step {step}"])
+    return _result(path, _validated(_Evaluation, found[-1], path), seed)
+
+
+def _result(path: Path, evaluation: _Evaluation, seed: int) -> Result:
+    try:
+        return Result(seed=seed, correct=evaluation.correct, total=evaluation.total)
+    except ValidationError:
+        counts = f"{evaluation.correct} of {evaluation.total}"
+        raise ConfigError([f"{path}: the last evaluation counts {counts} images"]) from None
+
+
+def _last_evaluation(path: Path, events: list[dict[str, Any]], seed: int) -> Result:
+    """The last "eval" event, if an "end" event after it says that it is the result."""
     kinds = [event.get("event") for event in events]
     last = {kind: len(kinds) - 1 - kinds[::-1].index(kind) for kind in set(kinds)}
     if "end" not in last or last["end"] < max(last.get("train", 0), last.get("eval", 0)):
@@ -161,11 +200,7 @@ def _last_evaluation(path: Path, seed: int) -> Result:
         raise ConfigError([f'{path}: no "eval" event: the run was never evaluated'])
     evaluation = _validated(_Evaluation, events[last["eval"]], path)
     end = _validated(_End, events[last["end"]], path)
-    try:
-        result = Result(seed=seed, correct=evaluation.correct, total=evaluation.total)
-    except ValidationError:
-        counts = f"{evaluation.correct} of {evaluation.total}"
-        raise ConfigError([f"{path}: the last evaluation counts {counts} images"]) from None
+    result = _result(path, evaluation, seed)
     exact = result.correct / result.total
     agrees = evaluation.step == end.step and evaluation.accuracy == end.accuracy
     if not agrees or abs(exact - end.accuracy) > 1e-9:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vit_colossal.errors import ModelError
+from vit_colossal.model_files import is_local, read_config
 
 #: ViTConfig keys of the presets. tiny to large are the standard sizes (Dosovitskiy et al. 2021,
 #: table 1; Touvron et al. 2021 for tiny and small); micro is ours, for small images on a CPU.
@@ -120,18 +120,35 @@ def read_spec(name: str, overrides: dict[str, Any]) -> ModelSpec:
                 f"--model {name} brings its own configuration"
             ]
         )
-    values = _read_config(name)
+    values = _config_of(name)
     if values.get("model_type") != "vit":
         raise ModelError(
             [f"--model {name} is of type {values.get('model_type')!r}: a 'vit' is needed"]
         )
+    if values.get("num_channels", 3) != 3:
+        channels = values["num_channels"]
+        raise ModelError([f"--model {name}: num_channels is {channels!r}: 3 is needed, for RGB"])
     return _spec(name, values, pretrained=True)
+
+
+def read_labels(name: str) -> tuple[str, ...]:
+    """The label names that a directory's or a hub repository's ``config.json`` lists, in order.
+
+    Raises:
+        ModelError: it cannot be read, or lists none.
+    """
+    named = _config_of(name).get("id2label")
+    if isinstance(named, dict):
+        labels = [named.get(str(index)) for index in range(len(named))]
+        if len(labels) > 1 and all(isinstance(label, str) for label in labels):
+            return tuple(str(label) for label in labels)
+    raise ModelError([f"--model {name}: config.json has no id2label that names its labels"])
 
 
 def _spec(name: str, values: dict[str, Any], *, pretrained: bool) -> ModelSpec:
     def size(key: str, default: int) -> int:
         value = values.get(key, default)
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise ModelError([f"--model {name}: {key} must be a positive integer, got {value!r}"])
         return value
 
@@ -148,52 +165,26 @@ def _spec(name: str, values: dict[str, Any], *, pretrained: bool) -> ModelSpec:
     )
     if spec.hidden_size % spec.num_heads:
         raise ModelError(
-            [f"hidden_size {spec.hidden_size} is not divisible by {spec.num_heads} attention heads"]
+            [
+                f"--model {name}: hidden_size {spec.hidden_size} is not divisible by "
+                f"{spec.num_heads} attention heads"
+            ]
         )
     if spec.image_size % spec.patch_size:
         raise ModelError(
-            [f"image_size {spec.image_size} is not divisible by patch_size {spec.patch_size}"]
+            [
+                f"--model {name}: image_size {spec.image_size} is not divisible by "
+                f"patch_size {spec.patch_size}"
+            ]
         )
     return spec
 
 
-def _read_config(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if path.exists():
-        file = path / "config.json"
-        if not file.is_file():
-            raise ModelError([f"--model {name}: no config.json in it, so not a model directory"])
-        if not any(path.glob("*.safetensors")):
-            raise ModelError(
-                [f"--model {name}: no *.safetensors weights in it (pickles are not loaded)"]
-            )
-    else:
-        file = _download_config(name)
+def _config_of(name: str) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError([f"--model {name}: config.json cannot be read ({error})"]) from None
-    if not isinstance(values, dict):
-        raise ModelError([f"--model {name}: config.json is not a JSON object"])
-    return values
-
-
-def _download_config(name: str) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    presets = ", ".join(PRESETS)
-    try:
-        return Path(hf_hub_download(name, "config.json"))
-    except HFValidationError:
-        reason = "no such directory, and not a hub name"
-    except HfHubHTTPError as error:
-        reason = str(error).splitlines()[0]
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-    raise ModelError(
-        [
-            f"--model {name}: fetching its config.json from the hub failed: {reason}. "
-            f"Check the name, the network or HF_TOKEN, or give a directory or a preset ({presets})"
-        ]
-    )
+        return read_config(name)
+    except ModelError as error:
+        if name.count("/") == 1 or is_local(name):
+            raise
+        presets = ", ".join(PRESETS)
+        raise ModelError([f"{line}, or a preset ({presets})" for line in error.problems]) from None

@@ -46,6 +46,15 @@ REORDERED = (
     Grouping(split_products=2),
     Grouping(split_products=4),
 )
+#: What transformers' Trainer is not given here.
+_OURS_ALONE: tuple[str, ...] = (
+    "random_resized_crop",
+    "horizontal_flip",
+    "auto_augment",
+    "random_erasing",
+    "mixup",
+)
+_OURS_ALONE += ("cutmix", "label_smoothing", "freeze", "layer_decay", "ema")
 WORKER = ("-m", "vit_colossal.parity_worker")
 
 
@@ -152,6 +161,7 @@ def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]
         clips.append(config.clip_too)
     subjects = [("layout", layout) for layout in layouts]
     if config.peers:
+        _refuse_what_peers_lack(config)
         flags = {"plugin": "ddp", "precision": "fp32"}
         for count in sorted({1, processes}):
             subjects.append(("transformers", Layout("transformers.Trainer", flags, count)))
@@ -162,6 +172,14 @@ def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]
             trace = folder / "traces" / f"{len(cases):03d}"
             cases.append(Case(layout.name, kind, layout.processes, job, trace))
     return cases
+
+
+def _refuse_what_peers_lack(config: ParityConfig) -> None:
+    found = [f"--{name.replace('_', '-')}" for name in _OURS_ALONE if getattr(config, name)]
+    found += ["--freeze-layers"] if config.freeze_layers is not None else []
+    if found:
+        flags = ", ".join(found)
+        raise ConfigError([f"{flags}: Trainer is compared without it: add --no-peers"])
 
 
 def _select(layouts: list[Layout], wanted: str) -> list[Layout]:

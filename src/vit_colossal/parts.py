@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from colossalai.amp.naive_amp.mixed_precision_optimizer import MixedPrecisionOptimizer
 from colossalai.zero import GeminiDDP
 from colossalai.zero.low_level import LowLevelZeroOptimizer
@@ -29,7 +30,8 @@ class Part:
         working: the tensor that the model computes with; None where Gemini owns it.
         tp_dim: dimension that tensor parallelism cuts, or None.
         start: first element of this piece in the flattened (tensor-parallel) parameter, where
-            data parallelism cuts it; None for the whole.
+            data parallelism cuts it; None for the whole, which every replica holds.
+        frozen: the optimizer does not know it; ``master`` is then what the model computes with.
     """
 
     name: str
@@ -38,18 +40,14 @@ class Part:
     working: torch.Tensor | None
     tp_dim: int | None = None
     start: int | None = None
+    frozen: bool = False
 
     def piece_of(self, full: torch.Tensor, tp_index: int, tp: int) -> torch.Tensor:
         """The elements of the plain parameter that belong here, shaped like ``master``."""
-        local = self.tensor_parallel_piece(full, tp_index, tp)
+        local = full if self.tp_dim is None else full.chunk(tp, dim=self.tp_dim)[tp_index]
         if self.start is None:
             return local
         return local.flatten()[self.start : self.start + self.master.numel()]
-
-    def tensor_parallel_piece(self, full: torch.Tensor, tp_index: int, tp: int) -> torch.Tensor:
-        if self.tp_dim is None:
-            return full
-        return full.chunk(tp, dim=self.tp_dim)[tp_index]
 
 
 def local_parts(engine: Engine) -> list[Part]:
@@ -59,17 +57,13 @@ def local_parts(engine: Engine) -> list[Part]:
     return list(_module_parts(engine))
 
 
-def replicas_hold_the_same(engine: Engine) -> bool:
-    """Whether the first data-parallel replica alone has everything."""
-    return not isinstance(engine.model, GeminiDDP) and not isinstance(
-        engine.optimizer, LowLevelZeroOptimizer
-    )
-
-
 def _module_parts(engine: Engine) -> Iterator[Part]:
     optimizer = engine.optimizer
     for name, parameter in engine.model.unwrap().named_parameters():
         tp_dim = _cut_dimension(parameter.shape, engine.shapes[name])
+        if not parameter.requires_grad:
+            yield Part(name, parameter.detach(), parameter, parameter, tp_dim, frozen=True)
+            continue
         if isinstance(optimizer, LowLevelZeroOptimizer):
             shard = optimizer.working_to_master_param[id(parameter)]
             rank = optimizer.pid_to_bucket_store[id(parameter)].local_rank
@@ -86,6 +80,9 @@ def _module_parts(engine: Engine) -> Iterator[Part]:
 
 def _gemini_parts(engine: Engine) -> Iterator[Part]:
     """Slices of Gemini's fp32 chunks, or of this rank's shard of a chunk."""
+    for name, parameter in engine.model.unwrap().named_parameters():
+        if not parameter.requires_grad:  # left out of the chunks
+            yield Part(name, parameter.detach(), parameter, parameter, frozen=True)
     optimizer = engine.optimizer
     for index, fake in optimizer.id_to_fake_params.items():
         parameter = optimizer.id_to_real_params[index]
@@ -96,10 +93,21 @@ def _gemini_parts(engine: Engine) -> Iterator[Part]:
 
 
 def refresh_working_weights(engine: Engine) -> None:
-    """Make Gemini's 16-bit chunks follow the fp32 chunks, as its optimizer does after a step."""
+    """Make what the model computes with follow the masters, as the optimizer does after a step.
+
+    Every rank has to call this.
+    """
+    optimizer = engine.optimizer
     if isinstance(engine.model, GeminiDDP):
-        for chunk in engine.optimizer.chunk16_set:
+        for chunk in optimizer.chunk16_set:
             chunk.payload.copy_(chunk.paired_chunk.payload)
+    elif isinstance(optimizer, LowLevelZeroOptimizer):
+        for working, padded in optimizer._working_param_to_padded_working_param.items():
+            shard = optimizer.working_to_master_param[id(working)].to(padded)
+            dist.all_gather_into_tensor(padded, shard, group=optimizer.param_to_pg[working])
+    elif isinstance(optimizer, MixedPrecisionOptimizer):
+        for working, master in optimizer.working_to_master_map.items():
+            working.data.copy_(master)
 
 
 def _cut_dimension(local: torch.Size, full: torch.Size) -> int | None:

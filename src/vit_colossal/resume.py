@@ -35,6 +35,9 @@ def identity(plan: RunPlan, data: RunData) -> dict[str, Any]:
         "labels": list(data.labels),
         "data": data.fingerprint,
         "parameter groups": "one" if config.decay_all or not config.weight_decay else "two",
+        "layer decay": config.layer_decay,
+        "frozen": config.freeze or config.freeze_layers,
+        "weight average": True if config.ema else None,
         "global batch size": plan.batches.global_batch,
         "seed": config.seed,
     }

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,16 +23,19 @@ from vit_colossal.config import TrainConfig
 from vit_colossal.data.sources import missing_path
 from vit_colossal.errors import ConfigError
 from vit_colossal.finished_run import Subject
+from vit_colossal.model_card import write_card
+from vit_colossal.model_files import check_weights
 from vit_colossal.references import find_reference
 from vit_colossal.regression import Verdict, check_run, require_match
 from vit_colossal.resume import wants_resume, with_checkpoint
 from vit_colossal.run_data import RunData, prepare_data
+from vit_colossal.run_lock import held_by, in_use, locked
 from vit_colossal.run_record import describe_run
 from vit_colossal.runtime.launch import Topology, start, stop
-from vit_colossal.validation import Device, RunPlan, make_plan
+from vit_colossal.trackers import missing_clients
+from vit_colossal.validation import Device, RunPlan, check_data, fit_batch, make_plan
 
 if TYPE_CHECKING:
-    from vit_colossal.evaluation import Evaluation
     from vit_colossal.trainer import Trainer, TrainResult
 
 logger = logging.getLogger("vit_colossal")
@@ -72,12 +78,16 @@ def plan_run(
         ConfigError: all problems found.
     """
     found = [*found, *_reference_problems(config), *_path_problems(config)]
+    found += missing_clients(config)
     try:
         device = choose_device(config, topology)
     except ConfigError as error:
         found, device = [*found, *error.problems], Device("cuda")
     plan = make_plan(config, topology.world_size, device, found)
+    check_weights(plan.spec)
     data = prepare_data(plan, progress=topology.rank == 0)
+    plan = fit_batch(plan, config, len(data.train))
+    check_data(plan, len(data.train), len(data.evaluation))
     _check_subject(plan, data)
     return with_checkpoint(plan, data, report=topology.rank == 0), data
 
@@ -92,55 +102,102 @@ def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
     Raises:
         ConfigError: the run cannot be started as configured.
     """
+    if config.dry_run:
+        raise ConfigError(["--dry-run does not train: call run.rehearse instead"])
     topology = topology or Topology.from_environment()
     plan, data = plan_run(config, topology)
     if topology.rank == plan.dims.lead_rank:
-        for note in plan.notes:
+        for note in (*plan.notes, *data.notes):
             logger.info(note)
-    return _in_group(plan, data, topology, _fit)
+    return in_group(plan, topology, lambda device: _train(plan, data, device))
 
 
-def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluation:
-    """Evaluate the configured model on the whole evaluation split, without training."""
-    if config.check_reference is not None:
-        raise ConfigError(["--check-reference judges a training run: drop it, or use check"])
+def rehearse(config: TrainConfig, topology: Topology | None = None) -> None:
+    """Do all that comes before the first step, log the plan, and leave no run behind.
+
+    Args:
+        config: the run.
+        topology: this process's place; read from the environment when not given.
+
+    Raises:
+        ConfigError: the run could not be started as configured.
+    """
     topology = topology or Topology.from_environment()
-    plan, data = plan_run(config.replace(overwrite=True), topology)
-    return _in_group(plan, data, topology, lambda trainer: trainer.evaluate())
+    plan, data = plan_run(config, topology)
+    is_lead = topology.rank == plan.dims.lead_rank
+
+    def announce(device: torch.device) -> None:
+        from vit_colossal.trainer import Trainer
+
+        Trainer(plan, data, device).announce()
+
+    if is_lead:
+        for note in (*plan.notes, *data.notes):
+            logger.info(note)
+    in_group(plan, topology, announce)
+    if is_lead:
+        where = config.output_dir or "runs/"
+        logger.info("dry run: all of this is possible; the run would be written to %s", where)
 
 
-def _in_group(plan: RunPlan, data: RunData, topology: Topology, work: Callable[[Trainer], T]) -> T:
-    """Build the trainer inside a process group, use it, and leave.
+def in_group(plan: RunPlan, topology: Topology, work: Callable[[torch.device], T]) -> T:
+    """Do ``work`` inside a process group, on this rank's device, and leave.
 
-    ColossalAI opens a CUDA context when it is imported, so the device is chosen before.
+    ColossalAI opens a CUDA context when it is imported, so the device is chosen before; ``work``
+    imports what needs ColossalAI.
     """
     if plan.device.kind == "cuda":
         torch.cuda.set_device(topology.local_rank)
     runtime.activate(plan.device.kind)
-    from vit_colossal.trainer import Trainer
-
     device = start(topology, plan.device.kind, timeout_s=600)
     try:
-        return work(Trainer(plan, data, device))
+        return work(device)
     finally:
         stop()
 
 
+def _train(plan: RunPlan, data: RunData, device: torch.device) -> TrainResult:
+    from vit_colossal.trainer import Trainer
+
+    return _fit(Trainer(plan, data, device))
+
+
 def _fit(trainer: Trainer) -> TrainResult:
     run_dir = _shared_run_dir(trainer.plan)
-    if trainer.engine.is_lead:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        describe_run(run_dir, trainer.plan, trainer.data)
-        logger.info("run directory %s", run_dir)
-    dist.barrier()
+    with _claimed(run_dir, trainer):
+        if trainer.engine.is_lead:
+            describe_run(run_dir, trainer.plan, trainer.data)
+            logger.info("run directory %s", run_dir)
+        dist.barrier()
+        return _fit_in(run_dir, trainer)
+
+
+def _fit_in(run_dir: Path, trainer: Trainer) -> TrainResult:
     result = trainer.fit(run_dir)
     if result.stopped_by:
         return result
     result = replace(result, verdict=_judge(run_dir, trainer))
     if trainer.engine.is_lead:
+        write_card(run_dir)
         logger.info("%s", result.evaluation)
         logger.info("model saved to %s", result.model_dir)
     return result
+
+
+@contextmanager
+def _claimed(run_dir: Path, trainer: Trainer) -> Iterator[None]:
+    """The lead rank keeps other runs out; what it could not do is said by every rank."""
+    problems: list[list[str]] = [[]]
+    with ExitStack() as stack:
+        if trainer.engine.is_lead:
+            try:
+                stack.enter_context(locked(run_dir))
+            except ConfigError as error:
+                problems[0] = error.problems
+        dist.broadcast_object_list(problems, src=trainer.plan.dims.lead_rank)
+        if problems[0]:
+            raise ConfigError(problems[0])
+        yield
 
 
 def _judge(run_dir: Path, trainer: Trainer) -> Verdict | None:
@@ -203,8 +260,12 @@ def _path_problems(config: TrainConfig) -> list[str]:
     nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not nearest.is_dir():
         problems.append(f"--output-dir {path}: {nearest} is a file: name a folder")
-    elif not os.access(nearest, os.W_OK):
-        problems.append(f"--output-dir {path}: {nearest} cannot be written to: name another folder")
+    elif (reason := _unwritable(nearest)) is not None:
+        problems.append(
+            f"--output-dir {path}: {nearest} cannot be written to ({reason}): name another folder"
+        )
+    elif (holder := held_by(path)) is not None:
+        problems.append(in_use(path, holder))
     elif (path / "config.yaml").exists() and not (config.overwrite or wants_resume(config)):
         problems.append(
             f"--output-dir {path} holds a run: add --resume auto or --overwrite, or name another"
@@ -212,17 +273,32 @@ def _path_problems(config: TrainConfig) -> list[str]:
     return problems
 
 
-def _shared_run_dir(plan: RunPlan) -> Path:
-    """The run directory; rank 0 names it for all, by the time at which its launcher started.
+def _unwritable(folder: Path) -> str | None:
+    """Why nothing can be made in a folder: tried, as the administrator may write everywhere."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".vit-colossal-", dir=folder))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
-    So workers that torchrun starts again find their run.
+
+def _shared_run_dir(plan: RunPlan) -> Path:
+    """The run directory; rank 0 names it for all, by the time.
+
+    Under torchrun by that at which it started, so that workers it starts again find their run.
     """
     config = plan.config
     if config.output_dir is not None:
         return config.output_dir
     name = re.sub(r"[^A-Za-z0-9.]+", "-", Path(config.dataset or "run").name)
-    launcher = psutil.Process(os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None)
-    started = time.strftime("%Y%m%d-%H%M%S", time.localtime(launcher.create_time()))
-    stamp = [f"{name}-{config.plugin}-{started}"]
-    dist.broadcast_object_list(stamp, src=0)
-    return Path("runs") / stamp[0]
+    elastic = "TORCHELASTIC_RUN_ID" in os.environ
+    begun = psutil.Process(os.getppid()).create_time() if elastic else time.time()
+    stamp = f"{name}-{config.plugin}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(begun))}"
+    path = Path("runs") / stamp
+    # Two runs of one process, as in a notebook, may start in the same second.
+    others = (Path("runs") / f"{stamp}-{number}" for number in itertools.count(2))
+    while not elastic and path.exists():
+        path = next(others)
+    shared = [path]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]

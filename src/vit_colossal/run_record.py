@@ -47,6 +47,7 @@ def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
         "dataset": data.name,
         "eval_split": data.eval_split,
         "data_fingerprint": data.fingerprint,
+        "left_out_images": {"train": len(data.train.bad), "evaluation": len(data.evaluation.bad)},
         "labels": list(data.labels),
     }
     text = json.dumps(environment, indent=2) + "\n"

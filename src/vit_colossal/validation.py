@@ -7,7 +7,7 @@ the plugin, the degrees, the model and the data cannot honour together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vit_colossal.config import TrainConfig
@@ -61,6 +61,7 @@ def make_plan(
         raise ConfigError([*found, *_plugin_problems(config, device), *error.problems]) from None
     config = _default_recipe(config, spec, device)
     problems = [*found, *_plugin_problems(config, device), *_model_problems(config, spec)]
+    problems += [*_augmentation_problems(config), *_freeze_problems(config, spec)]
     plan: BatchPlan | None = None
     try:
         dims = ParallelDims.for_world(world_size, pp=config.pp, tp=config.tp)
@@ -90,6 +91,31 @@ def check_data(plan: RunPlan, num_train: int, num_eval: int) -> None:
         )
     if num_eval < 1:
         raise ConfigError(["the evaluation split is empty: choose another --eval-split"])
+
+
+def fit_batch(plan: RunPlan, asked: TrainConfig, num_train: int) -> RunPlan:
+    """Halve the default global batch until the training images fill one.
+
+    Args:
+        plan: the run.
+        asked: its configuration before defaults were filled in; a batch named there is kept.
+        num_train: training images.
+
+    Returns:
+        The plan with a smaller batch and a note; as it was, if that is not needed or possible.
+    """
+    batch = plan.batches.global_batch
+    if asked.global_batch_size or asked.batch_size or not 0 < num_train < batch:
+        return plan
+    while batch > num_train:
+        batch //= 2
+    try:
+        smaller = asked.replace(global_batch_size=batch)
+        found = make_plan(smaller, plan.dims.world_size, plan.device)
+    except ConfigError:  # the layout needs more: `check_data` says how many images there are
+        return plan
+    note = f"no --global-batch-size given: {batch}, as there are {num_train} training images"
+    return replace(found, notes=(*found.notes, note))
 
 
 def _default_subject(config: TrainConfig, device: Device) -> tuple[TrainConfig, list[str]]:
@@ -160,6 +186,9 @@ def _plugin_problems(config: TrainConfig, device: Device) -> list[str]:
     if config.precision == "fp32" and refuses_fp32(config):
         what = "--plugin gemini" if config.plugin == "gemini" else "--plugin hybrid --zero 1"
         problems.append(f"{what} refuses --precision fp32: use bf16 or fp16")
+    if config.compile and (config.plugin == "gemini" or config.tp > 1):
+        what = "--plugin gemini" if config.plugin == "gemini" else f"--tp {config.tp}"
+        problems.append(f"--compile fails with {what}, which replaces what it compiles: drop it")
     return problems + _gemini_problems(config, device)
 
 
@@ -176,6 +205,34 @@ def _gemini_problems(config: TrainConfig, device: Device) -> list[str]:
             problems.append(f"{flag} {value} moves data between GPU and host: not on --device cpu")
         elif config.gemini_placement == "auto" and name.endswith("_frac"):
             problems.append(f"{flag} {value} needs --gemini-placement static")
+    return problems
+
+
+def _augmentation_problems(config: TrainConfig) -> list[str]:
+    problems = []
+    for name in ("randaugment_num_ops", "randaugment_magnitude"):
+        if getattr(config, name) is not None and config.auto_augment != "randaugment":
+            flag = "--" + name.replace("_", "-")
+            problems.append(f"{flag} has no effect without --auto-augment randaugment: add it")
+    if config.mixup or config.cutmix:
+        names = " and ".join(f"--{name}" for name in ("mixup", "cutmix") if getattr(config, name))
+        if config.global_batch_size == 1:
+            problems.append(f"{names} needs two samples to mix: --global-batch-size 2 or more")
+    return problems
+
+
+def _freeze_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
+    problems = []
+    if config.freeze_layers is not None:
+        if config.freeze is not None:
+            problems.append("--freeze backbone freezes all layers: drop --freeze-layers")
+        elif config.freeze_layers > spec.num_layers:
+            problems.append(
+                f"--freeze-layers {config.freeze_layers}: {spec.name} has {spec.num_layers} "
+                "encoder layers; --freeze backbone leaves the head alone"
+            )
+    if config.freeze is not None and (config.layer_decay or 1) < 1:
+        problems.append("--layer-decay has no effect with --freeze backbone: drop it")
     return problems
 
 

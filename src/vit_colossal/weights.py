@@ -20,17 +20,23 @@ def gather_weights(engine: Engine) -> dict[str, torch.Tensor] | None:
     """The whole model by parameter name, on the CPU of the lead rank; None elsewhere.
 
     These are the weights that evaluation computes with: fp32 under ddp, the 16-bit working weights
-    where the plugin trains with those. Every rank has to call this.
+    where the plugin trains with those; their average where one is kept. Every rank has to call
+    this.
 
     Raises:
         RuntimeError: the parts do not make up the model that was wrapped.
     """
+    with engine.evaluated_weights():
+        return _gather(engine)
+
+
+def _gather(engine: Engine) -> dict[str, torch.Tensor] | None:
     if isinstance(engine.model, GeminiDDP):
         weights = _gemini_weights(engine, engine.model)
     else:
         module = engine.model.unwrap()
         weights = {
-            name: gather_distributed_param(parameter).cpu()
+            name: gather_distributed_param(parameter).detach().to("cpu", copy=True)
             for name, parameter in module.named_parameters()
         }
     if engine.pipelined:

@@ -45,12 +45,41 @@ VARIANTS = {
         replace(SCALED, clip_grad_norm=CLIP),
         ("--clip-grad-norm", str(CLIP), "--grad-accumulation", "2"),
     ),
+    "recipe": Variant(
+        replace(
+            SCALED,
+            clip_grad_norm=CLIP,
+            mixup=0.8,
+            cutmix=1.0,
+            smoothing=0.1,
+            erasing=0.5,
+            layer_decay=0.7,
+            trained_from=2,
+            ema=0.8,
+        ),
+        (
+            *("--clip-grad-norm", str(CLIP), "--mixup", "0.8", "--cutmix", "1"),
+            *("--label-smoothing", "0.1", "--random-erasing", "0.5", "--layer-decay", "0.7"),
+            *("--freeze-layers", "1", "--ema", "0.8"),
+        ),
+        evaluate=((3, 5), (7, 133)),
+        after=(133,),
+        export=True,
+    ),
+    "probe": Variant(
+        replace(SCALED, clip_grad_norm=CLIP, probe=True, mixup=0.4),
+        (
+            *("--clip-grad-norm", str(CLIP), "--freeze", "backbone", "--mixup", "0.4"),
+            *("--grad-accumulation", "2"),
+        ),
+    ),
 }
 #: Launches: processes of each.
 GROUPS = {"one": 1, "two": 2, "two-half": 2, "four": 4}
 LABELS = 11
 
-ALL = tuple(VARIANTS)
+ALL = tuple(name for name in VARIANTS if name != "probe")
+PROBED = (*ALL, "probe")
 ONE = ("plain", "clipped_accumulated")
 SOME = ("plain", "clipped", "accumulated")
 GEMINI = ("--gemini-min-chunk-m", "0.03", "--gemini-search-range-m", "0.05")
@@ -115,16 +144,22 @@ class Layout:
 
 LAYOUTS = [
     Layout("ddp", "two", "--plugin ddp"),
-    Layout("zero1", "two", "--plugin zero1"),
+    Layout("zero1", "two", "--plugin zero1", variants=PROBED),
     Layout("zero2", "two", "--plugin zero2"),
-    Layout("gemini", "two", "--plugin gemini", "bf16"),
+    Layout("gemini", "two", "--plugin gemini", "bf16", PROBED),
     Layout("tp2", "two", "--plugin hybrid --tp 2"),
-    Layout("pp2", "two", "--plugin hybrid --pp 2 --num-microbatches 4"),
+    Layout("pp2", "two", "--plugin hybrid --pp 2 --num-microbatches 4", variants=PROBED),
     Layout("dp2-zero1", "two", "--plugin hybrid --zero 1", "bf16"),
-    Layout("pp2-zero1", "two", "--plugin hybrid --pp 2 --zero 1 --microbatch-size 4", "bf16"),
+    Layout(
+        *("pp2-zero1", "two", "--plugin hybrid --pp 2 --zero 1 --microbatch-size 4", "bf16"),
+        variants=PROBED,
+    ),
     Layout("tp2-pp2", "four", "--plugin hybrid --tp 2 --pp 2 --num-microbatches 2"),
     Layout("pp2-dp2", "four", "--plugin hybrid --pp 2 --num-microbatches 2"),
-    Layout("pp2-dp2-zero1", "four", "--plugin hybrid --pp 2 --zero 1", "bf16", SOME),
+    Layout(
+        *("pp2-dp2-zero1", "four", "--plugin hybrid --pp 2 --zero 1", "bf16"),
+        variants=(*SOME, "recipe", "probe"),
+    ),
     Layout("ddp-4", "four", "--plugin ddp"),
     Layout("gemini-4", "four", "--plugin gemini", "bf16", SOME),
     Layout("ddp-1", "one", "--plugin ddp", variants=ONE),

@@ -1,8 +1,9 @@
 """The reference: a single-process PyTorch training loop that shares no code with the package.
 
-Only the order of the samples is the package's own (``epoch_order``, which has tests of its own).
-Model, normalization, parameter groups, schedule, clipping and mixed precision are written out here
-from what the documentation promises.
+Only the order of the samples, the draws of a mixture and the erasing are the package's own
+(``epoch_order``, ``Mixing.draw``, ``augment``: they have tests of their own). Model, normalization,
+parameter groups, schedule, clipping and mixed precision are written out here from what the
+documentation promises.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 from transformers import ViTConfig, ViTForImageClassification
 
 from vit_colossal.data.loaders import epoch_order
+from vit_colossal.data.mixing import Mixing
+from vit_colossal.data.transforms import Augmentation, augment
 
 MODEL = {
     "hidden_size": 64,
@@ -54,6 +57,9 @@ class Recipe:
             weights of 16 bits that follow fp32 masters.
         parts: sums the gradients of this many consecutive parts of each global batch.
         skipped: steps (from 0) without an update, as a loss scaler skips them.
+        trained_from: 0 trains everything; 1 leaves out the embeddings, 2 the first layer too, ...
+        probe: train the classifier alone.
+        ema: decay of the weights' average, which is what the run ends with; 0 keeps none.
     """
 
     steps: int
@@ -68,6 +74,14 @@ class Recipe:
     precision: Literal["fp32", "autocast", "bf16", "fp16"] = "fp32"
     parts: int = 1
     skipped: tuple[int, ...] = ()
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+    erasing: float = 0.0
+    layer_decay: float = 1.0
+    trained_from: int = 0
+    probe: bool = False
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,19 +121,23 @@ def train_plain(data: Images, recipe: Recipe, num_labels: int) -> PlainRun:
     if dtype is not None:
         working = new_model(recipe.seed, num_labels).to(dtype)
         master.load_state_dict(working.state_dict())  # ColossalAI's masters start from 16 bits
+    _freeze(master, recipe)
+    _freeze(working, recipe)
     optimizer = torch.optim.AdamW(_groups(master, recipe), lr=recipe.lr, eps=recipe.adam_eps)
-    losses, norms, weights = [], [], [_copy(working)]
+    losses, norms, weights, average = [], [], [_copy(working)], _copy(master)
+    per_epoch = len(data.labels) // recipe.global_batch_size
     for step, rows in enumerate(_batches(len(data.labels), recipe)):
         optimizer.zero_grad()
         working.zero_grad()
-        losses.append(_accumulate(working, data, rows, recipe))
+        batch = _augmented(data, rows, recipe, *divmod(step, per_epoch), num_labels)
+        losses.append(_accumulate(working, *batch, recipe))
         if working is not master:
             for ours, theirs in zip(master.parameters(), working.parameters(), strict=True):
-                ours.grad = theirs.grad.float()
+                ours.grad = None if theirs.grad is None else theirs.grad.float()
         max_norm = recipe.clip_grad_norm or math.inf
         norms.append(float(torch.nn.utils.clip_grad_norm_(master.parameters(), max_norm)))
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * warmup_then_cosine(step, recipe)
+            group["lr"] = recipe.lr * group["scale"] * warmup_then_cosine(step, recipe)
         if step not in recipe.skipped:
             optimizer.step()
         if working is not master:
@@ -127,6 +145,12 @@ def train_plain(data: Images, recipe: Recipe, num_labels: int) -> PlainRun:
                 for ours, theirs in zip(master.parameters(), working.parameters(), strict=True):
                     theirs.copy_(ours)
         weights.append(_copy(working))
+        share = min(recipe.ema, (step + 2) / (step + 11))
+        for name, tensor in master.state_dict().items():
+            average[name] = share * average[name] + (1 - share) * tensor
+    if recipe.ema:
+        dtype = next(working.parameters()).dtype
+        weights.append({name: tensor.to(dtype) for name, tensor in average.items()})
     return PlainRun(losses, norms, weights)
 
 
@@ -155,6 +179,8 @@ def evaluate_plain(
         "correct": int((scores.argmax(dim=1) == labels).sum()),
         "total": count,
         "margins": (best - second).tolist(),
+        "labels": labels.tolist(),
+        "scores": scores.softmax(dim=1).tolist(),
     }
 
 
@@ -177,13 +203,52 @@ def _copy(model: torch.nn.Module) -> Weights:
 
 def _groups(model: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Biases and norms are the vectors among a ViT's parameters."""
-    parameters = list(model.parameters())
-    if recipe.decay_all:
-        return [{"params": parameters, "weight_decay": recipe.weight_decay}]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
-    ]
+    groups = []
+    for name, parameter in model.named_parameters():
+        decayed = recipe.decay_all or parameter.ndim > 1
+        group = {"params": [parameter], "weight_decay": recipe.weight_decay if decayed else 0.0}
+        groups.append({**group, "scale": recipe.layer_decay ** (_above(model) - _depth(name))})
+    return groups
+
+
+def _depth(name: str) -> int:
+    """0 in the embeddings, 1 in the first layer, ..."""
+    if "embeddings" in name:
+        return 0
+    numbers = [int(part) for part in name.split(".") if part.isdigit()]
+    return numbers[0] + 1 if numbers else MODEL["num_hidden_layers"] + 1
+
+
+def _above(model: ViTForImageClassification) -> int:
+    return model.config.num_hidden_layers + 1
+
+
+def _freeze(model: ViTForImageClassification, recipe: Recipe) -> None:
+    for name, parameter in model.named_parameters():
+        fixed = _depth(name) < recipe.trained_from
+        parameter.requires_grad = not fixed and (name.startswith("classifier") or not recipe.probe)
+
+
+def _augmented(
+    data: Images, rows: torch.Tensor, recipe: Recipe, epoch: int, step: int, num_labels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A global batch: pixels, and labels as probabilities."""
+    pixels, labels = data.pixels[rows], one_hot(data.labels[rows], num_labels).float()
+    if recipe.erasing:
+        options = Augmentation(erasing=recipe.erasing, fill=(128, 128, 128))
+        images = ((pixels + 1) * 127.5).round().to(torch.uint8)
+        keyed = zip(images, rows.tolist(), strict=True)
+        erased = [augment(image, recipe.seed, epoch, row, options) for image, row in keyed]
+        pixels = (torch.stack(erased).float() / 255 - 0.5) / 0.5
+    if recipe.mixup or recipe.cutmix:
+        size = (MODEL["image_size"], MODEL["image_size"])
+        draw = Mixing(recipe.mixup, recipe.cutmix).draw(recipe.seed, epoch, step, size)
+        mask = torch.full(size, draw.weight)
+        if draw.box is not None:
+            mask[:], mask[draw.box.top : draw.box.bottom, draw.box.left : draw.box.right] = 1, 0
+        pixels = mask * pixels + (1 - mask) * pixels.roll(1, 0)
+        labels = draw.weight * labels + (1 - draw.weight) * labels.roll(1, 0)
+    return pixels, labels
 
 
 def _batches(count: int, recipe: Recipe) -> list[torch.Tensor]:
@@ -199,17 +264,17 @@ def _batches(count: int, recipe: Recipe) -> list[torch.Tensor]:
 
 
 def _accumulate(
-    model: ViTForImageClassification, data: Images, rows: torch.Tensor, recipe: Recipe
+    model: ViTForImageClassification, pixels: torch.Tensor, labels: torch.Tensor, recipe: Recipe
 ) -> float:
     dtype = next(model.parameters()).dtype
     context: AbstractContextManager[Any] = nullcontext()
     if recipe.precision == "autocast":
         context = torch.autocast("cpu", dtype=torch.bfloat16)
     total = 0.0
-    for part in rows.chunk(recipe.parts):
+    for images, soft in zip(pixels.chunk(recipe.parts), labels.chunk(recipe.parts), strict=True):
         with context:
-            logits = model(pixel_values=data.pixels[part].to(dtype)).logits
-        loss = cross_entropy(logits.float(), data.labels[part]) / recipe.parts
+            logits = model(pixel_values=images.to(dtype)).logits
+        loss = cross_entropy(logits.float(), soft, label_smoothing=recipe.smoothing) / recipe.parts
         loss.backward()
         total += loss.item()
     return total

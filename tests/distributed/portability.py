@@ -61,11 +61,12 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Task:
-    """One run of a launch; ``checkpoint`` is empty for a source."""
+    """One run of a launch; ``checkpoint`` is empty for a source. With ``flags``, targets save."""
 
     layout: str
     checkpoint: str
     directory: str
+    flags: str = ""
 
 
 def train(folder: Path, tasks: Sequence[Task], *, timeout_s: float) -> None:
@@ -89,20 +90,23 @@ def train(folder: Path, tasks: Sequence[Task], *, timeout_s: float) -> None:
 
 
 def run_pairs(
-    folder: Path, pairs: Sequence[tuple[str, str]], *, timeout_s: float
+    folder: Path, pairs: Sequence[tuple[str, str]], *, timeout_s: float, flags: str = ""
 ) -> dict[tuple[str, str], float]:
     """Largest relative loss difference after the change of layout, for each (source, target).
 
     Sources of one number of processes share a launch, and so do targets.
     """
     sources = list(dict.fromkeys(source for source, _ in pairs))
-    for group in _by_processes([Task(name, "", _folder(folder, name)) for name in sources]):
+    for group in _by_processes(
+        [Task(name, "", str(run_folder(folder, name)), flags) for name in sources]
+    ):
         train(folder / "sources", group, timeout_s=timeout_s)
     tasks = [
         Task(
             target,
-            f"{_folder(folder, source)}/checkpoints/step-{HALF:06d}",
-            _folder(folder, source, target),
+            f"{run_folder(folder, source)}/checkpoints/step-{HALF:06d}",
+            str(run_folder(folder, source, target)),
+            flags,
         )
         for source, target in pairs
     ]
@@ -110,7 +114,7 @@ def run_pairs(
         train(folder / "targets", group, timeout_s=timeout_s)
     return {
         (source, target): _drift(
-            _losses(_folder(folder, source)), _losses(_folder(folder, source, target))
+            _losses(run_folder(folder, source)), _losses(run_folder(folder, source, target))
         )
         for source, target in pairs
     }
@@ -123,12 +127,13 @@ def _by_processes(tasks: list[Task]) -> list[list[Task]]:
     return list(groups.values())
 
 
-def _folder(root: Path, *names: str) -> str:
-    return str(root / " to ".join(names).replace(", ", "-"))
+def run_folder(root: Path, *names: str) -> Path:
+    """Where a source, or a target after a source, leaves its run."""
+    return root / " to ".join(names).replace(", ", "-")
 
 
-def _losses(directory: str) -> dict[int, float]:
-    values = json.loads((Path(directory) / "losses.json").read_text())
+def _losses(directory: Path) -> dict[int, float]:
+    values = json.loads((directory / "losses.json").read_text())
     return {int(step): loss for step, loss in values.items()}
 
 
@@ -158,9 +163,11 @@ def _run_task(task: Task) -> None:
 
     layout, directory = LAYOUTS[task.layout], Path(task.directory)
     flags = f"{RECIPE} {layout.flags} --precision {layout.precision} --max-steps {STEPS}"
-    save = ["--save-every", "0", "--resume", task.checkpoint]
-    if not task.checkpoint:
-        save = ["--save-every", str(HALF), "--keep-last", "2"]
+    flags += f" {task.flags}"
+    saves = task.flags or not task.checkpoint
+    save = ["--save-every", str(HALF) if saves else "0", "--keep-last", "9"]
+    if task.checkpoint:
+        save += ["--resume", task.checkpoint]
     arguments = [*shlex.split(flags), *save, "--output-dir", task.directory]
     plan, data = plan_run(load_config(arguments, "portability.py"), Topology.from_environment())
     import torch

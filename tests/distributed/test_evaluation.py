@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from layouts import LABELS, SIZES, VARIANTS, Layout, table
 from plain_loop import Images, PlainRun, Recipe, evaluate_plain, model_with
@@ -32,6 +33,30 @@ def test_any_number_of_images_counts_as_the_plain_model_counts(
     assert [result["total"] for result in run.after] == list(SIZES)
     for result in run.after:
         check(result, evaluate_plain(model, eval_images, result["total"]), exact=layout.exact)
+
+
+@pytest.mark.parametrize("layout", table())
+def test_each_image_is_predicted_as_the_plain_model_predicts_it(
+    layout: Layout, outcome: Outcomes, eval_images: Images
+) -> None:
+    run = outcome(layout, "plain")
+    model = model_with(run.weights, LABELS)
+    close = 1e-5 if layout.exact else 2e-2
+    for result in run.after:
+        expected = evaluate_plain(model, eval_images, result["total"])
+        found = {name: np.array(column) for name, column in result["images"].items()}
+        scores, labels = np.array(expected["scores"]), np.array(expected["labels"])
+        every = np.arange(result["total"])
+        assert np.array_equal(found["label"], labels)
+        assert (found["label"] == found["prediction"]).sum() == result["correct"]
+        clear = np.array(expected["margins"]) > close
+        assert np.array_equal(found["prediction"][clear], scores.argmax(axis=1)[clear])
+        losses = -np.log(scores[every, labels])
+        np.testing.assert_allclose(found["loss"], losses, atol=5 * close)
+        assert found["loss"].mean() == pytest.approx(result["loss"], rel=1e-5)
+        theirs = np.take_along_axis(scores, found["top_labels"], axis=1)
+        np.testing.assert_allclose(found["top_scores"], theirs, atol=close)
+        assert (np.diff(found["top_scores"], axis=1) <= 0).all()
 
 
 @pytest.mark.parametrize("layout", table("evaluated", exact=True))

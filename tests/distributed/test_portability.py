@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from portability import run_pairs
+from portability import HALF, STEPS, run_folder, run_pairs
+from safetensors.torch import load_file
 
 #: fp32 to fp32: at most this far from the source's own loss curve, relative.
 CLOSE = 1e-5
@@ -22,6 +25,45 @@ NEAR = 2e-2
 @pytest.fixture(scope="module")
 def drifts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], float]:
     return run_pairs(tmp_path_factory.mktemp("portability"), PAIRS, timeout_s=300)
+
+
+#: What else a checkpoint has to carry: an average, frozen weights without moments, many groups.
+WITH_AVERAGE = "--ema 0.9 --freeze-layers 0 --layer-decay 0.8 --mixup 0.8 --clip-grad-norm 1"
+AVERAGED = (
+    ("zero1 fp32, 2", "zero1 fp32, 2"),
+    ("pp2 fp32, 2", "pp2 fp32, 2"),
+    ("gemini sharded bf16, 2", "gemini sharded bf16, 2"),
+    ("zero1 fp32, 2", "tp2 fp32, 2"),
+    ("tp2 fp32, 2", "pp2 fp32, 2"),
+    ("pp2 fp32, 2", "hybrid ZeRO-1 bf16, 2"),
+    ("gemini sharded bf16, 2", "zero2 fp32, 2"),
+)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("averaged")
+    run_pairs(folder, AVERAGED, timeout_s=300, flags=WITH_AVERAGE)
+    return folder
+
+
+@pytest.mark.parametrize(("source", "target"), AVERAGED)
+def test_the_average_goes_on_under_another_layout(source: str, target: str, averaged: Path) -> None:
+    """To the bit under the same one; else as near as one step of rounded weights."""
+    last = f"checkpoints/step-{STEPS:06d}"
+    ours, theirs = (run_folder(averaged, *names) / last for names in ((source, target), (source,)))
+    states = [load_file(folder / "ema.safetensors") for folder in (ours, theirs)]
+    start = load_file(theirs.parent / f"step-{HALF:06d}" / "ema.safetensors")
+    assert states[0].keys() == states[1].keys() == start.keys()
+    assert not [name for name in start if "embeddings" in name]
+    for name, average in states[0].items():
+        assert not average.equal(start[name]), name
+        tolerance = 2e-3 if "bf16" in source + target else 2e-5
+        assert (average - states[1][name]).abs().max() <= tolerance, name
+    if source == target:
+        for file in ("weights", "moments", "ema"):
+            names = [folder / f"{file}.safetensors" for folder in (ours, theirs)]
+            assert names[0].read_bytes() == names[1].read_bytes(), file
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def run_case(case: dict[str, Any], folder: Path, topology: Topology, device: tor
             norms.append(None if output.grad_norm is None else float(output.grad_norm))
             layer_calls = layer_calls or len(calls)
             wrong_modes += calls.count(False)
-    after = [evaluate_first(trainer, count) for count in case["after"]]
+    after = [evaluate_first(trainer, count, predictions=True) for count in case["after"]]
     chunks = _gemini_chunks(trainer)
     weights = gather_weights(trainer.engine)
     if case["export"]:
@@ -94,15 +94,19 @@ def run_case(case: dict[str, Any], folder: Path, topology: Topology, device: tor
     (folder / "result.json").write_text(json.dumps(result))
 
 
-def evaluate_first(trainer: Trainer, count: int) -> dict[str, Any]:
+def evaluate_first(trainer: Trainer, count: int, *, predictions: bool = False) -> dict[str, Any]:
     """Evaluate on the first ``count`` images, as if they were the whole split."""
     whole, batches = trainer.data, trainer.eval_batches
     split = CachedSplit(whole.evaluation.images[:count], whole.evaluation.labels[:count])
     trainer.data = replace(whole, evaluation=split)
     trainer.eval_batches = EvalBatches(split, batches.batch_size, batches.shard)
-    result = trainer.evaluate()
+    result = trainer.evaluate(predictions=predictions)
     trainer.data, trainer.eval_batches = whole, batches
-    return {"loss": result.loss, "correct": result.correct, "total": result.total}
+    counts = {"loss": result.loss, "correct": result.correct, "total": result.total}
+    if (found := result.predictions) is None:
+        return counts
+    columns = ("label", "prediction", "loss", "top_labels", "top_scores")
+    return {**counts, "images": {name: getattr(found, name).tolist() for name in columns}}
 
 
 def _mean_over_replicas(trainer: Trainer, loss: torch.Tensor | None) -> float:

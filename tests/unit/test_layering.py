@@ -20,34 +20,66 @@ MAX_FUNCTION_LINES = 62
 #: so it may import any of these, and none of these may import it: `cli` and each command's work.
 ORDER = (
     *("errors", "settings.base", "settings", "settings.strategy", "settings.data"),
-    *("settings.optimization", "settings.output", "train_config", "config"),
-    *("parallel_dims", "model_spec", "validation"),
+    *("settings.augmentation", "settings.optimization", "settings.output"),
+    *("train_config", "config"),
+    *("redaction", "hub", "parallel_dims", "model_files", "model_spec", "validation"),
     *(
         "runtime.accelerator",
         "runtime.adam",
         "runtime.kernels",
+        "runtime.stage_patches",
         "runtime.patches",
         "runtime",
         "runtime.launch",
     ),
-    *("metrics", "data.columns", "data.local", "data.sources", "data.cache", "data.transforms"),
+    *("events", "trackers"),
+    *("metrics", "data.problems", "data.request", "data.columns", "data.webdataset"),
+    *("data.tables", "data.folders", "data.fingerprint", "data.local", "data.splits"),
+    *("data.sources", "data.decoding", "data.cache", "data.lazy", "data.streams"),
+    *("predictions", "scores"),
     *(
+        "data.transforms",
+        "data.mixing",
         "data.loaders",
         "model",
         "run_data",
         "optim",
+        "transfers",
         "plugins",
         "engine",
+        "loss",
         "train_step",
         "evaluation",
     ),
-    *("weights", "checkpoint", "parts", "train_state", "checkpointer", "stop", "resume", "loop"),
-    *("references", "finished_run", "regression", "trainer", "run_record", "run", "launcher"),
+    *(
+        "weights",
+        "checkpoint",
+        "parts",
+        "memory_use",
+        "ema",
+        "train_state",
+        "checkpointer",
+        "stop",
+        "resume",
+        "loop",
+    ),
+    *(
+        "references",
+        "finished_run",
+        "saved_model",
+        "model_card",
+        "regression",
+        "trainer",
+        "run_record",
+        "run_lock",
+        "run",
+        "launcher",
+    ),
 )
 
 #: The modules that may import colossalai, in any function.
 KNOW_COLOSSALAI = {"runtime", "plugins", "engine", "optim", "evaluation", "weights", "parts"}
-KNOW_COLOSSALAI |= {"train_state"}
+KNOW_COLOSSALAI |= {"train_state", "transfers"}
 
 #: What validates a run in the process that only spawns others: it must not cost their imports.
 LIGHT = (

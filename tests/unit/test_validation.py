@@ -9,7 +9,7 @@ import pytest
 
 from vit_colossal import ConfigError, TrainConfig
 from vit_colossal.model_spec import PRESETS
-from vit_colossal.validation import Device, RunPlan, check_data, make_plan
+from vit_colossal.validation import Device, RunPlan, check_data, fit_batch, make_plan
 
 CPU, CUDA, OLD_CUDA = Device("cpu"), Device("cuda"), Device("cuda", bf16=False)
 
@@ -173,6 +173,27 @@ REFUSED = {
         {**HYBRID, "pp": 2, "num_microbatches": 2, "microbatch_size": 2},
         ["--num-microbatches", "--microbatch-size", "give one"],
     ),
+    "RandAugment's settings alone": (
+        1,
+        {"randaugment_magnitude": 5, "auto_augment": "trivialaugment"},
+        ["--randaugment-magnitude", "--auto-augment randaugment"],
+    ),
+    "nothing to mix with": (
+        1,
+        {"mixup": 0.2, "global_batch_size": 1},
+        ["--mixup", "--global-batch-size 2"],
+    ),
+    "more frozen layers than there are": (1, {"freeze_layers": 5}, ["--freeze-layers 5", "has 4"]),
+    "frozen twice": (
+        1,
+        {"freeze": "backbone", "freeze_layers": 1},
+        ["--freeze backbone", "drop --freeze-layers"],
+    ),
+    "rates of frozen layers": (
+        1,
+        {"freeze": "backbone", "layer_decay": 0.5},
+        ["--layer-decay", "--freeze backbone"],
+    ),
     "no such model": (1, {"model": "/nowhere/model"}, ["--model /nowhere/model", "vit-base"]),
     "keys for a directory": (
         1,
@@ -204,6 +225,8 @@ def test_what_cannot_be_honoured_is_refused(name: str) -> None:
         (1, {"plugin": "hybrid"}),
         (2, {**HYBRID, "pp": 2, "num_microbatches": 2}),
         (2, {"plugin": "zero2", "precision": "fp32"}),
+        (2, {**HYBRID, "pp": 2, "zero": 1, "freeze_layers": 4, "layer_decay": 0.7, "ema": 0.99}),
+        (1, {"mixup": 0.0, "global_batch_size": 1, "layer_decay": 1.0, "freeze": "backbone"}),
     ],
 )
 def test_what_can_be_honoured_is_not(world: int, values: dict[str, object]) -> None:
@@ -269,3 +292,17 @@ def test_a_split_smaller_than_a_batch() -> None:
     assert "--global-batch-size" in line
     with pytest.raises(ConfigError, match="evaluation split is empty"):
         check_data(resolved, num_train=64, num_eval=0)
+
+
+def test_a_default_batch_is_made_to_fit_few_images() -> None:
+    asked = TrainConfig(dataset="digits", model="vit-micro")
+    resolved = make_plan(asked, 2, Device("cpu"))
+    assert resolved.batches.global_batch == 64
+    assert fit_batch(resolved, asked, 64) is resolved
+    smaller = fit_batch(resolved, asked, 27)
+    assert (smaller.batches.global_batch, smaller.config.global_batch_size) == (16, 16)
+    assert "no --global-batch-size given: 16, as there are 27 training images" in smaller.notes
+    # One image for two replicas, and a batch that somebody named, are left to `check_data`.
+    assert fit_batch(resolved, asked, 1) is resolved
+    named = asked.replace(global_batch_size=64)
+    assert fit_batch(make_plan(named, 1, Device("cpu")), named, 27).batches.global_batch == 64

@@ -9,8 +9,8 @@ from pathlib import Path
 from vit_colossal.regression import check_run, record
 
 
-def main(flags: Sequence[str], prog: str) -> int:
-    """Judge a run directory, or record some as a reference."""
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The flags of this command."""
     parser = argparse.ArgumentParser(prog, description=main.__doc__, allow_abbrev=False)
     parser.add_argument("run_dir", nargs="+", type=Path, help="several only with --record")
     parser.add_argument("--reference", metavar="NAME", help="default: the one that matches")
@@ -18,6 +18,12 @@ def main(flags: Sequence[str], prog: str) -> int:
     parser.add_argument("--record", metavar="NAME", help="write this entry from the runs")
     parser.add_argument("--command", metavar="TEXT", help="with --record: what made a run")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def main(flags: Sequence[str], prog: str) -> int:
+    """Judge a run directory, or record some as a reference."""
+    parser = build_parser(prog)
     asked = parser.parse_args(flags)
     if (asked.record is None) != (asked.command is None):
         parser.error("--record and --command go together")

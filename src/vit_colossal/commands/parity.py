@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from vit_colossal.config import load_config
+from vit_colossal.config import flags_parser, load_config
 from vit_colossal.parity import ParityConfig, run_parity
 from vit_colossal.parity_report import as_text, write
 from vit_colossal.run_record import describe_software
+
+
+def build_parser(prog: str) -> ArgumentParser:
+    """The flags of this command."""
+    return flags_parser(prog, ParityConfig)
 
 
 def main(flags: Sequence[str], prog: str) -> int:

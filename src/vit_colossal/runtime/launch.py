@@ -41,14 +41,38 @@ class Topology:
                     "start through torchrun or --nproc, or unset RANK and WORLD_SIZE"
                 ]
             )
-        try:
-            rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            local_rank = int(os.environ.get("LOCAL_RANK", rank))
-            return cls(rank, world, local_rank, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
-        except ValueError as error:
-            raise ConfigError(
-                [f"environment: RANK and WORLD_SIZE must be numbers ({error})"]
-            ) from None
+        values = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_PORT")}
+        values["LOCAL_RANK"] = os.environ.get("LOCAL_RANK", values["RANK"])
+        values["LOCAL_WORLD_SIZE"] = os.environ.get("LOCAL_WORLD_SIZE", values["WORLD_SIZE"])
+        problems = _launch_problems(values)
+        if problems:
+            raise ConfigError([f"environment: {problem}" for problem in problems])
+        return cls(
+            *(int(values[f"{scope}{name}"]) for scope in ("", "LOCAL_") for name in _PLACE),
+        )
+
+
+#: Each with and without LOCAL_ before it.
+_PLACE = ("RANK", "WORLD_SIZE")
+
+
+def _launch_problems(values: dict[str, str]) -> list[str]:
+    """What no launcher would have set."""
+    # Those that are not set stand for others, whose fault is said once.
+    wrong = [n for n, value in values.items() if n in os.environ and not value.isdecimal()]
+    if wrong:
+        return [f"{name} {values[name]} is not a whole number from 0 up" for name in wrong]
+    problems = [
+        f"{scope}RANK {values[scope + 'RANK']} does not lie below {scope}WORLD_SIZE "
+        f"{values[scope + 'WORLD_SIZE']}: start through torchrun or --nproc"
+        for scope in ("", "LOCAL_")
+        if int(values[f"{scope}RANK"]) >= int(values[f"{scope}WORLD_SIZE"])
+    ]
+    # Both local ones default to the others: one cause is said once.
+    del problems[1:]
+    if not 0 < int(values["MASTER_PORT"]) < 2**16:
+        problems.append(f"MASTER_PORT {values['MASTER_PORT']} is no port: use 1 to 65535")
+    return problems
 
 
 def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
@@ -61,6 +85,9 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
         topology: this process's place.
         device: ``cpu`` or ``cuda``.
         timeout_s: seconds after which a collective that a peer never joins fails.
+
+    Raises:
+        ConfigError: the address of the launch variables cannot be used.
     """
     backend = "gloo" if device == "cpu" else "nccl"
     timeout = timedelta(seconds=timeout_s)
@@ -68,7 +95,17 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timeout)
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     else:
-        dist.init_process_group(backend, timeout=timeout)
+        try:
+            dist.init_process_group(backend, timeout=timeout)
+        except RuntimeError as error:
+            taken = "EADDRINUSE" in str(error)
+            if not taken and not isinstance(error, dist.DistNetworkError):
+                raise
+            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            reason = "in use by another program" if taken else str(error).splitlines()[0]
+            raise ConfigError(
+                [f"environment: MASTER_ADDR and MASTER_PORT, {where}: {reason}: choose another"]
+            ) from None
     return torch.device("cuda", topology.local_rank) if device == "cuda" else torch.device("cpu")
 
 

@@ -25,6 +25,11 @@ from colossalai.zero.gemini.chunk import Chunk, ChunkManager
 from colossalai.zero.gemini.gemini_optimizer import GeminiOptimizer
 from torch.distributed.distributed_c10d import Backend
 
+from vit_colossal.runtime.stage_patches import (
+    join_norms_without_gradients,
+    let_the_first_group_be_empty,
+)
+
 
 def give_record_stream_a_cpu_kernel() -> bool:
     """Let CPU tensors accept ``record_stream``, which has nothing to do there.
@@ -251,7 +256,12 @@ def apply_shared_patches() -> list[str]:
     Returns:
         The names of the functions that changed something, for the log.
     """
-    return _apply(count_accumulated_gradients_once, end_accumulation_with_every_step)
+    return _apply(
+        count_accumulated_gradients_once,
+        end_accumulation_with_every_step,
+        join_norms_without_gradients,
+        let_the_first_group_be_empty,
+    )
 
 
 def apply_cpu_patches() -> list[str]:

@@ -1,0 +1,174 @@
+"""The command line in a shell: version, dry runs, where errors go, colours and completion."""
+
+from __future__ import annotations
+
+import io
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launching import environment, run
+from vit_colossal import __version__
+from vit_colossal.cli import SUMMARIES, main
+from vit_colossal.commands.doctor import _line
+from vit_colossal.machine_checks import Check
+
+PROGRAM = [sys.executable, "-m", "vit_colossal"]
+
+
+def test_the_version_needs_no_framework() -> None:
+    code = (
+        "import sys\nfrom vit_colossal.cli import main\nassert main(['--version']) == 0\n"
+        "assert not {'torch', 'colossalai', 'transformers', 'pydantic'} & set(sys.modules)"
+    )
+    finished = run([sys.executable, "-c", code], timeout_s=60)
+    assert (finished.returncode, finished.stdout) == (0, f"vit-colossal {__version__}\n")
+
+
+def test_help_goes_to_stdout_and_errors_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert all(name in output.out for name in SUMMARIES)
+    for flags in (["nonsense"], ["train", "--nonsense"], ["eval"], ["predict", "no/such", "x.png"]):
+        assert main(flags) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err.startswith("error: ")
+
+
+@pytest.mark.parametrize("processes", [None, 2])
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(
+    processes: int | None, eleven: Path, tmp_path: Path
+) -> None:
+    flags = ["--dataset", str(eleven), "--model", "vit-micro", "--device", "cpu", "--dry-run"]
+    flags += ["--global-batch-size", "16", "--epochs", "2"]
+    if processes is not None:
+        flags += ["--nproc", "2", "--plugin", "hybrid", "--pp", "2", "--output-dir", "mine"]
+    finished = run([*PROGRAM, "train", *flags], timeout_s=180, cwd=tmp_path)
+    assert finished.returncode == 0, finished.output
+    assert finished.left_over == []
+    assert list(tmp_path.iterdir()) == []
+    out = finished.stdout
+    layout = "layout: ddp, dp 1 x pp 1" if processes is None else "layout: hybrid, dp 1 x pp 2"
+    expected = (layout, "24 steps in 2 epochs", "200 training and 133 evaluation images", "kernels")
+    for part in expected:
+        assert out.count(part) == 1, part
+    assert "dry run" in out.splitlines()[-1]
+    assert "step 1/" not in out
+
+
+def test_a_dry_run_refuses_what_a_run_would(
+    eleven: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--dataset", str(eleven), "--model", "vit-micro", "--device", "cpu", "--dry-run"]
+    assert main(["train", *flags, "--tp", "3"]) == 2
+    assert "--tp 3 has no effect" in capsys.readouterr().err
+    assert main(["train", *flags, "--nproc", "2", "--global-batch-size", "15"]) == 2
+    assert "not divisible by 2" in capsys.readouterr().err
+
+
+# --- Colours --------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("terminal", "no_color", "coloured"),
+    [(True, "", True), (True, "1", False), (False, "", False)],
+)
+def test_colours_only_on_a_terminal_that_wants_them(
+    terminal: bool, no_color: str, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Terminal() if terminal else io.StringIO())
+    line = _line(Check("torch", "fail", "broken", "mend it"))
+    assert ("\033[31m" in line) is coloured
+    assert line.replace("\033[31m", "").replace("\033[0m", "").startswith("fail  torch")
+
+
+# --- Completion -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bash_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    finished = run([*PROGRAM, "completion", "bash"], timeout_s=120)
+    assert finished.returncode == 0, finished.output
+    script = tmp_path_factory.mktemp("completion") / "vit-colossal"
+    script.write_text(finished.stdout)
+    return script
+
+
+def offered(script: Path, line: str, cwd: Path) -> list[str]:
+    """What a real bash offers after ``line``, whose last word is being typed."""
+    words = [*shlex.split(line), ""] if line.endswith(" ") else shlex.split(line)
+    program = f"""
+        source {shlex.quote(str(script))}
+        function=$(complete -p vit-colossal | sed -E 's/.*-F ([^ ]+).*/\\1/')
+        COMP_WORDS=({" ".join(map(shlex.quote, words))})
+        COMP_CWORD={len(words) - 1}
+        COMP_LINE={shlex.quote(line)}
+        COMP_POINT={len(line)}
+        "$function" vit-colossal {shlex.quote(words[-1])} {shlex.quote(words[-2])}
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "--norc", "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(),
+        timeout=30,
+    )
+    return done.stdout.split()
+
+
+def test_bash_completes_commands_flags_values_and_files(bash_script: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").touch()
+
+    def after(line: str) -> list[str]:
+        return offered(bash_script, f"vit-colossal {line}", tmp_path)
+
+    assert set(SUMMARIES) <= set(after(""))
+    assert after("pred") == ["predict"]
+    assert after("train --plug") == ["--plugin"]
+    assert after("train --plugin ") == ["ddp", "zero1", "zero2", "gemini", "hybrid"]
+    assert after("train --plugin hy") == ["hybrid"]
+    assert {"--global-batch-size", "--grad-checkpoint", "--no-grad-checkpoint"} <= set(
+        after("train --g") + after("train --no-g")
+    )
+    assert after("train --config set") == ["settings.yaml"]
+    assert after("predict --format ") == ["table", "json", "jsonl", "csv"]
+    assert after("export --form") == ["--format"]
+    assert after("completion ") == ["bash", "zsh"]
+    assert "--checkpoint" in after("eval --ch")
+
+
+def test_every_command_completes_its_flags(bash_script: Path, tmp_path: Path) -> None:
+    for name in SUMMARIES:
+        assert "--help" in offered(bash_script, f"vit-colossal {name} --he", tmp_path), name
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
+def test_zsh_reads_its_script(tmp_path: Path) -> None:
+    script = run([*PROGRAM, "completion", "zsh"], timeout_s=120).stdout
+    (tmp_path / "_vit-colossal").write_text(script)
+    load = f"fpath=({tmp_path} $fpath); autoload -Uz compinit; compinit -u -d {tmp_path}/dump"
+    finished = run(["zsh", "-fc", f"{load}; echo $_comps[vit-colossal]"], timeout_s=60)
+    assert finished.stdout.strip() == "_vit-colossal"
+
+
+def test_the_zsh_script_describes_commands_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    script = capsys.readouterr().out
+    assert script.startswith("#compdef vit-colossal")
+    for part in ("label image files", "--plugin", "(ddp zero1 zero2 gemini hybrid)"):
+        assert part in script
