@@ -1,6 +1,6 @@
 """Write docs/configuration.md from the settings themselves.
 
-    python scripts/config_reference.py
+python scripts/config_reference.py
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from vit_colossal.train_config import TrainConfig  # noqa: E402
 
 HEAD = """# Configuration
 
-Written by `python scripts/config_reference.py`. Every setting is a flag (`--global-batch-size 64`) of
-`train.py` and `vit-colossal train`, a key of the YAML file that `--config` reads (`global_batch_size: 64`)
-and an argument of `TrainConfig`. A flag wins over the file. A switch has a `--no-` form. Settings without
-a default are chosen by what else is known, as their text says; a run's `config.yaml` holds what was chosen.
+Written by `python scripts/config_reference.py`. Every setting is a flag (`--global-batch-size 64`)
+of `train.py` and `vit-colossal train`, a key of the YAML file that `--config` reads
+(`global_batch_size: 64`) and an argument of `TrainConfig`. A flag wins over the file. A switch has
+a `--no-` form. Settings without a default are chosen by what else is known, as their text says; a
+run's `config.yaml` holds what was chosen.
 """
 
 
