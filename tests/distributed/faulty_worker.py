@@ -35,8 +35,9 @@ def repeat_sample(engine: Engine, batches: list[Batch]) -> StepOutput:
 
 
 def drop_sample(engine: Engine, batches: list[Batch]) -> StepOutput:
-    kept = Batch(*(part[:-1] for part in batches[0])) if engine.rank == 0 else batches[0]
-    return train_step(engine, [kept])
+    batch = batches[0]
+    kept = Batch(batch.images[:-1], batch.labels[:-1], batch.indices[:-1])
+    return train_step(engine, [kept if engine.rank == 0 else batch])
 
 
 def wrong_lr_on_one_rank(engine: Engine, batches: list[Batch]) -> StepOutput:

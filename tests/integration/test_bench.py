@@ -13,7 +13,8 @@ import yaml
 from torch.autograd import DeviceType
 
 from launching import ROOT, environment, run
-from vit_colossal.bench import BenchConfig, Row, make_cases
+from vit_colossal.bench import Row
+from vit_colossal.bench_config import BenchConfig, make_cases
 from vit_colossal.bench_phases import DATA, OPTIMIZER, PIPELINE, STEP, divide, merge, subtract
 from vit_colossal.bench_report import as_markdown, same_work, summarize
 from vit_colossal.errors import ConfigError

@@ -49,7 +49,8 @@ def test_a_folder_that_cannot_be_written_to(small_disk: Callable[[str], Path]) -
     finished = train(disk / "run", "--nproc", "2")
     assert finished.returncode == 2, finished.output
     assert finished.stderr.splitlines() == [
-        f"error: --output-dir {disk / 'run'}: {disk} cannot be written to: name another folder"
+        f"error: --output-dir {disk / 'run'}: {disk} cannot be written to (Read-only file system): "
+        "name another folder"
     ]
 
 

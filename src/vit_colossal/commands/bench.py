@@ -8,7 +8,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_colossal.bench import Bench, BenchConfig, make_cases
+from vit_colossal.bench import Bench
+from vit_colossal.bench_config import BenchConfig, make_cases
 from vit_colossal.bench_plot import plot
 from vit_colossal.bench_report import as_document, as_markdown, as_text, write
 from vit_colossal.config import flags_parser, load_config
