@@ -812,7 +812,6 @@ MODELS = (
         "some/where",
         "HF_HUB_OFFLINE",
         "local folder",
-        environment={"HF_HUB_OFFLINE": "1"},
     ),
     _preset(
         "keys for a model that has its own",
@@ -1117,7 +1116,6 @@ ENVIRONMENT = (
         "some/pictures",
         "HF_HUB_OFFLINE",
         "local folder",
-        environment={"HF_HUB_OFFLINE": "1"},
     ),
 )
 

@@ -13,6 +13,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "distributed"))
 # PyTorch's compiler would start processes of its own in the middle of a test that counts them.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# Read once, by what imports the hub's client first: tests that fetch have a hub of their own.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 #: Where decoded images and Hugging Face's copies of data files go.
 CACHES = ("VIT_COLOSSAL_CACHE", "HF_DATASETS_CACHE")

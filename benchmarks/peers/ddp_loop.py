@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import cycle
@@ -109,6 +110,9 @@ def train(flags: argparse.Namespace) -> dict[str, object]:
         watch.step_done(loss)
     found = watch.result()
     if distributed:
+        # Freeing a group waits for gloo's threads with Python's lock held, and one that still has
+        # the last collective's tensors to drop needs that lock (seen with torch 2.5.1).
+        time.sleep(0.1)
         dist.destroy_process_group()
     return found
 

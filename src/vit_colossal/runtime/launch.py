@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -124,4 +125,8 @@ def stop() -> None:
     """Leave the process group after the objects that hold sub-groups are gone."""
     gc.collect()
     if dist.is_initialized():
+        # Freeing a group waits for gloo's threads with Python's lock held, and one that still has
+        # the last collective's tensors to drop needs that lock: a peer of the benchmark, which
+        # came here straight from a collective, hung for ever in 2 of 9 launches (torch 2.5.1).
+        time.sleep(0.1)
         dist.destroy_process_group()
