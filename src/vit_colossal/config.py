@@ -16,7 +16,7 @@ from pydantic import AliasChoices, Field, ValidationError, create_model
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from vit_colossal.errors import ConfigError
-from vit_colossal.train_config import TrainConfig, problems_of
+from vit_colossal.train_config import TrainConfig, problems_of, shown
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -103,13 +103,16 @@ def _read_flags(arguments: Sequence[str], prog: str, kind: type[C]) -> dict[str,
             **_cli_options(kind),
         )
         return source()
-    except SettingsError as error:
+    except SettingsError:
         # Only a mapping can be malformed here, and pydantic-settings does not say which.
-        given = " ".join(arguments)
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            [f"--model-config takes key=value, not what is in '{given}' ({reason})"]
-        ) from None
+        given = shown(" ".join(arguments[_position_of_mapping(arguments) :]))
+        raise ConfigError([f"--model-config takes key=value, not what is in '{given}'"]) from None
+
+
+def _position_of_mapping(arguments: Sequence[str]) -> int:
+    flags = ("--model-config", "--model-overrides")
+    found = [at for at, text in enumerate(arguments) if _hyphenate(text).startswith(flags)]
+    return found[0] if found else 0
 
 
 _CLI_OPTIONS = ("cli_kebab_case", "cli_implicit_flags", "cli_hide_none_type", "cli_avoid_json")

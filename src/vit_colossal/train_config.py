@@ -78,12 +78,12 @@ def problems_of(error: ValidationError) -> list[str]:
             lines.append(f"{name}: no such setting (see --help)")
             continue
         message = item["msg"].removeprefix("Value error, ")
-        value = _shown(item["input"])
+        value = shown(item["input"])
         lines.append(f"--{name.replace('_', '-')} {value}: {message[0].lower()}{message[1:]}")
     return lines
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value at a length that people read: a few lines of YAML can stand for billions of items."""
     text = value if isinstance(value, str) else reprlib.repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
