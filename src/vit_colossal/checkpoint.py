@@ -22,7 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vit_colossal.errors import UserError
+from vit_colossal.errors import ConfigError, UserError
+from vit_colossal.train_config import shown
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -203,6 +204,20 @@ def listed(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
+def named(path: Path, flag: str) -> Checkpoint:
+    """The checkpoint that ``flag`` names.
+
+    Raises:
+        ConfigError: there is none, or it does not verify.
+    """
+    if not path.is_dir():
+        raise ConfigError([f"{flag}: no checkpoint at {path}"])
+    try:
+        return verify(path.resolve())
+    except CheckpointError as error:
+        raise ConfigError([f"{flag}: {error}"]) from None
+
+
 def newest_valid(root: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies, and why each newer one was passed over."""
     skipped: list[str] = []
@@ -258,10 +273,6 @@ def differences(
             pairs = zip(before, value, strict=False)
             same = len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
             before, value, name = before[same:], value[same:], f"{name} from entry {same + 1}"
-        lines.append(f"{name}: {_short(before)} in the checkpoint, {_short(value)} here")
+        before, value = (shown(json.dumps(side)) for side in (before, value))
+        lines.append(f"{name}: {before} in the checkpoint, {value} here")
     return lines
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -53,7 +53,7 @@ def evaluate(
         else:
             for batch in batches:
                 logits = engine.model(pixel_values=engine.pixels(batch.images)).logits
-                sums.add(logits, batch.labels.to(engine.device))
+                sums.add(logits, batch.labels.to(engine.device, non_blocking=True))
     engine.model.train()
     sums.reduce(engine)
     result = sums.result(num_samples, labels)
@@ -73,15 +73,18 @@ class _Sums:
         """Count logits [B, labels] against labels int64 [B], leaving out the padding."""
         if self.rows is not None:
             self.rows.add(logits.float(), labels)
-        real = labels != IGNORED_LABEL
-        logits, labels = logits[real].float(), labels[real]
-        self.loss += cross_entropy(logits, labels, reduction="none").double().sum()
+        logits, real = logits.float(), labels != IGNORED_LABEL
+        if logits.device.type == "cpu":
+            # A GPU would have to be waited for, to know how many rows are left.
+            logits, labels, real = logits[real], labels[real], real[real]
+        losses = cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED_LABEL)
+        self.loss += losses.double().sum()
         ranked = logits.topk(min(5, logits.shape[-1])).indices
         self.top5 += (ranked == labels[:, None]).sum()
         # Not ranked[:, 0]: topk and argmax break ties differently, and users compare with argmax.
         predicted = logits.argmax(dim=-1)
-        ones = torch.ones_like(labels)
-        self.confusion.index_put_((labels, predicted), ones, accumulate=True)
+        places = (labels.clamp(min=0), predicted)
+        self.confusion.index_put_(places, real.long(), accumulate=True)
 
     def reduce(self, engine: Engine) -> None:
         """Sum over the replicas, then tell every rank what the last stage knows."""

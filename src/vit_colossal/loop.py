@@ -227,14 +227,14 @@ class Meter:
     def _show(self, step: int, epoch: float, values: dict[str, float], left_s: float) -> None:
         """One line, or the bar's words; ``left_s`` is what the steps to come will take."""
         trainer = self.trainer
-        shown = {
-            "loss": f"{values['loss']:.4f}",
-            "lr": f"{values['lr']:.2e}",
-            "images/s": f"{values['images_per_second']:.0f}",
-            "left": tqdm.format_interval(left_s),
-        }
-        accuracy = {"accuracy": self.last_accuracy} if self.last_accuracy else {}
-        self.reporter.progress(1, **accuracy, **shown)
+        left, speed = tqdm.format_interval(left_s), values["images_per_second"]
+        accuracy = f"acc {self.last_accuracy}, " if self.last_accuracy else ""
+        # What a narrow terminal cuts off at the end should not be a number.
+        self.reporter.progress(
+            1,
+            f"loss {values['loss']:.4f}, {accuracy}lr {values['lr']:.1e}, left {left}, "
+            f"{speed:.0f} img/s",
+        )
         if trainer.engine.is_lead and not self.reporter.shows_steps:
             logger.info(
                 "step %d/%d  epoch %.2f  loss %.4f  lr %.2e  %.0f images/s  peak %.0f MiB%s  "
@@ -243,8 +243,8 @@ class Meter:
                 trainer.total_steps,
                 epoch,
                 *values.values(),
-                "".join(f"  {name} {value}" for name, value in accuracy.items()),
-                shown["left"],
+                f"  accuracy {self.last_accuracy}" if self.last_accuracy else "",
+                left,
             )
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:

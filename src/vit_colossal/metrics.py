@@ -19,6 +19,9 @@ from vit_colossal.trackers import Tracker, close_all, log_to
 
 logger = logging.getLogger("vit_colossal")
 
+#: Without tqdm's own clock and rate: the words have both, and all of it has to fit 80 columns.
+_BAR = "{desc} {bar} {n_fmt}/{total_fmt}{postfix}"
+
 
 class Reporter(Protocol):
     """Where events go. As a context, it is closed at the end, also of a run that fails."""
@@ -32,7 +35,7 @@ class Reporter(Protocol):
 
     def event(self, kind: str, step: int, epoch: float, **values: float | int | str) -> None: ...
 
-    def progress(self, steps: int, **values: str) -> None: ...
+    def progress(self, steps: int, words: str = "") -> None: ...
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None: ...
 
@@ -49,7 +52,7 @@ class NullReporter:
 
     def event(self, kind: str, step: int, epoch: float, **values: float | int | str) -> None: ...
 
-    def progress(self, steps: int, **values: str) -> None: ...
+    def progress(self, steps: int, words: str = "") -> None: ...
 
     def start_epoch(self, epoch: int, epochs: int, steps: int, done: int) -> None: ...
 
@@ -70,6 +73,7 @@ class RunReporter:
         self._board = _summary_writer(run_dir / "tensorboard") if tensorboard else None
         self._trackers = list(trackers)
         self._bar: tqdm[Any] | None = None
+        self._words = ""
 
     @property
     def shows_steps(self) -> bool:
@@ -83,6 +87,8 @@ class RunReporter:
         self.close(failed=kind is not None)
 
     def event(self, kind: str, step: int, epoch: float, **values: float | int | str) -> None:
+        if kind == "eval":
+            self._close_bar()  # what is said of an evaluation stands below its epoch
         elapsed = round(time.monotonic() - self._start, 3)
         record = {"event": kind, "step": step, "epoch": round(epoch, 4), "elapsed": elapsed}
         self._file.write(json.dumps({**record, **values}) + "\n")
@@ -97,13 +103,19 @@ class RunReporter:
         self._close_bar()
         if sys.stderr.isatty():
             self._bar = tqdm(
-                desc=f"epoch {epoch + 1}/{epochs}", total=steps, initial=done, dynamic_ncols=True
+                desc=f"epoch {epoch + 1}/{epochs}",
+                total=steps,
+                initial=done,
+                dynamic_ncols=True,
+                bar_format=_BAR,
+                postfix=self._words,
             )
 
-    def progress(self, steps: int, **values: str) -> None:
+    def progress(self, steps: int, words: str = "") -> None:
         if self._bar is not None:
-            if values:
-                self._bar.set_postfix(values, refresh=False)
+            if words:
+                self._words = words  # the next epoch's bar begins with them
+                self._bar.set_postfix_str(words, refresh=False)
             self._bar.update(steps)
 
     def close(self, *, failed: bool = False) -> None:

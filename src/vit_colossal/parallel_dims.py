@@ -164,16 +164,3 @@ def default_microbatches(per_replica: int, pp: int) -> int:
         if bubble(pp, count) < TARGET_BUBBLE:
             return count
     return divisors[-1] if divisors else per_replica
-
-
-def layers_of_stage(num_layers: int, pp: int) -> list[int]:
-    """Encoder layers each stage holds, as ColossalAI's stage manager spreads them.
-
-    A remainder goes to the middle stages (``PipelineStageManager.distribute_layers``).
-    """
-    layers = [num_layers // pp] * pp
-    remainder = num_layers % pp
-    start = pp // 2 - remainder // 2
-    for stage in range(start, start + remainder):
-        layers[stage] += 1
-    return layers

@@ -8,14 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vit_colossal.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    differences,
-    listed,
-    newest_valid,
-    verify,
-)
+from vit_colossal.checkpoint import Checkpoint, differences, listed, named, newest_valid
 from vit_colossal.config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.run_data import RunData
@@ -89,14 +82,14 @@ def with_checkpoint(plan: RunPlan, data: RunData, *, report: bool) -> RunPlan:
 
 def _find(which: str, config: TrainConfig, report: bool) -> Checkpoint | None:
     if which not in ("auto", "last", "best"):
-        return _verified(Path(which), f"--resume {which}")
+        return named(Path(which), f"--resume {which}")
     if config.output_dir is None:
         if which == "auto":
             return None
         raise ConfigError([f"--resume {which} needs --output-dir, the folder of the run"])
     root = config.output_dir / "checkpoints"
     if which == "best":
-        return _verified(root / "best", "--resume best")
+        return named(root / "best", "--resume best")
     checkpoint, skipped = newest_valid(root)
     if report:
         for reason in skipped:
@@ -105,12 +98,3 @@ def _find(which: str, config: TrainConfig, report: bool) -> Checkpoint | None:
         found = "; ".join(skipped) or f"no checkpoint in {root}"
         raise ConfigError([f"--resume {which}: nothing to continue from: {found}"])
     return checkpoint
-
-
-def _verified(path: Path, flag: str) -> Checkpoint:
-    if not path.is_dir():
-        raise ConfigError([f"{flag}: no checkpoint at {path}"])
-    try:
-        return verify(path.resolve())
-    except CheckpointError as error:
-        raise ConfigError([f"{flag}: {error}"]) from None

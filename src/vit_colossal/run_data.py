@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import ViTImageProcessor
 
     from vit_colossal.config import TrainConfig
-    from vit_colossal.data.loaders import Shard, TrainBatches
+    from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
     from vit_colossal.model_spec import ModelSpec
 
 
@@ -49,33 +49,56 @@ class RunData:
     notes: tuple[str, ...] = ()
 
 
-def train_batches(plan: RunPlan, data: RunData, shard: Shard) -> TrainBatches:
-    """The plan's batches for one data-parallel coordinate."""
+def train_batches(
+    plan: RunPlan, data: RunData, shard: Shard, *, pixels: bool = True
+) -> TrainBatches:
+    """The plan's batches for one data-parallel coordinate; without pixels, where nobody reads them.
+
+    Later pipeline stages need labels and how to mix them, and so neither decode nor augment.
+    """
     from vit_colossal.data.loaders import TrainBatches
     from vit_colossal.data.mixing import Mixing
     from vit_colossal.data.transforms import Augmentation
 
-    config = plan.config
+    config, on_cuda = plan.config, plan.device.kind == "cuda"
     red, green, blue = (round(255 * mean) for mean in data.image_mean)
+    augmentation = Augmentation(
+        random_resized_crop=config.random_resized_crop,
+        min_scale=config.min_crop_scale,
+        horizontal_flip=config.horizontal_flip,
+        auto=config.auto_augment,
+        num_ops=config.randaugment_num_ops or 2,
+        magnitude=9 if config.randaugment_magnitude is None else config.randaugment_magnitude,
+        erasing=config.random_erasing or 0.0,
+        fill=(red, green, blue),
+    )
     return TrainBatches(
         data.train,
         plan.batches.global_batch,
         plan.batches.accumulation,
         shard,
         config.seed,
-        Augmentation(
-            random_resized_crop=config.random_resized_crop,
-            min_scale=config.min_crop_scale,
-            horizontal_flip=config.horizontal_flip,
-            auto=config.auto_augment,
-            num_ops=config.randaugment_num_ops or 2,
-            magnitude=9 if config.randaugment_magnitude is None else config.randaugment_magnitude,
-            erasing=config.random_erasing or 0.0,
-            fill=(red, green, blue),
-        ),
+        augmentation,
         Mixing(config.mixup or 0.0, config.cutmix or 0.0),
-        num_workers=loader_workers(config),
+        num_workers=loader_workers(config, busy=on_cuda and augmentation.active) if pixels else 0,
+        pin_memory=on_cuda,
+        pixels=pixels,
+    )
+
+
+def eval_batches(
+    plan: RunPlan, split: CachedSplit, shard: Shard, *, pixels: bool = True
+) -> EvalBatches:
+    """The batches of an evaluation, likewise."""
+    from vit_colossal.data.loaders import EvalBatches
+
+    return EvalBatches(
+        split,
+        plan.batches.forward_batch,
+        shard,
+        num_workers=loader_workers(plan.config) if pixels else 0,
         pin_memory=plan.device.kind == "cuda",
+        pixels=pixels,
     )
 
 
@@ -138,11 +161,16 @@ def open_data(request: SourceRequest, options: CacheOptions) -> ImageSource | St
     return read_streams(loaded, request, options) if loaded.streamed else choose(loaded, request)
 
 
-def loader_workers(config: TrainConfig) -> int:
-    """Loader processes of this rank; they change speed and nothing else."""
+def loader_workers(config: TrainConfig, *, busy: bool = False) -> int:
+    """Loader processes of this rank; they change speed and nothing else.
+
+    Args:
+        config: what was asked for.
+        busy: there is more to do than reading the cache, and the cores are not computing.
+    """
     if config.num_workers is not None:
         return config.num_workers
-    if config.cache:
+    if config.cache and not busy:
         return 0
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(8, len(os.sched_getaffinity(0)) // ranks))
@@ -181,7 +209,7 @@ def decode_split(
     options = replace(options, split="training" if name == "train" else name)
     columns = source.image_column, source.label_column
     prepare = prepare_images if config.cache else check_images
-    return prepare(getattr(source, name), *columns, f"{source.fingerprint}/{name}", options)
+    return prepare(getattr(source, name), *columns, _key(source, name), options)
 
 
 def _decode_both(
@@ -190,6 +218,8 @@ def _decode_both(
     """Both splits; what is wrong with either is said at once."""
     splits, problems = [], []
     for name in ("train", "evaluation"):
+        if isinstance(source, ImageSource):
+            options = replace(options, images_to_follow=_to_follow(source, name, options))
         try:
             splits.append(decode_split(source, name, config, options))
         except DataError as error:
@@ -197,6 +227,17 @@ def _decode_both(
     if problems:
         raise DataError(problems)
     return splits[0], splits[1]
+
+
+def _key(source: ImageSource, name: str) -> str:
+    return f"{source.fingerprint}/{name}"
+
+
+def _to_follow(source: ImageSource, name: str, options: CacheOptions) -> int:
+    """How many images the other split has yet to write: hours later is late to miss the room."""
+    other = "evaluation" if name == "train" else "train"
+    entry = options.entry(_key(source, other), source.image_column, source.label_column)
+    return 0 if entry.exists() else len(getattr(source, other))
 
 
 def _fingerprint(

@@ -103,16 +103,13 @@ def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluatio
 
 
 def _evaluate(plan: EvalPlan, device: torch.device) -> Evaluation:
-    import torch.distributed as dist
-
-    from vit_colossal.data.loaders import EvalBatches, Shard
+    from vit_colossal.data.loaders import Shard
     from vit_colossal.engine import build_engine
     from vit_colossal.evaluation import evaluate as count
-    from vit_colossal.run_data import loader_workers
+    from vit_colossal.run_data import eval_batches
 
     run, split = plan.run, plan.split
     engine = build_engine(run, load_model(plan.saved), split.image_mean, split.image_std, 1, device)
-    shard = Shard(run.dims.coordinate(dist.get_rank()).dp, run.dims.dp)
-    workers = loader_workers(run.config)
-    batches = EvalBatches(split.samples, run.batches.forward_batch, shard, workers)
+    shard = Shard(engine.coordinate.dp, run.dims.dp)
+    batches = eval_batches(run, split.samples, shard, pixels=engine.first_stage)
     return count(engine, batches.batches(), len(split.samples), plan.saved.labels)

@@ -65,7 +65,9 @@ def locate(name: str, checkpoint: str | None = None) -> SavedModel:
         if checkpoint is not None:
             raise ModelError([f"--checkpoint {checkpoint}: {name} is no run: name a run directory"])
         if (path / "MANIFEST.json").is_file():
-            return _of_checkpoint(_verified(path), path.resolve().parents[1])
+            from vit_colossal.checkpoint import named
+
+            return _of_checkpoint(named(path, name), path.resolve().parents[1])
         if name in PRESETS and not path.is_dir():
             raise ModelError([f"{name} is a preset without weights: name a trained model or a run"])
         beside = path.parent != Path() and path.parent.is_dir()
@@ -96,7 +98,7 @@ def _of_directory(name: str, run_dir: Path | None) -> SavedModel:
 
 
 def _find(run_dir: Path, which: str) -> Checkpoint:
-    from vit_colossal.checkpoint import newest_valid
+    from vit_colossal.checkpoint import named, newest_valid
 
     root = run_dir / "checkpoints"
     if which == "last":
@@ -107,18 +109,8 @@ def _find(run_dir: Path, which: str) -> Checkpoint:
             raise ModelError([f"--checkpoint last: {root} has no valid checkpoint"])
         return found
     # A path, or a name inside of the run: best, step-000120.
-    return _verified(next((p for p in (root / which, Path(which)) if p.is_dir()), root / which))
-
-
-def _verified(path: Path) -> Checkpoint:
-    from vit_colossal.checkpoint import CheckpointError, verify
-
-    if not path.is_dir():
-        raise ModelError([f"--checkpoint: no checkpoint at {path}"])
-    try:
-        return verify(path.resolve())
-    except CheckpointError as error:
-        raise ModelError([str(error)]) from None
+    path = next((p for p in (root / which, Path(which)) if p.is_dir()), root / which)
+    return named(path, "--checkpoint")
 
 
 def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> SavedModel:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from vit_colossal.data.loaders import EvalBatches, Shard
+from vit_colossal.data.loaders import Shard
 from vit_colossal.ema import Ema
 from vit_colossal.engine import build_engine
 from vit_colossal.evaluation import Evaluation, evaluate
@@ -24,7 +24,7 @@ from vit_colossal.parallel_dims import bubble
 from vit_colossal.predictions import clear
 from vit_colossal.predictions import save as save_predictions
 from vit_colossal.regression import Verdict
-from vit_colossal.run_data import RunData, loader_workers, train_batches
+from vit_colossal.run_data import RunData, eval_batches, train_batches
 from vit_colossal.runtime.kernels import kernels_in_use
 from vit_colossal.runtime.launch import limit_waiting
 from vit_colossal.stop import StopRequest
@@ -57,11 +57,10 @@ class Trainer:
     def __init__(self, plan: RunPlan, data: RunData, device: torch.device) -> None:
         self.plan, self.data = plan, data
         config, rank = plan.config, dist.get_rank()
-        shard = Shard(plan.dims.coordinate(rank).dp, plan.dims.dp)
-        self.train_batches = train_batches(plan, data, shard)
-        self.eval_batches = EvalBatches(
-            data.evaluation, plan.batches.forward_batch, shard, loader_workers(config)
-        )
+        coordinate = plan.dims.coordinate(rank)
+        shard, pixels = Shard(coordinate.dp, plan.dims.dp), coordinate.pp == 0
+        self.train_batches = train_batches(plan, data, shard, pixels=pixels)
+        self.eval_batches = eval_batches(plan, data.evaluation, shard, pixels=pixels)
         self.steps_per_epoch = self.train_batches.steps_per_epoch
         epochs = config.epochs or 1
         self.total_steps = config.max_steps or epochs * self.steps_per_epoch
@@ -105,7 +104,7 @@ class Trainer:
         if not self.engine.is_lead:
             return NullReporter()
         clear(run_dir)
-        trackers = open_trackers(run_dir, config)
+        trackers = open_trackers(run_dir, config, resumed=self.plan.checkpoint is not None)
         return RunReporter(run_dir, tensorboard=config.tensorboard, trackers=trackers)
 
     def _finish(self, loop: Loop, stopped_by: int, run_dir: Path) -> TrainResult:

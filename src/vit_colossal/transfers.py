@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from colossalai.amp.naive_amp.mixed_precision_mixin import FP16MixedPrecisionMixin
 from colossalai.booster.plugin import HybridParallelPlugin, LowLevelZeroPlugin
 from colossalai.booster.plugin.hybrid_parallel_plugin import HybridParallelZeroOptimizer
 from colossalai.zero.low_level import LowLevelZeroOptimizer
@@ -27,7 +28,8 @@ class _OneBucket(LowLevelZeroOptimizer):
     (``zero/low_level/low_level_optim.py``, ``_add_to_bucket``). Decayed weights alternate with
     biases and norms that are not decayed, so nearly every gradient was sent on its own. The bucket
     knows one group only for the sake of filing the gradients afterwards, which is done by parameter
-    here. It also computes the norm of all gradients, and waits for it, when nothing is clipped.
+    here. When nothing is clipped, it also computes the norm of all gradients, waits for it, and
+    multiplies them by 1.
     """
 
     def _add_to_bucket(self, param: torch.nn.Parameter, group_id: int) -> None:
@@ -47,6 +49,12 @@ class _OneBucket(LowLevelZeroOptimizer):
         if self._clip_grad_norm <= 0:
             return 0.0
         return float(super()._compute_grad_norm(*args, **options))
+
+    def _unscale_and_clip_grads(self, gradients: list[torch.Tensor], norm: float) -> None:
+        # With neither a scale nor a limit upstream multiplies each gradient by 1.
+        scaled = isinstance(self.mixed_precision_mixin, FP16MixedPrecisionMixin)
+        if scaled or self._clip_grad_norm > 0:
+            super()._unscale_and_clip_grads(gradients, norm)
 
 
 class ZeroOptimizer(_OneBucket, LowLevelZeroOptimizer):

@@ -129,6 +129,8 @@ def _default_subject(config: TrainConfig, device: Device) -> tuple[TrainConfig, 
         small = dataset == "digits" or device.kind == "cpu"
         model = "vit-micro" if small else "google/vit-base-patch16-224"
         origin = "from scratch" if small else "pretrained"
+        if small and dataset != "digits":
+            origin += ", to try things out; for photos: --model google/vit-base-patch16-224"
         notes.append(f"no --model given: {model} {origin}")
     return config.replace(dataset=dataset, model=model), notes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import environment, run
+from launching import ROOT, environment, run
 from vit_colossal import __version__
 from vit_colossal.cli import SUMMARIES, main
 from vit_colossal.commands.doctor import _line
@@ -93,6 +93,18 @@ def test_colours_only_on_a_terminal_that_wants_them(
     line = _line(Check("torch", "fail", "broken", "mend it"))
     assert ("\033[31m" in line) is coloured
     assert line.replace("\033[31m", "").replace("\033[0m", "").startswith("fail  torch")
+
+
+def test_the_picture_of_a_terminal_shows_what_the_command_did(tmp_path: Path) -> None:
+    picture = tmp_path / "run.svg"
+    told = ["sh", "-c", "[ -t 1 ] && printf 'bar at %s\\rbar at %s\\nend\\n' 1 2; exit 3"]
+    script = str(ROOT / "scripts" / "run_picture.py")
+    finished = run([sys.executable, script, str(picture), *told], timeout_s=60)
+    assert finished.returncode == 3, finished.output
+    words = picture.read_text(encoding="utf-8").replace("&#160;", " ")
+    assert "bar at 2" in words
+    assert "bar at 1" not in words
+    assert "url(http" not in words and "@font-face" not in words
 
 
 # --- Completion -----------------------------------------------------------------------------------

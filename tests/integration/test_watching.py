@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
 import json
 import os
 import pty
@@ -27,11 +28,18 @@ from vit_colossal.events import EvalEvent, StartEvent, StopEvent, parse_events
 JOB = ("--dataset", "digits", "--model", "vit-micro", "--device", "cpu", "--lr", "1e-3")
 JOB += ("--max-train-samples", "64", "--max-eval-samples", "40", "--global-batch-size", "16")
 JOB += ("--epochs", "40", "--log-every", "2", "--clip-grad-norm", "1", "--no-keep-best")
+TRACKED = importlib.util.find_spec("wandb") is not None
+JOB += ("--wandb",) if TRACKED else ()
 PARAMETERS = 205_002
 
 
 def command(run_dir: Path, *more: str) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *JOB, "--output-dir", str(run_dir), *more]
+
+
+def settings(**more: str) -> dict[str, str]:
+    cache = os.environ["VIT_COLOSSAL_CACHE"]
+    return environment(VIT_COLOSSAL_CACHE=cache, WANDB_MODE="offline", **more)
 
 
 def lines_of(run_dir: Path) -> list[str]:
@@ -42,9 +50,10 @@ def lines_of(run_dir: Path) -> list[str]:
 def on_a_terminal(arguments: list[str], run_dir: Path, timeout_s: float = 240) -> tuple[int, str]:
     """Run on a terminal, stop with SIGTERM after an evaluation; exit code and what was shown."""
     master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 220, 0, 0))
-    env = environment(VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"], TERM="xterm")
-    process = subprocess.Popen(arguments, stdin=slave, stdout=slave, stderr=slave, env=env)
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+    process = subprocess.Popen(
+        arguments, stdin=slave, stdout=slave, stderr=slave, env=settings(TERM="xterm")
+    )
     os.close(slave)
     shown, stopped, deadline = b"", False, time.monotonic() + timeout_s
     try:
@@ -77,8 +86,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, l
 @pytest.fixture(scope="module")
 def resumed(stopped: tuple[Path, int, str, list[str]]) -> Finished:
     """The same run, taken up without a terminal and brought to its end."""
-    env = environment(VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"])
-    return run(command(stopped[0], "--resume", "auto"), timeout_s=240, env=env)
+    return run(command(stopped[0], "--resume", "auto"), timeout_s=240, env=settings())
 
 
 def check_schema(lines: list[str]) -> list[Any]:
@@ -94,12 +102,16 @@ def check_schema(lines: list[str]) -> list[Any]:
 def test_a_terminal_shows_one_bar_an_epoch(stopped: tuple[Path, int, str, list[str]]) -> None:
     _, code, shown, _ = stopped
     assert code == 143, shown
-    bars = re.findall(r"epoch 3/40: .*?(\d+)/4 \[.*?, (.*?)\]", shown)
+    bars = re.findall(r"epoch 2/40 (.+?) \d+/4, (.+?)\r", shown)
     assert bars, shown
-    words = bars[-1][1]
-    assert re.search(
-        r"accuracy=\d\.\d{4}, loss=\d\.\d{4}, lr=\S+, images/s=\d+, left=\d\d:\d\d", words
-    ), words
+    assert len(bars[0][0]) >= 2  # there is room for a bar on 80 columns, and for all words
+    words = r"loss \d\.\d{4}, acc \d\.\d{4}, lr \d\.\de-\d\d, left \d\d:\d\d, \d+ img/s"
+    assert re.fullmatch(words, bars[-1][1].strip()), bars
+    assert bars[0][1].startswith("loss ")  # of the epoch before, until there are new ones
+    # An epoch, then its evaluation; the next epoch has its accuracy.
+    accuracy = re.search(r" 4/4, .*\r\nevaluation after epoch 1\.00: .*accuracy (\S+)", shown)
+    assert accuracy, shown
+    assert f"acc {accuracy[1]}, " in bars[-1][1]
     assert "step 2/160" not in shown  # the bar says it
 
 
@@ -167,3 +179,12 @@ def test_the_predictions_are_those_of_the_last_evaluation(
     page = (run_dir / "report.html").read_text()
     assert "finished after step 160" in page
     assert f"{last.correct} right" in page
+
+
+@pytest.mark.skipif(not TRACKED, reason="wandb is not installed")
+def test_a_tracker_gets_both_parts_as_one_run(
+    stopped: tuple[Path, int, str, list[str]], resumed: Finished
+) -> None:
+    known = json.loads((stopped[0] / "trackers.json").read_text())["wandb"]
+    parts = [path.name.split("-")[3] for path in (stopped[0] / "wandb").glob("offline-run-*")]
+    assert parts == [known, known]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,10 @@ def kinds() -> dict[str, tuple[bytes, Image.Image]]:
         ),
         "grey.pgm": (encoded(grey, "PPM"), grey.convert("RGB")),
     }
+    for name, kind, file in (("cmyk.jpg", "JPEG", cmyk), ("two.mpo.jpg", "MPO", rgb)):
+        options = {"save_all": True, "append_images": [on_white]} if kind == "MPO" else {}
+        content = encoded(file, kind, **options)
+        found[name] = (content, Image.open(io.BytesIO(content)).convert("RGB"))
     jpeg = encoded(rgb, "JPEG", quality=95)
     found["Caf\u00e9 \u732b.JPG"] = (jpeg, Image.open(io.BytesIO(jpeg)).convert("RGB"))
     return found
@@ -204,7 +209,7 @@ def test_every_kind_of_image_has_the_same_pixels(tmp_path: Path, source: str, wa
         (np.ascontiguousarray(image).tobytes(), data.labels[label])
         for image, label in zip(data.train.images[:], data.train.labels, strict=True)
     )
-    assert len(data.train) == len(wanted) == 12
+    assert len(data.train) == len(wanted) == 14
     assert data.labels == LABELS
     assert found == expected
     assert (len(data.evaluation), data.eval_split) == (2, "validation")
@@ -285,6 +290,27 @@ def test_leaving_out_images_changes_the_identity_of_the_data(tmp_path: Path) -> 
     assert first != clean.fingerprint
     bad.write_bytes(images["0.png"])
     assert prepare(root, skip_bad_images=True).fingerprint not in (first, clean.fingerprint)
+
+
+@pytest.mark.parametrize("room", [7, 8])
+def test_the_disk_needs_room_for_both_splits_before_either_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    images = {f"{i}.png": encoded(picture(shift=i), "PNG") for i in range(4)}
+    root = as_folder(as_folder(tmp_path / "data", "train", images), "validation", images)
+    usage = shutil.disk_usage(tmp_path)._replace(free=room * 3 * SIZE * SIZE)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    if room < 8:
+        with pytest.raises(DataError, match="needed in all") as caught:
+            prepare(root)
+        assert len(caught.value.problems) == 1 and "--cache-dir" in caught.value.problems[0]
+        assert not list((tmp_path / "cache").glob("*/images.npy"))
+        prepare(root, cache=False)
+        return
+    first = prepare(root)
+    # What is there already takes no more room.
+    usage = usage._replace(free=0)
+    assert prepare(root).fingerprint == first.fingerprint
 
 
 def test_nothing_but_bad_images_is_refused_even_so(tmp_path: Path) -> None:

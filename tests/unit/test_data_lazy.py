@@ -120,6 +120,8 @@ def test_workers_are_started_where_there_is_something_to_decode(
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert loader_workers(TrainConfig()) == 0
     assert loader_workers(TrainConfig(cache=False)) == 8
+    assert loader_workers(TrainConfig(), busy=True) == 8
+    assert loader_workers(TrainConfig(num_workers=0), busy=True) == 0
     assert loader_workers(TrainConfig(cache=False, num_workers=0)) == 0
     assert loader_workers(TrainConfig(num_workers=3)) == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

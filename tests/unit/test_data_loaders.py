@@ -9,6 +9,7 @@ import torch
 
 from vit_colossal.data.cache import CachedSplit
 from vit_colossal.data.loaders import Batch, EvalBatches, Shard, TrainBatches, epoch_order
+from vit_colossal.data.mixing import Mixing
 from vit_colossal.data.transforms import Augmentation, augment
 from vit_colossal.errors import DataError
 
@@ -147,6 +148,26 @@ def test_impossible_batches_are_refused() -> None:
     for rank, size in [(2, 2), (-1, 2), (0, 0)]:
         with pytest.raises(ValueError, match="shard"):
             Shard(rank, size)
+
+
+class Unreadable:
+    """Images of which only the shape may be asked for."""
+
+    shape = (50, 3, 6, 5)
+
+
+@pytest.mark.parametrize("mixing", [Mixing(), Mixing(cutmix=1.0)])
+def test_who_needs_no_pixels_reads_none_and_gets_the_rest(mixing: Mixing) -> None:
+    """A later pipeline stage."""
+    reader = train(augmentation=BOTH, mixing=mixing)
+    other = replace(reader, split=replace(reader.split, images=Unreadable()), pixels=False)
+    for (a,), (b,) in zip(reader.batches(epoch=1), other.batches(epoch=1), strict=True):
+        assert len(a.images) == len(b.images) and not b.images.numel()
+        assert torch.equal(a.labels, b.labels) and torch.equal(a.indices, b.indices)
+        assert a.mix is None or (b.mix is not None and a.mix.draw == b.mix.draw)
+    ours = EvalBatches(split_of(50), 8, ONE).batches()
+    theirs = EvalBatches(other.split, 8, ONE, pixels=False).batches()
+    assert all(torch.equal(a.labels, b.labels) for a, b in zip(ours, theirs, strict=True))
 
 
 # --- Evaluation -----------------------------------------------------------------------------------

@@ -331,6 +331,11 @@ def test_photos_that_are_not_read_are_counted(tmp_path: Path) -> None:
     (only / "cat/IMG_1.HEIC").write_bytes(b"x")
     message = problems(dataset=only)
     assert "no images in" in message and "left out 1 .heic; convert them" in message
+    # One class is from another phone: the folder is not empty, and not to be removed.
+    write_folder(only, bee=4)
+    (message,) = problems(dataset=only).splitlines()
+    assert "class folder" in message and "left out 1 .heic; convert them" in message
+    assert "remove" not in message
 
 
 def test_ten_thousand_classes_are_no_obstacle(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -265,3 +266,26 @@ def test_what_is_never_copied_is_not_streamed(tmp_path: Path) -> None:
     assert not loaded.streamed
     plain = choose(load(replace(request, streaming=False)), request)
     assert choose(loaded, request).fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize("room", [9, 10])
+def test_the_disk_needs_room_for_all_splits_whose_sizes_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    counts = {"train": 6, "validation": 4}
+    for name, count in counts.items():
+        parquet(tmp_path / f"data/{name}.parquet", [i % 2 for i in range(count)])
+    asked = SourceRequest(str(tmp_path / "data"), streaming=True, cache_dir=tmp_path / "cache")
+    loaded = load(asked)
+    for rows in loaded.splits.values():  # what the card of a hub's data set says
+        rows.info.splits = datasets.SplitDict(
+            {name: datasets.SplitInfo(name, num_examples=count) for name, count in counts.items()}
+        )
+    usage = shutil.disk_usage(tmp_path)._replace(free=room * 3 * 4 * 4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    if room < 10:
+        with pytest.raises(DataError, match="needed in all"):
+            read_streams(loaded, asked, options(tmp_path))
+        assert not list(tmp_path.glob("cache/*/images.npy"))
+    else:
+        assert len(read_streams(loaded, asked, options(tmp_path)).train) == 6

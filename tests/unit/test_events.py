@@ -112,7 +112,8 @@ def test_a_client_that_is_not_installed_is_refused_with_the_command(
 def test_wandb_offline_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    opened = trackers.open_trackers(tmp_path, TrainConfig(wandb=True, dataset="digits", lr=0.125))
+    config = TrainConfig(wandb=True, dataset="digits", lr=0.125)
+    opened = trackers.open_trackers(tmp_path, config, resumed=False)
     with RunReporter(tmp_path, tensorboard=False, trackers=opened) as reporter:
         reporter.event("train", 10, 1, loss=1.25, lr=0.1)
         reporter.event("eval", 10, 1, accuracy=0.5, correct=1, total=2)
@@ -129,7 +130,8 @@ def test_mlflow_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     pytest.importorskip("sqlalchemy")
     pytest.importorskip("alembic")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    opened = trackers.open_trackers(tmp_path, TrainConfig(mlflow=True, dataset="digits", lr=0.125))
+    config = TrainConfig(mlflow=True, dataset="digits", lr=0.125)
+    opened = trackers.open_trackers(tmp_path, config, resumed=False)
     with (
         pytest.raises(ZeroDivisionError),
         RunReporter(tmp_path, tensorboard=False, trackers=opened) as reporter,
@@ -147,10 +149,47 @@ def test_mlflow_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert client.get_metric_history(run.info.run_id, "eval/accuracy")[0].step == 10
 
 
+def part_of_a_run(run_dir: Path, service: str, *, resumed: bool, lr: float = 0.125) -> str:
+    """Send one step, and say what the service calls the run."""
+    config = TrainConfig.model_validate({service: True, "dataset": "digits", "lr": lr})
+    (opened,) = trackers.open_trackers(run_dir, config, resumed=resumed)
+    with RunReporter(run_dir, tensorboard=False, trackers=[opened]) as reporter:
+        reporter.event("train", 20 if resumed else 10, 1, loss=1.25, lr=lr)
+    return opened.run_id
+
+
+def test_a_resumed_run_goes_on_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    first = part_of_a_run(tmp_path, "wandb", resumed=False)
+    assert part_of_a_run(tmp_path, "wandb", resumed=True) == first
+    assert part_of_a_run(tmp_path, "wandb", resumed=False) != first
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{first}*"))) == 2
+
+
+def test_a_resumed_run_goes_on_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    pytest.importorskip("alembic")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    first = part_of_a_run(tmp_path, "mlflow", resumed=False)
+    assert part_of_a_run(tmp_path, "mlflow", resumed=True, lr=0.25) == first
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    history = client.get_metric_history(first, "train/loss")
+    assert [metric.step for metric in history] == [10, 20]
+    assert client.get_run(first).info.status == "FINISHED"
+    client.delete_run(first)  # the service does not have it any more
+    second = part_of_a_run(tmp_path, "mlflow", resumed=True)
+    assert second != first
+    (tmp_path / trackers.IDS_FILE).write_text('["half a li')
+    assert part_of_a_run(tmp_path, "mlflow", resumed=True) not in (first, second)
+
+
 class Unreachable:
     """A service that went away during the run."""
 
     name = "wandb"
+    run_id = "1"
 
     def log(self, values: object, step: int) -> None:
         raise OSError("no route to host")

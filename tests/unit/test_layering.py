@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -138,6 +139,12 @@ def test_imports_point_to_earlier_modules() -> None:
             if place.get(other, len(ORDER)) > place[name]
         ]
     assert not sorted(wrong)
+
+
+def test_the_architecture_page_names_every_module() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`(\w+)/?`", page))
+    assert {name for name in FILES if name and name.split(".")[-1] not in told} == set()
 
 
 def test_only_a_few_modules_know_colossalai() -> None:

@@ -54,6 +54,14 @@ def test_a_finished_run_is_shown_whole(finished: Path) -> None:
     assert len(page) < 2_000_000
 
 
+def test_only_what_is_not_the_default_is_in_view(finished: Path) -> None:
+    shown, folded = report(finished).split("Configuration, defaults")[:2]
+    names = re.findall(r"<code>(\w+)</code></th>", shown.split("what is not the default")[1])
+    assert {"plugin", "pp"} <= set(names)
+    assert not {"model_config", "lr_schedule"} & set(names)  # the first has an alias
+    assert "<code>model_config</code>" in folded
+
+
 def test_the_page_loads_nothing(finished: Path) -> None:
     page = report(finished)
     loaded = re.findall(r"""(?:src|href|action|poster)\s*=\s*["']?([^"'\s>]+)""", page)

@@ -44,7 +44,8 @@ def test_without_dataset_and_model_the_cpu_trains_digits_from_scratch() -> None:
     assert (resolved.config.dataset, resolved.config.model) == ("digits", "vit-micro")
     assert len(resolved.notes) == 2
     assert "digits" in resolved.notes[0]
-    assert "vit-micro" in resolved.notes[1]
+    assert "vit-micro" in resolved.notes[1] and "photos" not in resolved.notes[1]
+    assert "for photos: --model" in plan(dataset="photos").notes[0]
     assert plan(dataset="digits", model="vit-micro").notes == ()
 
 

@@ -73,6 +73,7 @@ class CacheOptions:
         split: What the split is called in messages.
         skip_bad: Leave out what cannot be decoded, instead of refusing the split.
         progress: Show a bar while decoding, if stderr is a terminal.
+        images_to_follow: How many more the disk has to have room for, once the split is written.
     """
 
     size: tuple[int, int]
@@ -81,6 +82,7 @@ class CacheOptions:
     split: str = "training"
     skip_bad: bool = False
     progress: bool = False
+    images_to_follow: int = 0
 
     def entry(self, *identity: str) -> Path:
         """The place of the data with this identity, decoded in this way."""
@@ -234,7 +236,7 @@ def _build(
     more: dict[str, Any],
 ) -> None:
     """Write the entry beside its place and rename it, so that it is complete or absent."""
-    _announce(entry, count, options.size)
+    _announce(entry, count, options)
     # A process that died while building leaves these behind; the lock says that it is gone.
     partial = entry.with_suffix(".partial")
     for leftover in (partial, entry):
@@ -256,17 +258,20 @@ def _build(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _announce(entry: Path, count: int | None, size: tuple[int, int]) -> None:
+def _announce(entry: Path, count: int | None, options: CacheOptions) -> None:
     """Say what it will take, and whether the disk has it."""
-    megabytes = 3 * size[0] * size[1] * (1 if count is None else count) / 1e6
+    size = options.size
+    one = 3 * size[0] * size[1] / 1e6
+    megabytes = one * (1 if count is None else count)
+    needed = megabytes + one * options.images_to_follow
     free = shutil.disk_usage(entry.parent).free / 1e6
     if count is None:
         images, each = "a stream of images", f"{megabytes:.2f} MB each"
     else:
         images, each = f"{count:,} images", f"{megabytes:.1f} MB"
     logger.info("decoding %s to %d x %d px: %s in %s", images, *size, each, entry)
-    if megabytes > free:
-        raise OSError(f"{megabytes:.0f} MB needed, {free:.0f} MB free")
+    if needed > free:
+        raise OSError(f"{needed:.0f} MB needed in all, {free:.0f} MB free")
 
 
 def _write_images(

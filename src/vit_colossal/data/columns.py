@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import datasets
 
 LABEL_COLUMNS = ("label", "labels", "class", "cls")
+#: Columns that `datasets` gives the samples of a WebDataset, which have no names of their own.
+_SHARD_KEY = "__key__"
+_SHARD_LABELS = ("txt", "json", *(f"json.{name}" for name in LABEL_COLUMNS))
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})")
 
 
@@ -30,7 +33,8 @@ def find_columns(
     Returns:
         The only ``Image`` column and the only ``ClassLabel`` column; without a ``ClassLabel`` the
         only column of strings or whole numbers that is called ``label``, ``labels``, ``class`` or
-        ``cls``, or else the only column beside the images.
+        ``cls``, or else the only column beside the images. Of shards it may be the text or a part
+        of the JSON, as in local ones.
 
     Raises:
         DataError: There is none, or several.
@@ -42,6 +46,10 @@ def find_columns(
     images = images or [c for c, f in features.items() if isinstance(f, dict) and "bytes" in f]
     labels = [c for c, f in features.items() if isinstance(f, datasets.ClassLabel)]
     labels = labels or [c for c in LABEL_COLUMNS if _is_plain(features.get(c))]
+    if _SHARD_KEY in features:
+        labels = labels or [c for c in _SHARD_LABELS if _is_plain(features.get(c))][:1]
+        if label_column not in features and f"json.{label_column}" in features:
+            label_column = f"json.{label_column}"
     if not labels and len(features) == 2:
         labels = [c for c, f in features.items() if c not in images and _is_plain(f)]
     chosen, problems = [], []
@@ -65,6 +73,22 @@ def find_columns(
     if problems:
         raise DataError(problems)
     return chosen[0], chosen[1]
+
+
+def flat_features(features: datasets.Features) -> datasets.Features:
+    """The columns, and of shards from the hub each part of the JSON as one: ``json.label``."""
+    return features.flatten() if _SHARD_KEY in features else features
+
+
+def flat(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The rows with the columns of :func:`flat_features`; nothing is copied."""
+    return dataset.flatten() if _SHARD_KEY in dataset.features else dataset
+
+
+def whole_number_or_text(content: bytes) -> int | str:
+    """A label as a member of a shard holds it."""
+    text = content.decode().strip()
+    return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
 
 
 def plain_label(value: Any) -> str | int:

@@ -119,10 +119,12 @@ def _class_problems(path: Path, part: Path, found: _Classes, *, training: bool) 
             "files" + (f" ({others[0]})" if others else "")
         ]
     empty = [name for name, files in found.items() if not files] if training else []
-    return [
-        f"--dataset {path}: no images in the class folder {part / name}; fill or remove it"
-        for name in empty
-    ]
+    problems = []
+    for folder in (part / name for name in empty):
+        others = _left_out(folder)
+        advice = others[0].removeprefix(f"{folder}: ") if others else "fill or remove it"
+        problems.append(f"--dataset {path}: no images in the class folder {folder}; {advice}")
+    return problems
 
 
 def _rows(classes: _Classes, names: list[str]) -> datasets.Dataset:

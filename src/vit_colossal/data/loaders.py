@@ -89,6 +89,7 @@ class TrainBatches:
         shuffle: Whether to shuffle; otherwise the split's own order.
         num_workers: Loader processes; never changes a value.
         pin_memory: Whether batches lie in page-locked memory.
+        pixels: Whether this process reads the images; without, they have no channels.
     """
 
     split: CachedSplit
@@ -101,6 +102,7 @@ class TrainBatches:
     shuffle: bool = True
     num_workers: int = 0
     pin_memory: bool = False
+    pixels: bool = True
 
     def __post_init__(self) -> None:
         parts = self.accumulation * self.shard.size
@@ -154,7 +156,7 @@ class TrainBatches:
         if self.mixing.active:
             before = steps.roll(1, dims=1).view(layout)[first_step:, :, self.shard.rank, :1]
             mine = torch.cat([before, mine], dim=-1)
-        samples = _Samples(self.split, self.augmentation, self.seed, epoch)
+        samples = _Samples(self.split, self.augmentation, self.seed, epoch, self.pixels)
         rows = mine.reshape(-1, mine.shape[-1])
         loader = iter(_loader(samples, rows, self.num_workers, self.pin_memory))
         for step in range(first_step, self.steps_per_epoch):
@@ -187,6 +189,7 @@ class EvalBatches:
         shard: This process's part.
         num_workers: Loader processes; never changes a value.
         pin_memory: Whether batches lie in page-locked memory.
+        pixels: Whether this process reads the images; without, they have no channels.
     """
 
     split: CachedSplit
@@ -194,6 +197,7 @@ class EvalBatches:
     shard: Shard
     num_workers: int = 0
     pin_memory: bool = False
+    pixels: bool = True
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -214,7 +218,7 @@ class EvalBatches:
         rows = torch.full((self.num_batches * self.shard.size * self.batch_size,), PADDING_INDEX)
         rows[: len(self.split)] = torch.arange(len(self.split))
         mine = rows.view(layout)[:, self.shard.rank]
-        samples = _Samples(self.split, Augmentation(), seed=0, epoch=0)
+        samples = _Samples(self.split, Augmentation(), seed=0, epoch=0, pixels=self.pixels)
         return iter(_loader(samples, mine, self.num_workers, self.pin_memory))
 
 
@@ -226,6 +230,7 @@ class _Samples(Dataset[Batch]):
     augmentation: Augmentation
     seed: int
     epoch: int
+    pixels: bool
 
     def __len__(self) -> int:
         return len(self.split)
@@ -235,8 +240,11 @@ class _Samples(Dataset[Batch]):
         indices = torch.tensor(rows, dtype=torch.int64)
         padding = indices == PADDING_INDEX
         places = indices.masked_fill(padding, 0).numpy()
-        images = torch.from_numpy(np.asarray(self.split.images[places]))
         labels = torch.from_numpy(self.split.labels[places]).masked_fill(padding, IGNORED_LABEL)
+        if not self.pixels:
+            shape = (len(rows), 0, *self.split.images.shape[2:])
+            return Batch(torch.empty(shape, dtype=torch.uint8), labels, indices)
+        images = torch.from_numpy(np.asarray(self.split.images[places]))
         if self.augmentation.active:
             keyed = zip(images, rows, strict=True)
             images = torch.stack(

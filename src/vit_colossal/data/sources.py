@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vit_colossal.data.columns import checked, column_values, find_columns, label_names
+from vit_colossal.data.columns import (
+    checked,
+    column_values,
+    find_columns,
+    flat,
+    label_names,
+    whole_number_or_text,
+)
 from vit_colossal.data.local import FILE_SUFFIXES, load_local
 from vit_colossal.data.request import SourceRequest, default_cache_root
 from vit_colossal.data.splits import (
@@ -114,7 +121,8 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
     Raises:
         DataError: It cannot be used for classification.
     """
-    splits = loaded.splits | _sliced(request, loaded.splits)
+    splits = {name: flat(rows) for name, rows in loaded.splits.items()}
+    splits |= _sliced(request, splits)
     train_name, eval_name = choose_splits(request, list(splits))
     image_column, label_column = find_columns(
         splits[train_name].features, request.image_column, request.label_column
@@ -256,12 +264,14 @@ def _never_unpickle() -> None:
     """Only text and JSON is decoded in a WebDataset from the hub; the rest stays bytes.
 
     The library hands members called ``.pth`` to ``torch.load``, which on torch 2.5 runs code even
-    with ``weights_only`` (CVE-2025-32434).
+    with ``weights_only`` (CVE-2025-32434). Labels are read as in local shards: it takes ``.cls``
+    for a number, whatever it holds, and leaves the line's end in ``.txt``.
     """
     from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
     for suffix in WebDataset.DECODERS.keys() - {"cls", "cls2", "id", "index", "json", "txt"}:
         del WebDataset.DECODERS[suffix]
+    WebDataset.DECODERS |= {"cls": whole_number_or_text, "txt": lambda x: x.decode().strip()}
 
 
 def _keep_logs_clean() -> None:

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vit_colossal.data.cache import CachedSplit, CacheOptions, Pixels, prepare_rows
-from vit_colossal.data.columns import find_columns, named_labels, numbered
+from vit_colossal.data.columns import find_columns, flat_features, named_labels, numbered
 from vit_colossal.data.decoding import Row
 from vit_colossal.data.request import SourceRequest
 from vit_colossal.data.sources import Loaded
@@ -105,6 +106,9 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
         limit = _rows_that_leave(limit, request.val_split)
         selection = f"{selection} of {limit}"
     reader = _Reader(loaded, columns, options)
+    if eval_name is not None:
+        follow = reader.unread(splits, eval_name, request.max_eval_samples)
+        reader = replace(reader, options=replace(options, images_to_follow=follow))
     train, labels = reader.read(splits, train_name, limit)
     if eval_name is None:
         ids = np.empty(len(train) + len(train.bad), np.int64)
@@ -153,6 +157,15 @@ class _Reader:
     options: CacheOptions
     labels: tuple[str, ...] | None = None
 
+    def entry(self, name: str, limit: int | None) -> Path:
+        """Where the first ``limit`` rows of a split are kept."""
+        return self.options.entry(self.loaded.content, "stream", name, str(limit), *self.columns)
+
+    def unread(self, splits: dict[str, Any], name: str, limit: int | None) -> int:
+        """How many rows have yet to be read, as far as that is known."""
+        known = 0 if self.entry(name, limit).exists() else _known_count(splits[name], name, limit)
+        return known or 0
+
     def read(
         self, splits: dict[str, Any], name: str, limit: int | None
     ) -> tuple[CachedSplit, tuple[str, ...]]:
@@ -165,7 +178,7 @@ class _Reader:
         count = _known_count(rows, name, limit)
         rows = _undecoded(rows, features, self.columns[0])
         named_labels(features[self.columns[1]], [], self.columns[1])
-        entry = self.options.entry(self.loaded.content, "stream", name, str(limit), *self.columns)
+        entry = self.entry(name, limit)
         more: dict[str, Any] = {"values": []}
         chunks = _Chunks(self.loaded.name, rows.take(limit) if limit else rows, self.columns, more)
         split = prepare_rows(entry, chunks, count, self.options, more)
@@ -197,7 +210,8 @@ class _Chunks:
             with ThreadPoolExecutor(_CONNECTIONS) as pool:
                 while chunk := list(islice(rows, _CHUNK)):
                     images = list(pool.map(_fetched, (row[image_column] for row in chunk)))
-                    ids = [seen.setdefault(row[label_column], len(seen)) for row in chunk]
+                    labels = [_value(row, label_column) for row in chunk]
+                    ids = [seen.setdefault(label, len(seen)) for label in labels]
                     self._refuse_unlabelled(seen, number)
                     self.more["values"] = list(seen)
                     numbers = range(number, number + len(chunk))
@@ -227,6 +241,12 @@ class _Chunks:
             )
 
 
+def _value(row: dict[str, Any], column: str) -> Any:
+    """What a row holds in one of :func:`flat_features`."""
+    whole, _, part = column.partition(".")
+    return row[column] if column in row else (row[whole] or {}).get(part)
+
+
 def _fetched(encoded: dict[str, Any] | None) -> dict[str, Any] | None:
     """An image with its bytes, when it is a file of its own on the hub."""
     from datasets.utils.file_utils import xopen
@@ -251,7 +271,8 @@ def _with_slices(splits: dict[str, Any], request: SourceRequest) -> dict[str, An
 
 def _features(rows: Any) -> Any:
     """The columns and their types; of some formats only the first rows tell them."""
-    return rows.features if rows.features is not None else rows._resolve_features().features
+    known = rows.features if rows.features is not None else rows._resolve_features().features
+    return flat_features(known)
 
 
 def _undecoded(rows: Any, features: Any, image_column: str) -> Any:

@@ -61,9 +61,14 @@ def normalize(
     Returns:
         [B, 3, H, W] on the same device.
     """
-    centre = torch.tensor(mean, dtype=torch.float32, device=images.device).view(-1, 1, 1)
-    spread = torch.tensor(std, dtype=torch.float32, device=images.device).view(-1, 1, 1)
+    centre, spread = (_per_channel(tuple(values), images.device) for values in (mean, std))
     return (images.to(torch.float32) / 255).sub_(centre).div_(spread).to(dtype)
+
+
+@cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """fp32 [3, 1, 1], kept: made anew at every step, it would be a copy that waits for a GPU."""
+    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
 @dataclass(frozen=True)

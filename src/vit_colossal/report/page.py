@@ -131,7 +131,12 @@ def differences(values: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]
 def _view(run: RunFiles, name: str, key: str) -> RunView:
     found = run.predictions
     wrong, right = ([], []) if found is None else pictures(run.directory, found)
-    settings = [_setting(name, value) for name, value in run.config.items()]
+    # As config.yaml spells them.
+    defaults = TrainConfig.model_validate({}).model_dump(mode="json", by_alias=True)
+    settings = [
+        Setting(name, _text(value), changed=value != defaults.get(name))
+        for name, value in run.config.items()
+    ]
     return RunView(
         key=key,
         name=name,
@@ -180,12 +185,6 @@ def interval(correct: int, total: int) -> tuple[float, float]:
 
     found = binomtest(correct, total).proportion_ci(method="wilson")
     return float(found.low), float(found.high)
-
-
-def _setting(name: str, value: Any) -> Setting:
-    field = TrainConfig.model_fields.get(name)
-    default = None if field is None else field.get_default(call_default_factory=True)
-    return Setting(name, _text(value), changed=field is None or value != default)
 
 
 def _title(run: RunFiles) -> str:

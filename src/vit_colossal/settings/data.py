@@ -63,7 +63,7 @@ class DataSettings(Settings):
     """Leave out images that cannot be decoded; without it they are listed and nothing starts."""
     num_workers: int | None = Field(None, ge=0)
     """Loader processes per rank; default 0, which reads the cache in the training process, and
-    with --no-cache the CPU cores of a rank, up to 8."""
+    with --no-cache, or augmentation on a GPU, the CPU cores of a rank, up to 8."""
 
     @field_validator("streaming")
     @classmethod
