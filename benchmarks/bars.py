@@ -1,10 +1,10 @@
 """The bars of the CPU and GPU sets: ratios of medians of one run, and whether each is met.
 
-python benchmarks/bars.py runs/bench-cpu [--record benchmarks/results/cpu]
+python benchmarks/bars.py runs/bench-cpu [--record benchmarks/results/cpu] [--page FILE]
 
 Reads what ``vit-colossal bench``, ``data_rates.py`` and ``startup.py`` left in one folder; a bar
 whose numbers are not there is left out. ``--record`` writes all of it to NAME.json, NAME.md and
-NAME.png.
+NAME.png; ``--page`` puts a short table between two marks of a document.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 
 Measured = dict[str, Any]
 Cases = dict[str, Measured]
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,36 @@ def record(document: dict[str, Any], folder: Path, place: Path) -> None:
     shutil.copy(folder / "bench.png", place.with_suffix(".png"))
 
 
+def put_table(document: dict[str, Any], page: Path) -> None:
+    """Speed and memory beside ddp's, between the marks of a document.
+
+    Raises:
+        ValueError: the document has no such marks.
+    """
+    cases = [case for case in document["cases"] if "error" not in case]
+    [ddp] = [case for case in cases if case["name"] == "ddp"]
+    rows = [
+        f"| {case['name']} | {case['images_per_second'] / ddp['images_per_second']:.2f} | "
+        f"{case['peak_memory_bytes'] / 2**20:,.0f} |"
+        for case in cases
+        if not case["name"].startswith("digits")
+    ]
+    head = ["| case | images/s, ddp = 1 | peak MiB of a rank |", "|---|---|---|"]
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    table = "\n".join([BEGIN, *head, *rows, END])
+    page.write_text(f"{before}{table}{after}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="what the benchmark wrote")
     parser.add_argument("--record", type=Path, metavar="NAME", help="without a suffix")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="a document with the marks")
     asked = parser.parse_args()
     document = read(asked.folder)
+    if asked.page is not None:
+        put_table(document, asked.page)
     if asked.record is not None:
         record(document, asked.folder, asked.record)
     print(as_markdown(document["bars"]))

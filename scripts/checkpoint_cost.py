@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from statistics import median
 
@@ -82,10 +83,14 @@ def main() -> None:
     lines = [
         "# What a checkpoint costs",
         "",
-        f"`{command}` at commit {commit}, on {os.cpu_count()} CPU cores, {asked.repeats} runs of "
-        f"each in turns. `{' '.join(JOB)}`: two processes with one thread each, so that a file "
-        "that is written in the background takes its time from a training process. The cost is "
-        "the difference to a run without checkpoints, for each checkpoint.",
+        textwrap.fill(
+            f"`{command}` at commit {commit}, on {os.cpu_count()} CPU cores, {asked.repeats} runs "
+            f"of each in turns. `{' '.join(JOB)}`: two processes with one thread each, so that a "
+            "file that is written in the background takes its time from a training process. The "
+            "cost is the difference to a run without checkpoints, for each checkpoint.",
+            108,
+            break_on_hyphens=False,
+        ),
         "",
         *report(asked.plugins, asked.repeats),
     ]

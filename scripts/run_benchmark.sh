@@ -34,5 +34,7 @@ if [ "$set_of_cases" = cpu ]; then
     [ -e "$folder/startup.json" ] || python benchmarks/startup.py --output "$folder/startup.json"
     [ -e "$folder/data.json" ] || python benchmarks/data_rates.py --output "$folder/data.json"
 fi
-python benchmarks/bars.py "$folder" --record "benchmarks/results/$name"
+page=()
+[ "$name" != cpu ] || page=(--page docs/strategies.md)
+python benchmarks/bars.py "$folder" --record "benchmarks/results/$name" "${page[@]}"
 echo "recorded in benchmarks/results/$name.md"

@@ -49,7 +49,7 @@ def _speeds(axes: Any, model: str, group: list[dict[str, Any]]) -> None:
         axes.barh(place, middle, xerr=spread, color=color, height=0.7, capsize=3)
     names = [f"{case['name']} ({case['processes']} x {case['threads']})" for case in group]
     axes.set_yticks(range(len(group)), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(group) - 0.5, -0.5)  # as beside it
     axes.set_xlabel(f"{model}: images/s (median, lowest to highest; grey: peers)")
     axes.grid(axis="x", alpha=0.3)
 
