@@ -131,9 +131,8 @@ def record(document: dict[str, Any], folder: Path, place: Path) -> None:
     rates = json.dumps(document["rates"], indent=1)
     parts = [
         f"# Benchmark: {place.name}",
-        "Written by `bash scripts/run_benchmark.sh`; how to read it: docs/performance.md.",
-        "## Bars",
-        as_markdown(document["bars"]),
+        "How to read it: docs/performance.md.",
+        *(["## Bars", as_markdown(document["bars"])] if document["bars"] else []),
         f"![images per second, and where a step's time goes]({place.name}.png)",
         "## Cases",
         (folder / "bench.md").read_text(encoding="utf-8"),
