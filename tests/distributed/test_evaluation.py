@@ -12,6 +12,8 @@ from plain_loop import Images, PlainRun, Recipe, evaluate_plain, model_with
 
 from launching import Outcome
 
+pytestmark = pytest.mark.slow
+
 Outcomes = Callable[[Layout, str], Outcome]
 Reference = Callable[[Recipe], PlainRun]
 

@@ -47,6 +47,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), AVERAGED)
 def test_the_average_goes_on_under_another_layout(source: str, target: str, averaged: Path) -> None:
     """To the bit under the same one; else as near as one step of rounded weights."""

@@ -14,6 +14,8 @@ from bad_input import ALL
 from launching import environment, run
 from refusals import arguments, check, held, tree
 
+pytestmark = pytest.mark.slow
+
 REAL = [name for name, case in ALL.items() if case.real]
 SMALL = "--device cpu --dataset digits --model vit-micro --max-train-samples 64"
 

@@ -19,6 +19,8 @@ from vit_colossal.bench_phases import DATA, OPTIMIZER, PIPELINE, STEP, divide, m
 from vit_colossal.bench_report import as_markdown, same_work, summarize
 from vit_colossal.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 PEERS = ROOT / "benchmarks" / "peers"
 SETTINGS = {
     "model": "vit-micro",
@@ -228,7 +230,6 @@ def test_intervals() -> None:
     assert subtract(merged, []) == merged
 
 
-@pytest.mark.slow
 def test_compiled_layers_do_the_same_work(tmp_path: Path) -> None:
     cases = [
         {"name": "eager", "processes": 1},

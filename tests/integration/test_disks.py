@@ -13,6 +13,8 @@ import pytest
 from launching import ROOT, Finished, environment, run
 from vit_colossal.checkpoint import newest_valid
 
+pytestmark = pytest.mark.slow
+
 JOB = ("--dataset", "digits", "--model", "vit-micro", "--device", "cpu", "--no-tensorboard")
 JOB += ("--max-train-samples", "64", "--max-eval-samples", "8", "--global-batch-size", "16")
 JOB += ("--max-steps", "6", "--save-every", "2", "--log-every", "1")

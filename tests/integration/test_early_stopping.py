@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from launching import ROOT, environment, run
 from vit_colossal.finished_run import read_run
 
+pytestmark = pytest.mark.slow
+
 #: Four steps an epoch; so high a rate that the first evaluations are not surpassed for long.
 JOB = ("--dataset", "digits", "--model", "vit-micro", "--device", "cpu", "--no-tensorboard")
 JOB += ("--max-train-samples", "64", "--max-eval-samples", "64", "--global-batch-size", "16")

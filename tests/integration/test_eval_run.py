@@ -16,6 +16,8 @@ from launching import ROOT, run
 from vit_colossal.cli import main
 from vit_colossal.saved_model import load_model, locate
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import json, sys
 from vit_colossal import TrainConfig, evaluate

@@ -13,6 +13,8 @@ from PIL import Image, ImageDraw
 
 from launching import Finished, environment, run
 
+pytestmark = pytest.mark.slow
+
 COLORS = {"\u00c4pfel rot": (200, 30, 30), "\u732b": (30, 160, 60), "blue cars": (40, 60, 210)}
 
 

@@ -16,6 +16,8 @@ from launching import Finished, environment, run
 from vit_colossal import predict
 from vit_colossal.cli import main
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def hub() -> Iterator[UploadHub]:

@@ -183,6 +183,7 @@ def test_workers_of_a_killed_torchrun_save_and_end(tmp_path: Path, together: Pat
     assert_same_end(run_dir, together)
 
 
+@pytest.mark.slow
 def test_the_demo_killed_in_mid_epoch_ends_the_same(tmp_path: Path) -> None:
     """Five epochs of run_demo.sh; all of its processes are killed in the third."""
 

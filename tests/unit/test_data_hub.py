@@ -17,6 +17,8 @@ from safetensors.torch import load, save
 import vit_colossal
 from hub_server import BEANS, VIT, Hub, Repository, beans_files, serving, vit_files
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "hf_secretNotToBePrinted"
 SCRIPT = """
 import json, sys
@@ -258,7 +260,6 @@ def test_a_hub_that_does_not_answer_in_time(hub: Hub, tmp_path: Path) -> None:
     assert all(f"{hub.endpoint} cannot be reached" in line for line in lines)
 
 
-@pytest.mark.slow
 def test_a_file_that_does_not_come_in_time(hub: Hub, tmp_path: Path) -> None:
     """The library asks six times, with pauses of 23 seconds in all."""
     hub.repositories["models", VIT].slow["config.json"] = 2
