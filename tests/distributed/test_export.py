@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 
 from launching import Outcome, run
 
+pytestmark = pytest.mark.slow
+
 Outcomes = Callable[[Layout, str], Outcome]
 NAMES = [*(f"digit {digit}" for digit in range(10)), "inverted"]
 
