@@ -59,7 +59,7 @@ def train(flags: argparse.Namespace) -> dict[str, object]:
     if flags.grad_checkpoint:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if flags.compile:
-        for layer in model.vit.encoder.layer:
+        for layer in model.vit.layers:
             layer.compile()
     # Weights decay, biases and norms do not.
     decay = [p for p in model.parameters() if p.ndim > 1]

@@ -78,7 +78,7 @@ class Clock(TrainerCallback):
 def train(flags: argparse.Namespace) -> dict[str, object]:
     model = ViTForImageClassification.from_pretrained(flags.model)
     if flags.compile:
-        for layer in model.vit.encoder.layer:
+        for layer in model.vit.layers:
             layer.compile()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -92,7 +92,6 @@ def train(flags: argparse.Namespace) -> dict[str, object]:
             lr_scheduler_type="constant",
             weight_decay=flags.weight_decay,
             max_grad_norm=flags.clip_grad_norm,
-            optim="adamw_torch_fused" if flags.device == "cuda" else "adamw_torch",
             bf16=flags.precision == "bf16",
             gradient_checkpointing=flags.grad_checkpoint,
             gradient_checkpointing_kwargs={"use_reentrant": False},

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import ViTForImageClassification
 
 from vit_colossal.data.transforms import normalize
+from vit_colossal.model_names import named_weights
 from vit_colossal.optim import build_optimizer, build_schedule
 from vit_colossal.parallel_dims import Coordinate, ParallelDims
 from vit_colossal.plugins import AutocastModel, build_booster
@@ -35,7 +36,7 @@ class Engine:
         rank: this process.
         booster, model, optimizer, schedule: as ColossalAI wrapped them.
         image_mean, image_std: per channel, from the model's processor.
-        shapes: full shape of every parameter by name, whatever part this rank holds.
+        shapes: full shape of every parameter by its published name, whatever part this rank holds.
         ema: the average of the weights, where one is kept.
     """
 
@@ -122,9 +123,9 @@ def build_engine(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if plan.config.compile:
         # In place: parameters keep their names, and layers of one shape share one compilation.
-        for layer in model.vit.encoder.layer:
+        for layer in model.vit.layers:
             layer.compile()
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    shapes = {name: parameter.shape for name, parameter in named_weights(model)}
     optimizer = build_optimizer(model, plan.config, device.type)
     schedule = build_schedule(optimizer, plan.config, total_steps)
     # Dropout under tensor parallelism numbers its generators; an earlier model in this process may

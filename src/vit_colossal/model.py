@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vit_colossal.errors import ModelError
-from vit_colossal.model_files import model_folder, processor_folder
+from vit_colossal.model_files import model_folder, processor_folder, weight_files
+from vit_colossal.model_names import wrapper_prefix
 from vit_colossal.model_spec import ModelSpec
 
 if TYPE_CHECKING:
-    from transformers import ViTForImageClassification, ViTImageProcessor
+    from transformers import ViTForImageClassification, ViTImageProcessorPil
 
 #: PIL's bilinear filter, what ViT processors use.
 BILINEAR = 2
@@ -38,29 +39,59 @@ def build_model(spec: ModelSpec, labels: tuple[str, ...], seed: int) -> ViTForIm
         config = ViTConfig(**spec.overrides, id2label=id2label, label2id=label2id)
         model = ViTForImageClassification(config)
     else:
-        try:
-            with _quiet():
-                model = ViTForImageClassification.from_pretrained(
-                    model_folder(spec.name),
-                    id2label=id2label,
-                    label2id=label2id,
-                    num_labels=len(labels),
-                    ignore_mismatched_sizes=True,
-                    use_safetensors=True,
-                    torch_dtype=torch.float32,
-                )
-        except ModelError:
-            raise
-        except Exception as error:  # whatever an odd configuration leads the library to
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(
-                [f"--model {spec.name}: the weights cannot be loaded: {reason}"]
-            ) from None
+        model, _ = load_pretrained(spec.name, f"--model {spec.name}", id2label, label2id)
         # Not the folder in this machine's cache, which would be saved with the model.
         model.config._name_or_path = spec.name
     # Set once, here: the model would otherwise guess it from the first labels it sees.
     model.config.problem_type = "single_label_classification"
     return model
+
+
+def load_pretrained(
+    name: str,
+    subject: str,
+    id2label: dict[int, str] | None = None,
+    label2id: dict[str, int] | None = None,
+) -> tuple[ViTForImageClassification, list[str]]:
+    """A model of a folder or the hub with its weights; fp32, on the CPU.
+
+    What training wrappers put in front of the names is taken off. Only safetensors are read.
+
+    Args:
+        name: the folder or the repository.
+        subject: what an error calls it.
+        id2label: names of a new head's labels; None keeps the model's own.
+        label2id: the same the other way round.
+
+    Returns:
+        The model, and the names that had no weights and were made up.
+
+    Raises:
+        ModelError: the weights cannot be loaded.
+    """
+    from safetensors.torch import load_file
+    from transformers import ViTConfig, ViTForImageClassification
+
+    folder = model_folder(name)
+    labels = {"id2label": id2label, "label2id": label2id} if id2label is not None else {}
+    try:
+        stored = {k: t for f in weight_files(name, folder) for k, t in load_file(f).items()}
+        prefix = wrapper_prefix(list(stored))
+        with _quiet():
+            model, report = ViTForImageClassification.from_pretrained(
+                None,
+                config=ViTConfig.from_pretrained(folder, **labels),
+                state_dict={key.removeprefix(prefix): t for key, t in stored.items()},
+                ignore_mismatched_sizes=id2label is not None,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # whatever an odd configuration leads the library to
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError([f"{subject}: the weights cannot be loaded: {reason}"]) from None
+    return model, sorted(report["missing_keys"])
 
 
 @contextmanager
@@ -76,21 +107,24 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def build_processor(spec: ModelSpec) -> ViTImageProcessor:
+def build_processor(spec: ModelSpec) -> ViTImageProcessorPil:
     """The processor saved with the model; ViT's defaults (mean = std = 0.5) where there is none.
+
+    The one that resizes with Pillow, as all before transformers 5 did: that of torchvision gives
+    pixels that depend on the CPU's instruction set (docs/data.md). Both save the same file.
 
     Raises:
         ModelError: it cannot be fetched, or is none that images can be prepared with.
     """
-    from transformers import ViTImageProcessor
+    from transformers import ViTImageProcessorPil
 
     folder = processor_folder(spec.name) if spec.pretrained else None
     if folder is None:
-        return ViTImageProcessor(
+        return ViTImageProcessorPil(
             size={"height": spec.image_size, "width": spec.image_size}, resample=BILINEAR
         )
     try:
-        processor = ViTImageProcessor.from_pretrained(folder)
+        processor = ViTImageProcessorPil.from_pretrained(folder)
     except Exception as error:  # whatever an odd file leads the library to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError([f"--model {spec.name}: no image processor: {reason}"]) from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vit_colossal.errors import ModelError
 from vit_colossal.hub import fetch
+from vit_colossal.model_names import published, wrapper_prefix
 
 if TYPE_CHECKING:
     from vit_colossal.model_spec import ModelSpec
@@ -49,7 +50,7 @@ def read_config(name: str) -> dict[str, Any]:
             raise ModelError(
                 [
                     f"--model {name}: no *.safetensors weights in it (pickles are not loaded): "
-                    "save it again with save_pretrained(safe_serialization=True)"
+                    "save it again with a current transformers' save_pretrained"
                 ]
             )
     else:
@@ -166,7 +167,7 @@ def check_weights(spec: ModelSpec) -> None:
                         kind = part.get_dtype()
                         reason = f"{key} is of type {kind}, not one of {', '.join(_FLOATS)}"
                         raise ModelError([f"--model {spec.name}: {file.name}: {reason}"])
-                    shapes[key.removeprefix("vit.")] = tuple(part.get_shape())
+                    shapes[key] = tuple(part.get_shape())
         except (OSError, SafetensorError) as error:
             raise ModelError(
                 [f"--model {spec.name}: {file.name} cannot be read ({error}): fetch it again"]
@@ -182,9 +183,19 @@ def check_weights(spec: ModelSpec) -> None:
         )
 
 
-def _wrong(spec: ModelSpec, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+def _wrong(spec: ModelSpec, stored: dict[str, tuple[int, ...]]) -> list[str]:
     """How the weights differ from the configuration, half a sentence each."""
+    prefix = wrapper_prefix(list(stored))
+    shapes = {
+        published(key.removeprefix(prefix)).removeprefix("vit."): shape
+        for key, shape in stored.items()
+    }
     layers = {match[1] for key in shapes if (match := re.match(r"encoder\.layer\.(\d+)\.", key))}
+    if not layers:
+        return [
+            f"they are named like {next(iter(stored), 'nothing')!r}, where a ViT's are named like "
+            "'vit.encoder.layer.0.layernorm_before.weight'"
+        ]
     if len(layers) != spec.num_layers:
         return [f"they have {len(layers)} layers, num_hidden_layers is {spec.num_layers}"]
     return [

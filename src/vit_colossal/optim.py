@@ -14,6 +14,7 @@ from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
 from transformers.trainer_pt_utils import get_parameter_names
 
 from vit_colossal.config import TrainConfig
+from vit_colossal.model_names import named_weights, published
 
 #: transformers' names of the schedules.
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -25,14 +26,19 @@ _NOT_DECAYED = ["bias", "layernorm", "rmsnorm"]
 def freeze(model: ViTForImageClassification, config: TrainConfig) -> None:
     """Take from training what ``--freeze`` or ``--freeze-layers`` names; before boosting."""
     fixed = -1 if config.freeze_layers is None else config.freeze_layers
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_weights(model):
         backbone = config.freeze == "backbone" and not name.startswith("classifier.")
         if backbone or depth_of(name, model.config.num_hidden_layers) <= fixed:
             parameter.requires_grad_(False)
 
 
 def depth_of(name: str, num_layers: int) -> int:
-    """Where a parameter stands: 0 in the embeddings, i + 1 in encoder layer i, then the rest."""
+    """Where a parameter stands: 0 in the embeddings, i + 1 in encoder layer i, then the rest.
+
+    Args:
+        name: its published name.
+        num_layers: of the encoder.
+    """
     if name.startswith("vit.embeddings."):
         return 0
     layer = re.match(r"vit\.encoder\.layer\.(\d+)\.", name)
@@ -52,7 +58,7 @@ def parameter_groups(model: ViTForImageClassification, config: TrainConfig) -> l
     if config.weight_decay and not config.decay_all:
         decayed = set(get_parameter_names(model, ALL_LAYERNORM_LAYERS, _NOT_DECAYED))
     layers, rate = model.config.num_hidden_layers, config.layer_decay or 1.0
-    below = {n: layers + 1 - depth_of(n, layers) if rate < 1 else 0 for n, _ in named}
+    below = {n: layers + 1 - depth_of(published(n), layers) if rate < 1 else 0 for n, _ in named}
     groups = []
     for steps in sorted(set(below.values())):
         lr = (config.lr or 0.0) * rate**steps
@@ -76,8 +82,9 @@ def build_optimizer(model: torch.nn.Module, config: TrainConfig, device: str) ->
         from colossalai.nn.optimizer import HybridAdam
 
         return HybridAdam(groups, betas=betas, eps=config.adam_eps)
-    # On the CPU lists of tensors round as single ones do; PyTorch's fused kernel does not, and what
-    # it makes of an element depends on where the element lies, so that ZeRO's parts would differ.
+    # On the CPU lists of tensors round as single ones do. PyTorch's fused kernel is twice as fast,
+    # but rounds the elements that fill no whole vector otherwise: an element's bits then depend on
+    # where a shard begins and ends (torch 2.5.1 and 2.14.1; tests/unit/test_optim.py).
     fused = device == "cuda"
     return AdamW(groups, betas=betas, eps=config.adam_eps, fused=fused, foreach=not fused)
 

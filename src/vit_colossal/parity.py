@@ -46,6 +46,9 @@ REORDERED = (
     Grouping(split_products=2),
     Grouping(split_products=4),
 )
+#: What transformers' Trainer updates with: the optimizer that runs here on a CPU, and its default,
+#: whose fused kernel rounds some elements otherwise.
+TRAINER_OPTIMS = ("adamw_torch", "adamw_torch_fused")
 #: What transformers' Trainer is not given here.
 _OURS_ALONE: tuple[str, ...] = (
     "random_resized_crop",
@@ -159,18 +162,19 @@ def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]
     clips = [config.clip_grad_norm]
     if config.clip_too and config.clip_grad_norm == 0:
         clips.append(config.clip_too)
-    subjects = [("layout", layout) for layout in layouts]
+    subjects: list[tuple[str | None, Layout]] = [(None, layout) for layout in layouts]
     if config.peers:
         _refuse_what_peers_lack(config)
         flags = {"plugin": "ddp", "precision": "fp32"}
         for count in sorted({1, processes}):
-            subjects.append(("transformers", Layout("transformers.Trainer", flags, count)))
+            for optim in TRAINER_OPTIMS:
+                subjects.append((optim, Layout(f"transformers.Trainer {optim}", flags, count)))
     cases: list[Case] = []
-    for kind, layout in subjects:
+    for trainer_optim, layout in subjects:
         for clip in clips if layout.precision == "fp32" else clips[:1]:
             job = config.job(**layout.flags, clip_grad_norm=clip)
             trace = folder / "traces" / f"{len(cases):03d}"
-            cases.append(Case(layout.name, kind, layout.processes, job, trace))
+            cases.append(Case(layout.name, trainer_optim, layout.processes, job, trace))
     return cases
 
 

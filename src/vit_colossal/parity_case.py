@@ -15,14 +15,14 @@ class Case:
 
     Attributes:
         name: as the table shows it.
-        kind: ``layout``, or ``transformers`` for the peer.
+        trainer_optim: the optimizer of ``transformers.Trainer``; None runs a layout of ours.
         processes: how many processes run it.
         config: the run's configuration.
         trace_dir: where its trace goes.
     """
 
     name: str
-    kind: str
+    trainer_optim: str | None
     processes: int
     config: TrainConfig
     trace_dir: Path

@@ -6,6 +6,7 @@ schedule; nothing else changed. Runs alone or data-parallel under torchrun.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -20,12 +21,14 @@ from vit_colossal.config import TrainConfig
 from vit_colossal.data.loaders import epoch_order
 from vit_colossal.data.transforms import normalize
 from vit_colossal.model import build_model
+from vit_colossal.model_names import named_weights
 from vit_colossal.optim import SCHEDULES
 from vit_colossal.plain_loop import count_correct
 from vit_colossal.run import plan_run
 from vit_colossal.run_data import RunData
 from vit_colossal.runtime.launch import Topology
 from vit_colossal.trace import Trace
+from vit_colossal.validation import RunPlan
 
 
 class _Pixels(Dataset[dict[str, torch.Tensor]]):
@@ -90,10 +93,15 @@ class _Peer(HubTrainer):
         return loss
 
 
-def record_transformers(config: TrainConfig, topology: Topology) -> Trace | None:
+def record_transformers(config: TrainConfig, topology: Topology, optim: str) -> Trace | None:
     """Run ``transformers.Trainer`` as configured; the trace is rank 0's, None elsewhere.
 
     The gradient norm is recorded with clipping off only: Trainer clips before it can be seen.
+
+    Args:
+        config: the job.
+        topology: this process's place.
+        optim: ``TrainingArguments.optim``: what Trainer updates with.
     """
     plan, data = plan_run(config, topology)
     config = plan.config
@@ -103,39 +111,16 @@ def record_transformers(config: TrainConfig, topology: Topology) -> Trace | None
     )
     recorder = _Recorder()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            use_cpu=plan.device.kind == "cpu",
-            max_steps=steps,
-            per_device_train_batch_size=plan.batches.global_batch // topology.world_size,
-            learning_rate=config.lr or 0.0,
-            weight_decay=config.weight_decay,
-            adam_beta1=config.adam_beta1,
-            adam_beta2=config.adam_beta2,
-            adam_epsilon=config.adam_eps,
-            max_grad_norm=config.clip_grad_norm,
-            lr_scheduler_type=SCHEDULES[config.lr_schedule],
-            warmup_ratio=config.warmup_ratio,
-            optim="adamw_torch",
-            bf16=config.precision == "bf16",
-            dataloader_drop_last=True,
-            remove_unused_columns=False,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=config.seed,
-            ddp_find_unused_parameters=False,
-            ddp_backend="gloo" if plan.device.kind == "cpu" else "nccl",
-        )
         order = _Order(len(data.train), plan.batches.global_batch, config.seed)
         peer = _Peer(
             order,
             model=model,
-            args=arguments,
+            args=_arguments(plan, steps, topology.world_size, optim, folder),
             train_dataset=_Pixels(data),
             callbacks=[recorder],
-            optimizers=(_one_group(model, config), None) if config.decay_all else (None, None),
+            optimizers=(_one_group(model, config, optim), None)
+            if config.decay_all
+            else (None, None),
         )
         peer.remove_callback(PrinterCallback)
         peer.train()
@@ -143,12 +128,43 @@ def record_transformers(config: TrainConfig, topology: Topology) -> Trace | None
     if topology.rank:
         return None
     norms = [] if config.clip_grad_norm else recorder.norms
-    weights = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+    weights = {name: p.detach().float().clone() for name, p in named_weights(model)}
     correct = count_correct(model, plan, data)
     return Trace(losses, norms, recorder.lrs, correct, len(data.evaluation), weights)
 
 
-def _one_group(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def _arguments(
+    plan: RunPlan, steps: int, world_size: int, optim: str, folder: str
+) -> TrainingArguments:
+    config, on_cpu = plan.config, plan.device.kind == "cpu"
+    return TrainingArguments(
+        output_dir=folder,
+        use_cpu=on_cpu,
+        max_steps=steps,
+        per_device_train_batch_size=plan.batches.global_batch // world_size,
+        learning_rate=config.lr or 0.0,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_epsilon=config.adam_eps,
+        max_grad_norm=config.clip_grad_norm,
+        lr_scheduler_type=SCHEDULES[config.lr_schedule],
+        warmup_steps=math.ceil(config.warmup_ratio * steps),
+        optim=optim,
+        bf16=config.precision == "bf16",
+        dataloader_drop_last=True,
+        remove_unused_columns=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=config.seed,
+        ddp_find_unused_parameters=False,
+        ddp_backend="gloo" if on_cpu else "nccl",
+    )
+
+
+def _one_group(model: torch.nn.Module, config: TrainConfig, optim: str) -> torch.optim.Optimizer:
     """What ``--decay-all`` asks for; Trainer's own optimizer always makes two groups."""
     return torch.optim.AdamW(
         model.parameters(),
@@ -156,6 +172,7 @@ def _one_group(model: torch.nn.Module, config: TrainConfig) -> torch.optim.Optim
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
         weight_decay=config.weight_decay,
+        fused=optim == "adamw_torch_fused",
     )
 
 

@@ -67,10 +67,10 @@ def _replica_mean(trainer: Trainer, loss: torch.Tensor | None) -> float:
 
 def run_case(case: Case, topology: Topology, device: torch.device) -> None:
     """Run one case and save its trace."""
-    if case.kind == "transformers":
+    if case.trainer_optim is not None:
         from vit_colossal.parity_peer import record_transformers
 
-        trace = record_transformers(case.config, topology)
+        trace = record_transformers(case.config, topology, case.trainer_optim)
     else:
         trace = record_layout(case.config, topology, device)
     if trace is not None:

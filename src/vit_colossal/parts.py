@@ -17,6 +17,7 @@ from colossalai.zero import GeminiDDP
 from colossalai.zero.low_level import LowLevelZeroOptimizer
 
 from vit_colossal.engine import Engine
+from vit_colossal.model_names import named_weights, published
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Part:
     """This rank's piece of one parameter.
 
     Attributes:
-        name: of the parameter in the plain model.
+        name: the parameter's published name.
         master: the values that the optimizer updates; flat where ``start`` is not None.
         owner: the tensor under which the optimizer keeps its moments.
         working: the tensor that the model computes with; None where Gemini owns it.
@@ -59,7 +60,7 @@ def local_parts(engine: Engine) -> list[Part]:
 
 def _module_parts(engine: Engine) -> Iterator[Part]:
     optimizer = engine.optimizer
-    for name, parameter in engine.model.unwrap().named_parameters():
+    for name, parameter in named_weights(engine.model.unwrap()):
         tp_dim = _cut_dimension(parameter.shape, engine.shapes[name])
         if not parameter.requires_grad:
             yield Part(name, parameter.detach(), parameter, parameter, tp_dim, frozen=True)
@@ -80,7 +81,7 @@ def _module_parts(engine: Engine) -> Iterator[Part]:
 
 def _gemini_parts(engine: Engine) -> Iterator[Part]:
     """Slices of Gemini's fp32 chunks, or of this rank's shard of a chunk."""
-    for name, parameter in engine.model.unwrap().named_parameters():
+    for name, parameter in named_weights(engine.model.unwrap()):
         if not parameter.requires_grad:  # left out of the chunks
             yield Part(name, parameter.detach(), parameter, parameter, frozen=True)
     optimizer = engine.optimizer
@@ -89,7 +90,8 @@ def _gemini_parts(engine: Engine) -> Iterator[Part]:
         chunk = optimizer.param_to_chunk16[fake]
         begin, start, length = optimizer.get_offsets(index)
         master = chunk.paired_chunk.payload[begin : begin + length]
-        yield Part(engine.model.param2name[parameter], master, fake, None, None, start)
+        name = published(engine.model.param2name[parameter])
+        yield Part(name, master, fake, None, None, start)
 
 
 def refresh_working_weights(engine: Engine) -> None:

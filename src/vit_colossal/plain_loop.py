@@ -18,6 +18,7 @@ from vit_colossal.data.mixing import mix_pixels
 from vit_colossal.data.transforms import normalize
 from vit_colossal.loss import criterion
 from vit_colossal.model import build_model
+from vit_colossal.model_names import COLUMN_PARALLEL, ROW_PARALLEL, named_weights
 from vit_colossal.optim import build_schedule, ema_decay, freeze, parameter_groups
 from vit_colossal.parallel_dims import BatchPlan
 from vit_colossal.run_data import RunData, train_batches
@@ -85,7 +86,7 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     losses, norms, lrs = [], [], []
     averages = [p.detach().clone() for p in master.parameters()]
     for batch in _global_batches(plan, data, total_steps):
-        lrs.append(schedule.get_last_lr()[0])
+        lrs.append(float(schedule.get_last_lr()[0]))
         losses.append(_backward(model, batch, plan, data, grouping))
         if halved:
             for mine, working in zip(master.parameters(), model.parameters(), strict=True):
@@ -105,7 +106,7 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
         with torch.no_grad():
             for average, working in zip(averages, model.parameters(), strict=True):
                 working.copy_(average)
-    weights = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+    weights = {name: p.detach().float().clone() for name, p in named_weights(model)}
     correct = count_correct(model, plan, data)
     return Trace(losses, norms, lrs, correct, len(data.evaluation), weights)
 
@@ -195,17 +196,15 @@ def _as_float(grad: torch.Tensor | None) -> torch.Tensor | None:
 def _split_products(model: torch.nn.Module, degree: int) -> None:
     """Make the encoder's products round as tensor parallelism of ``degree`` does.
 
-    Column-parallel layers (query, key, value, intermediate) compute slices of their outputs, and
-    the gradients of their input are summed; row-parallel ones (both output layers) sum partial
-    products (Shoeybi et al. 2019, section 3).
+    Column-parallel layers compute slices of their outputs, and the gradients of their input are
+    summed; row-parallel ones sum partial products (Shoeybi et al. 2019, section 3).
     """
-    columns = ("attention.query", "attention.key", "attention.value", "intermediate.dense")
     for name, module in model.named_modules():
         if not isinstance(module, torch.nn.Linear):
             continue
-        if name.endswith(columns):
+        if name.endswith(COLUMN_PARALLEL):
             module.forward = partial(_column_parallel, module, degree)  # type: ignore[method-assign]
-        elif name.endswith("output.dense"):
+        elif name.endswith(ROW_PARALLEL):
             module.forward = partial(_row_parallel, module, degree)  # type: ignore[method-assign]
 
 

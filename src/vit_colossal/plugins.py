@@ -16,12 +16,10 @@ from colossalai.booster.mixed_precision import FP16TorchMixedPrecision, MixedPre
 from colossalai.booster.plugin import GeminiPlugin, TorchDDPPlugin
 from colossalai.booster.plugin.plugin_base import Plugin
 from colossalai.interface import ModelWrapper, OptimizerWrapper
-from colossalai.shardformer.policies.base_policy import ModulePolicyDescription
-from colossalai.shardformer.policies.vit import ViTForImageClassificationPolicy
-from transformers import ViTForImageClassification
 
 from vit_colossal.transfers import HybridPlugin, ZeroPlugin
 from vit_colossal.validation import RunPlan
+from vit_colossal.vit_policy import ViTPolicy
 
 #: First loss scale under fp16: PyTorch's own default, the same for every plugin.
 INITIAL_LOSS_SCALE = 2.0**16
@@ -91,7 +89,7 @@ def _hybrid(plan: RunPlan) -> tuple[Plugin, MixedPrecision | None]:
         initial_scale=INITIAL_LOSS_SCALE,
         max_norm=config.clip_grad_norm,
         gradient_as_bucket_view=True,
-        custom_policy=ReplicatedHeadPolicy(),
+        custom_policy=ViTPolicy(),
     )
     return plugin, None
 
@@ -103,21 +101,6 @@ _PLUGINS: dict[str, Callable[[RunPlan], tuple[Plugin, MixedPrecision | None]]] =
     "gemini": _gemini,
     "hybrid": _hybrid,
 }
-
-
-class ReplicatedHeadPolicy(ViTForImageClassificationPolicy):
-    """ColossalAI's ViT policy with the classifier held whole by every tensor-parallel rank.
-
-    Upstream splits the head by labels, which fails unless ``tp`` divides their number (its example
-    pads the labels, and saves the padding). The head is a few thousand weights; replicating it
-    costs nothing and rounds like the unsharded model.
-    """
-
-    def module_policy(self) -> dict[Any, ModulePolicyDescription]:
-        policy = super().module_policy()
-        if ViTForImageClassification in policy:
-            policy[ViTForImageClassification].sub_module_replacement = []
-        return policy
 
 
 class AutocastBf16(MixedPrecision):

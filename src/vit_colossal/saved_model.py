@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from vit_colossal.errors import ConfigError, ModelError
 from vit_colossal.finished_run import read_run_config
-from vit_colossal.model_files import check_weights, model_folder
+from vit_colossal.model import load_pretrained
+from vit_colossal.model_files import check_weights
 from vit_colossal.model_files import read_config as read_model_config
+from vit_colossal.model_names import published
 from vit_colossal.model_spec import PRESETS, ModelSpec, read_labels, read_spec
 
 if TYPE_CHECKING:
@@ -137,24 +139,9 @@ def load_model(saved: SavedModel) -> ViTForImageClassification:
     Raises:
         ModelError: weights are missing, of other shapes, or unreadable.
     """
-    import torch
-    from transformers import ViTForImageClassification
-
     if saved.checkpoint is not None:
         return _from_checkpoint(saved, saved.checkpoint)
-    try:
-        model, report = ViTForImageClassification.from_pretrained(
-            model_folder(saved.spec.name),
-            use_safetensors=True,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except ModelError:
-        raise
-    except Exception as error:  # whatever an odd configuration leads the library to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError([f"{saved}: the weights cannot be loaded: {reason}"]) from None
-    missing = sorted(report["missing_keys"])
+    model, missing = load_pretrained(saved.spec.name, str(saved))
     if missing:
         # transformers would make these up and carry on.
         raise ModelError(
@@ -182,7 +169,8 @@ def _from_checkpoint(saved: SavedModel, path: Path) -> ViTForImageClassification
         weights = load_file(path / "weights.safetensors")
         if saved.averaged:  # of all but the frozen ones
             weights |= load_file(path / AVERAGE)
-        model.load_state_dict(weights)
+        modules = {published(name): name for name in model.state_dict()}
+        model.load_state_dict({modules.get(name, name): w for name, w in weights.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError([f"{path}: its weights are not this model's: {reason}"]) from None

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import cast
 
 import psutil
 import torch
@@ -61,7 +62,8 @@ class Consensus:
     """The largest flag of all ranks, one step late and the same on every rank."""
 
     def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo")
+        # Every rank is a member, so this is never GroupMember.NON_GROUP_MEMBER.
+        self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         self._flags: torch.Tensor | None = None
         self._work: dist.Work | None = None
 

@@ -41,7 +41,7 @@ def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
     """
     loss = _pipeline(engine, batches[0]) if engine.pipelined else _accumulate(engine, batches)
     config, optimizer = engine.plan.config, engine.optimizer
-    lr = engine.schedule.get_last_lr()[0]
+    lr = float(engine.schedule.get_last_lr()[0])
     norm = None
     if config.plugin == "ddp" and config.clip_grad_norm > 0:
         if config.precision == "fp16":

@@ -19,6 +19,7 @@ from vit_colossal.loop import Loop
 from vit_colossal.memory_use import StateMemory, state_memory
 from vit_colossal.metrics import NullReporter, Reporter, RunReporter
 from vit_colossal.model import build_model, build_processor, count_parameters, flops_per_image
+from vit_colossal.model_directory import save_directory
 from vit_colossal.optim import freeze
 from vit_colossal.parallel_dims import bubble
 from vit_colossal.predictions import clear
@@ -30,7 +31,7 @@ from vit_colossal.runtime.launch import limit_waiting
 from vit_colossal.stop import StopRequest
 from vit_colossal.trackers import open_trackers
 from vit_colossal.validation import RunPlan
-from vit_colossal.weights import gather_weights, save_pretrained
+from vit_colossal.weights import gather_weights
 
 logger = logging.getLogger("vit_colossal")
 
@@ -136,7 +137,7 @@ class Trainer:
         weights = gather_weights(self.engine)
         if weights is not None:
             processor = build_processor(self.plan.spec)
-            save_pretrained(directory, self.model, processor, weights)
+            save_directory(directory, self.model, processor, weights)
         dist.barrier()
         return directory
 

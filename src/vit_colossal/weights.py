@@ -1,9 +1,6 @@
-"""A strategy's scattered weights as one plain state dict, and as a Hugging Face directory."""
+"""A strategy's scattered weights as one plain state dict."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -11,13 +8,11 @@ from colossalai.checkpoint_io.utils import gather_distributed_param
 from colossalai.zero import GeminiDDP
 
 from vit_colossal.engine import Engine
-
-if TYPE_CHECKING:
-    from transformers import ViTForImageClassification, ViTImageProcessor
+from vit_colossal.model_names import named_weights, published
 
 
 def gather_weights(engine: Engine) -> dict[str, torch.Tensor] | None:
-    """The whole model by parameter name, on the CPU of the lead rank; None elsewhere.
+    """The whole model by published name, on the CPU of the lead rank; None elsewhere.
 
     These are the weights that evaluation computes with: fp32 under ddp, the 16-bit working weights
     where the plugin trains with those; their average where one is kept. Every rank has to call
@@ -34,10 +29,9 @@ def _gather(engine: Engine) -> dict[str, torch.Tensor] | None:
     if isinstance(engine.model, GeminiDDP):
         weights = _gemini_weights(engine, engine.model)
     else:
-        module = engine.model.unwrap()
         weights = {
             name: gather_distributed_param(parameter).detach().to("cpu", copy=True)
-            for name, parameter in module.named_parameters()
+            for name, parameter in named_weights(engine.model.unwrap())
         }
     if engine.pipelined:
         weights = _join_stages(engine, weights)
@@ -53,9 +47,9 @@ def _gather(engine: Engine) -> dict[str, torch.Tensor] | None:
 def _gemini_weights(engine: Engine, model: GeminiDDP) -> dict[str, torch.Tensor]:
     """Gemini keeps the updated values in fp32 chunks; evaluation reads them in 16 bit."""
     return {
-        name: tensor.to(model.mixed_precision).clone()
+        published(name): tensor.to(model.mixed_precision).clone()
         for name, tensor in model.state_dict(only_rank_0=False).items()
-        if name in engine.shapes
+        if published(name) in engine.shapes
     }
 
 
@@ -82,23 +76,3 @@ def _join_stages(engine: Engine, weights: dict[str, torch.Tensor]) -> dict[str, 
                 dist.recv(buffer, src=source)
                 joined[name] = buffer.cpu()
     return joined
-
-
-def save_pretrained(
-    directory: Path,
-    model: ViTForImageClassification,
-    processor: ViTImageProcessor,
-    weights: dict[str, torch.Tensor],
-) -> None:
-    """Write a directory that ``from_pretrained`` reads: config, safetensors, image processor.
-
-    Args:
-        directory: created if missing.
-        model: the plain model, for its configuration; its own weights are not read.
-        processor: saved beside.
-        weights: the state dict to save.
-    """
-    config = model.config
-    config.torch_dtype = next(iter(weights.values())).dtype
-    model.save_pretrained(directory, state_dict=weights, safe_serialization=True)
-    processor.save_pretrained(directory)

@@ -48,7 +48,7 @@ def wrong_lr_on_one_rank(engine: Engine, batches: list[Batch]) -> StepOutput:
 
 
 def layer_not_updated(engine: Engine, batches: list[Batch]) -> StepOutput:
-    layer = engine.model.unwrap().vit.encoder.layer[0]
+    layer = engine.model.unwrap().vit.layers[0]
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     output = train_step(engine, batches)
     layer.load_state_dict(before)

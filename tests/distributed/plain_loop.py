@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 from transformers import ViTConfig, ViTForImageClassification
+from transformers.core_model_loading import revert_weight_conversion
 
 from vit_colossal.data.loaders import epoch_order
 from vit_colossal.data.mixing import Mixing
@@ -146,7 +147,7 @@ def train_plain(data: Images, recipe: Recipe, num_labels: int) -> PlainRun:
                     theirs.copy_(ours)
         weights.append(_copy(working))
         share = min(recipe.ema, (step + 2) / (step + 11))
-        for name, tensor in master.state_dict().items():
+        for name, tensor in _copy(master).items():
             average[name] = share * average[name] + (1 - share) * tensor
     if recipe.ema:
         dtype = next(working.parameters()).dtype
@@ -187,7 +188,7 @@ def evaluate_plain(
 def model_with(weights: Weights, num_labels: int) -> ViTForImageClassification:
     """A plain model that holds these weights in their own type."""
     model = new_model(0, num_labels).to(next(iter(weights.values())).dtype)
-    model.load_state_dict(weights)
+    model.load_state_dict({name: weights[file] for name, file in published_names(model).items()})
     return model
 
 
@@ -197,8 +198,17 @@ def movement(weights: Weights, start: Weights) -> torch.Tensor:
     return torch.cat([(weights[name].float() - start[name].float()).flatten() for name in names])
 
 
-def _copy(model: torch.nn.Module) -> Weights:
-    return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+def published_names(model: ViTForImageClassification) -> dict[str, str]:
+    """For each name in the model, the one that transformers itself writes into files."""
+    names = list(model.state_dict())
+    marks = {name: torch.tensor(index) for index, name in enumerate(names)}
+    written = revert_weight_conversion(model, marks)
+    return {names[int(mark)]: name for name, mark in written.items()}
+
+
+def _copy(model: ViTForImageClassification) -> Weights:
+    names = published_names(model)
+    return {names[name]: tensor.detach().clone() for name, tensor in model.named_parameters()}
 
 
 def _groups(model: torch.nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ def main(images_file: str, *directories: str) -> None:
     labels = torch.tensor(rows["label"])
     correct = {}
     for directory in directories:
-        model = ViTForImageClassification.from_pretrained(directory, torch_dtype="auto").eval()
+        model = ViTForImageClassification.from_pretrained(directory, dtype="auto").eval()
         processor = ViTImageProcessor.from_pretrained(directory)
         pixels = processor(images, return_tensors="pt")["pixel_values"].to(model.dtype)
         with torch.no_grad():

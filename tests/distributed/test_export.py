@@ -64,4 +64,4 @@ def test_the_directory_holds_the_weights_and_the_real_labels(
     assert saved.keys() == run.weights.keys()
     assert all(torch.equal(saved[name], weight) for name, weight in run.weights.items())
     dtype = str(next(iter(saved.values())).dtype).removeprefix("torch.")
-    assert config["torch_dtype"] == dtype
+    assert config["dtype"] == dtype

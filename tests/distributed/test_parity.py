@@ -76,11 +76,16 @@ def test_command_compares_layouts_and_trainer(tmp_path: Path) -> None:
             for clip in (0, 1)
         ),
         *((name, "bf16", 0, 2) for name in ("zero1", "gemini", "hybrid pp2", "hybrid tp2")),
-        *(("transformers.Trainer", "fp32", clip, n) for n in (1, 2) for clip in (0, 1)),
+        *(
+            (f"transformers.Trainer {optim}", "fp32", clip, n)
+            for optim in ("adamw_torch", "adamw_torch_fused")
+            for n in (1, 2)
+            for clip in (0, 1)
+        ),
     }
     assert all(row["passed"] for row in report["rows"])
     by_name = {row["name"]: row["difference"] for row in report["rows"] if row["clip"] == 0}
-    assert by_name["transformers.Trainer"]["identical_steps"] == 4
+    assert by_name["transformers.Trainer adamw_torch"]["identical_steps"] == 4
     assert "| zero1 | fp32 | off | 2 | 4/4 |" in (tmp_path / "out/parity.md").read_text()
     with Image.open(tmp_path / "out/parity.png") as image:
         assert image.width > 600

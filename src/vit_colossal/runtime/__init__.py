@@ -10,12 +10,15 @@ import logging
 import os
 import warnings
 
-# Each is the beginning of one message that ColossalAI causes with every import or run: the first
-# two are about optional packages that no plugin here uses, the third about its use of PyTorch.
+# Each is the beginning of one message that ColossalAI causes with every import or run, and the
+# module that is blamed for it: two are about optional packages that no plugin here uses, the others
+# about its use of PyTorch.
 _NOISE = (
-    r"Please install apex from source",
-    r"Please install the latest tensornvme",
-    r"TypedStorage is deprecated",
+    (r"Please install apex from source", r"colossalai\b"),
+    (r"Please install the latest tensornvme", r"colossalai\b"),
+    (r"TypedStorage is deprecated", r"colossalai\b"),
+    (r"`broadcast_buffers` is deprecated", r"colossalai\b"),
+    (r"`torch.jit.script` is deprecated", r"torch\.jit\b"),
 )
 _BITSANDBYTES_LOGGER = "bitsandbytes.backends.cpu.ops"
 
@@ -25,8 +28,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _quiet_imports() -> None:
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message=message, module=r"colossalai\b")
+    for message, module in _NOISE:
+        warnings.filterwarnings("ignore", message=message, module=module)
     logging.getLogger(_BITSANDBYTES_LOGGER).addFilter(_is_news)
 
 

@@ -14,7 +14,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import psutil
 import torch
@@ -30,7 +30,7 @@ class CpuStream(torch.Stream):
     """
 
     def __new__(cls) -> Self:
-        return cast(Self, super().__new__(cls, device="cpu"))
+        return super().__new__(cls, device="cpu")
 
     def wait_stream(self, stream: torch.Stream) -> None:
         """Return at once: the other stream has no work left either."""

@@ -126,9 +126,8 @@ def register_stand_ins() -> None:
 
 def _attention() -> str:
     from transformers.models.vit.modeling_vit import ViTPreTrainedModel
-    from transformers.utils import is_torch_sdpa_available
 
-    return "sdpa" if ViTPreTrainedModel._supports_sdpa and is_torch_sdpa_available() else "eager"
+    return "sdpa" if ViTPreTrainedModel._supports_sdpa else "eager"
 
 
 def kernels_in_use() -> dict[str, str]:

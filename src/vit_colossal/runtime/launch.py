@@ -117,8 +117,10 @@ def limit_waiting(timeout_s: float) -> None:
     takes the new limit; gloo keeps what a group was made with, hence ``stop.Watchdog``.
     """
     timeout = timedelta(seconds=timeout_s)
+    # Public since a release after 2.11, where the other name began to warn.
+    set_timeout = getattr(dist, "set_timeout", None) or distributed_c10d._set_pg_timeout
     for group in list(distributed_c10d._world.pg_map):
-        distributed_c10d._set_pg_timeout(timeout, group)
+        set_timeout(timeout, group)
 
 
 def stop() -> None:

@@ -1,0 +1,87 @@
+"""Published names are those that transformers itself writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+from vit_colossal.model_directory import ModelNotWritten, save_directory
+from vit_colossal.model_names import named_weights, published, wrapper_prefix
+
+SIZES = {"hidden_size": 8, "num_hidden_layers": 12, "num_attention_heads": 2, "image_size": 8}
+SIZES |= {"intermediate_size": 16, "patch_size": 4, "num_labels": 3}
+
+
+@pytest.fixture
+def model() -> ViTForImageClassification:
+    torch.manual_seed(0)
+    return ViTForImageClassification(ViTConfig(**SIZES))
+
+
+def test_every_name_is_the_one_that_transformers_writes(
+    model: ViTForImageClassification, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path)
+    written = load_file(tmp_path / "model.safetensors")
+    weights = dict(named_weights(model))
+    assert weights.keys() == written.keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in written.items())
+
+
+def test_published_names_stay(model: ViTForImageClassification) -> None:
+    for name, _ in named_weights(model):
+        assert published(name) == name
+
+
+@pytest.mark.parametrize(
+    ("names", "prefix"),
+    [
+        (["module.vit.a", "module.classifier.b"], "module."),
+        (["module._orig_mod.vit.a", "module._orig_mod.b"], "module._orig_mod."),
+        (["model.vit.a", "classifier.b"], ""),
+        ([], ""),
+    ],
+)
+def test_a_wrapper_s_prefix_is_on_every_name(names: list[str], prefix: str) -> None:
+    assert wrapper_prefix(names) == prefix
+
+
+def test_a_saved_directory_holds_every_tensor(
+    model: ViTForImageClassification, tmp_path: Path
+) -> None:
+    save_directory(tmp_path, model, ViTImageProcessor())
+    loaded = ViTForImageClassification.from_pretrained(tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("fault", ["nothing", "a tensor less", "another value", "no config"])
+def test_a_directory_without_the_model_is_an_error(
+    fault: str,
+    model: ViTForImageClassification,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A library that writes less than it was given must not end a run with exit code 0."""
+    import huggingface_hub
+    from huggingface_hub import save_torch_state_dict
+
+    def write(weights: dict[str, torch.Tensor], folder: Path, **options: object) -> None:
+        weights = dict(weights)
+        if fault == "nothing":
+            return
+        if fault == "a tensor less":
+            weights.popitem()
+        if fault == "another value":
+            weights["classifier.bias"] = weights["classifier.bias"] + 1
+        if fault == "no config":
+            (folder / "config.json").unlink()
+        save_torch_state_dict(weights, folder, **options)
+
+    monkeypatch.setattr(huggingface_hub, "save_torch_state_dict", write)
+    with pytest.raises(ModelNotWritten):
+        save_directory(tmp_path, model, ViTImageProcessor())
