@@ -4,34 +4,40 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# ColossalAI 0.5.0 pins torch<=2.5.1 and transformers==4.51.3; datasets' newest releases want a
-# huggingface-hub that this transformers does not run with, hence the bound on it.
+# Not ColossalAI: pip would obey its pins, of torch 2.5.1 and transformers 4.51.3. It is installed
+# by a second line, `pip install --no-deps colossalai==0.5.0`; src/vit_colossal/colossalai.txt names
+# its version and says which of its requirements are not met, on purpose. The oldest datasets,
+# pillow, pyarrow, filelock and jinja2 are the releases that fixed known advisories.
 REQUIREMENTS = [
-    "colossalai==0.5.0",
-    "torch>=2.4,<=2.5.1",
-    "torchvision>=0.19,<0.21",
-    "transformers==4.51.3",
-    "datasets>=4,<6",
-    "huggingface-hub>=0.30,<1",
-    "safetensors>=0.4.3",
-    "pydantic>=2.10,<3",
+    "torch>=2.11,<2.15",
+    "torchvision>=0.26,<0.30",
+    "transformers>=5.17,<6",
+    "datasets>=5.0.1,<6",
+    "huggingface-hub>=1.33,<3",
+    "accelerate>=1.10,<2",
+    "safetensors>=0.8",
+    "pydantic>=2.12,<3",
     "pydantic-settings>=2.12,<3",
-    "pyyaml>=6",
-    "numpy>=1.26",
-    "pillow>=10.3",
-    "accelerate>=1.0,<2",
-    "filelock>=3.12",
-    "jinja2>=3.1",
-    "markupsafe>=2.1",
-    "matplotlib>=3.8",
-    "packaging>=23",
-    "psutil>=5.9",
-    "pyarrow>=17",
-    "scikit-learn>=1.4",
-    "scipy>=1.11",
-    "shtab>=1.7",
-    "tensorboard>=2.16",
-    "tqdm>=4.66",
+    "pyyaml>=6.0.2",
+    "numpy>=2.1",
+    "pillow>=12.3",
+    "filelock>=3.20.3",
+    "jinja2>=3.1.6",
+    "markupsafe>=3",
+    "matplotlib>=3.10",
+    "packaging>=24",
+    "psutil>=6",
+    "pyarrow>=23.0.1",
+    "scikit-learn>=1.6",
+    "scipy>=1.14.1",
+    "shtab>=1.7.1",
+    "tensorboard>=2.18",
+    "tqdm>=4.66.3",
+]
+# What ColossalAI imports; click and fabric are for `colossalai run`.
+COLOSSALAI_IMPORTS = [
+    *("peft>=0.18", "bitsandbytes>=0.48", "einops>=0.8", "galore_torch>=1.0", "rich>=13.9"),
+    *("click>=8.4.2", "fabric>=3.2"),
 ]
 # The last two are for MLflow's local database; a tracking server needs neither.
 MLFLOW = ["mlflow-skinny>=2.17", "sqlalchemy>=2", "alembic>=1.13"]
@@ -51,11 +57,11 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"vit_colossal": ["references.yaml", "report/page.*"]},
-    install_requires=REQUIREMENTS,
+    package_data={"vit_colossal": ["references.yaml", "colossalai.txt", "report/page.*"]},
+    install_requires=REQUIREMENTS + COLOSSALAI_IMPORTS,
     extras_require={**TRACKERS, "onnx": ONNX, "test": TEST, "dev": TEST + DEV},
     entry_points={"console_scripts": ["vit-colossal = vit_colossal.cli:main"]},
 )

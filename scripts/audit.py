@@ -3,8 +3,8 @@
     python scripts/audit.py             offline: is the list about the versions installed here?
     python scripts/audit.py --online    ask pip-audit too: is anything known that it leaves out?
 
-Exit code 0: nothing new. 1: a version that nobody reviewed, or an advisory that is not in the list.
-2: the list or pip-audit cannot be read.
+Exit code 0: nothing new. 1: a version that nobody reviewed, an advisory that is not in the list, or
+a package that pip-audit could not look up. 2: the list or pip-audit cannot be read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 LIST = Path(__file__).parents[1] / "security" / "reviewed-advisories.yaml"
@@ -39,7 +41,8 @@ def main() -> int:
         if flags.max_age is not None and age > flags.max_age:
             found.append(f"the list is {age} days old: review it again")
         if flags.online:
-            found += unknown(listed["packages"], ask_pip_audit())
+            answer = ask_pip_audit()
+            found += unknown(listed["packages"], answer) + skipped(listed["packages"], answer)
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -53,7 +56,7 @@ def compare(packages: dict[str, Any]) -> list[str]:
     """Print the advisories that apply to what is installed; return what nobody has reviewed.
 
     Args:
-        packages: by name, the reviewed ``version`` and its ``advisories``.
+        packages: by name, the reviewed ``versions`` and their ``advisories``.
     """
     new = []
     for name, entry in packages.items():
@@ -66,8 +69,8 @@ def compare(packages: dict[str, Any]) -> list[str]:
         print(f"{name} {installed}: {len(applying)} known, reviewed")
         for item in applying:
             print(f"  {item['id']}: {item['what']}\n    -> {' '.join(item['answer'].split())}")
-        if installed != str(entry["version"]):
-            new.append(f"{name} {installed} is installed, {entry['version']} was reviewed")
+        if not SpecifierSet(entry["versions"]).contains(installed, prereleases=True):
+            new.append(f"{name} {installed} is installed, {entry['versions']} was reviewed")
     return new
 
 
@@ -107,6 +110,16 @@ def unknown(packages: dict[str, Any], answer: list[dict[str, Any]]) -> list[str]
         for package in answer
         for item in package.get("vulns", [])
         if not reviewed & {item["id"], *item.get("aliases", [])}
+    ]
+
+
+def skipped(packages: dict[str, Any], answer: list[dict[str, Any]]) -> list[str]:
+    """The packages of the list about which pip-audit had nothing to say, good or bad."""
+    names = {canonicalize_name(name) for name in packages}
+    return [
+        f"{package['name']}: pip-audit could not look it up ({package['skip_reason']})"
+        for package in answer
+        if "skip_reason" in package and canonicalize_name(package["name"]) in names
     ]
 
 

@@ -1,5 +1,5 @@
 # Sourced by run_demo.sh and test.sh, which run from any folder: goes to the project's root and
-# defines use_environment. Needs bash and Python 3.11 or 3.12, nothing else.
+# defines use_environment. Needs bash and Python 3.11, 3.12 or 3.13, nothing else.
 #
 # VIT_COLOSSAL_VENV names another environment folder. One that exists is used as it is: nothing is
 # installed into it, and this checkout's code is put in front of whatever it has.
@@ -16,13 +16,13 @@ fail() {
 # Prints the interpreter to build the environment with.
 find_python() {
     local python
-    for python in python3.11 python3; do
-        if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
+    for python in python3.11 python3.12 python3.13 python3; do
+        if "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
             echo "$python"
             return
         fi
     done
-    fail "no Python 3.11 or 3.12 found as python3.11 or python3: install one, such as with 'apt install python3.11'"
+    fail "no Python 3.11, 3.12 or 3.13 found on the PATH: install one, such as with 'apt install python3.11'"
 }
 
 # create_venv PYTHON FOLDER; replaces what an interrupted attempt or a moved project left there.
@@ -66,10 +66,13 @@ use_environment() {
         fail "$venv cannot import vit_colossal: delete that folder and start again"
 }
 
+# What decides what is installed, and how.
+INSTALL_INPUTS=(setup.py pyproject.toml scripts/environment.sh src/vit_colossal/colossalai.txt)
+
 # install_environment FOLDER EXTRAS: does nothing when the same was installed there before.
 install_environment() {
-    local venv=$1 extras=$2 stamp=$1/installed-by-scripts target=. hash python
-    hash=$(sha256sum setup.py | cut -d ' ' -f 1)
+    local venv=$1 extras=$2 stamp=$1/installed-by-scripts target=. hash python colossalai
+    hash=$(cat "${INSTALL_INPUTS[@]}" | sha256sum | cut -d ' ' -f 1)
     # 'dev' contains all that the plain installation has.
     if is_whole "$venv" && grep -qsE "^$hash ${extras:-(dev)?}\$" "$stamp"; then
         echo "environment: $venv, as installed before"
@@ -81,12 +84,16 @@ install_environment() {
     fi
     rm -f -- "$stamp"
     [ -z "$extras" ] || target=".[$extras]"
-    echo "environment: installing into $venv; the first time takes 2 minutes or more and about 6 GB"
-    local pip=("$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check
-        --progress-bar off --root-user-action ignore)
-    # An old pip builds ColossalAI in a way that it warns about itself.
-    "${pip[@]}" --upgrade pip && "${pip[@]}" -e "$target" ||
-        fail "installing into $venv failed (above): it needs a package index and about 6 GB of disk"
+    colossalai=$(grep -m 1 '^colossalai==' src/vit_colossal/colossalai.txt)
+    echo "environment: installing into $venv; the first time takes 2 minutes or more and about 6.5 GB"
+    local pip=("$venv/bin/python" -m pip --quiet --no-input --disable-pip-version-check)
+    local install=("${pip[@]}" install --progress-bar off --root-user-action ignore)
+    # An old pip builds ColossalAI in a way that it warns about itself. ColossalAI comes last and
+    # without what it requires: pip would obey its pins, or call them errors if it were there already.
+    "${install[@]}" --upgrade pip &&
+        "${pip[@]}" uninstall --yes --root-user-action ignore colossalai 2>/dev/null &&
+        "${install[@]}" -e "$target" && "${install[@]}" --no-deps "$colossalai" ||
+        fail "installing into $venv failed (above): it needs a package index and about 6.5 GB of disk"
     echo "$hash $extras" >"$stamp"
 }
 

@@ -14,7 +14,7 @@ fi
 use_environment dev
 offer_chromium
 
-python -m pip check
+python -m vit_colossal.requirements_check
 ruff format --check .
 ruff check .
 mypy

@@ -191,8 +191,11 @@ def vit() -> tuple[bytes, bytes]:
     from safetensors.torch import save
     from transformers import ViTConfig, ViTForImageClassification
 
+    from vit_colossal.model_names import named_weights
+
     config = ViTConfig(**SHAPE, id2label=dict(enumerate(CLASSES)))
-    weights = ViTForImageClassification(config).state_dict()
+    model = ViTForImageClassification(config)
+    weights = {name: parameter.detach() for name, parameter in named_weights(model)}
     return config.to_json_string().encode(), save(weights, metadata={"format": "pt"})
 
 

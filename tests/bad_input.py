@@ -661,7 +661,7 @@ MODELS = (
     ),
     _model(
         "pickled weights",
-        ("pickles are not loaded", "safe_serialization"),
+        ("pickles are not loaded", "save_pretrained"),
         all_of(model(model__safetensors=None), file("vit/pytorch_model.bin", b"\x80\x04")),
         real=True,
     ),

@@ -34,7 +34,8 @@ class Repository:
         files: content by path.
         commit: what every revision stands at.
         gated: only a request with a token is let in, and not even that with ``refuse_token``.
-        drop_after: bytes after which the connection is cut, by path; each time it is asked for.
+        drop_after: byte of the file before which the connection is cut, by path; each time any of
+            it is asked for.
         slow: seconds before an answer, by path; ``""`` is the interface that lists files.
         status: HTTP status instead of the file, by path.
     """
@@ -188,14 +189,14 @@ class _Handler(BaseHTTPRequestHandler):
             "X-Repo-Commit": repository.commit,
             "Accept-Ranges": "bytes",
         }
-        start, status = 0, 200
+        start, status, cut = 0, 200, repository.drop_after.get(path)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked:
             start, status = int(asked[1]), 206
             stop = min(int(asked[2] or len(body)) + 1, len(body))
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(body)}"
             body = body[start:stop]
-        self._send(status, body, headers, repository.drop_after.get(path))
+        self._send(status, body, headers, cut if cut is None else max(0, cut - start))
 
     def _interface(self, kind: str, rest: str, posted: bytes) -> None:
         """What the hub says about a repository."""

@@ -94,7 +94,7 @@ class _Uploads(_Handler):
         name = f"{asked.get('organization') or OWNER}/{asked['name']}"
         status = 409 if ("models", name) in self.uploads.repositories else 200
         self.uploads.repositories.setdefault(("models", name), Repository({}))
-        if asked.get("private"):
+        if asked.get("visibility") == "private":
             self.uploads.private.append(name)
         self._send(status, json.dumps({"url": f"{self.uploads.endpoint}/{name}"}).encode())
 

@@ -16,8 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vit_colossal.colossalai_pins import (
+    colossalai_problems,
+    install_command,
+    passed_over,
+    wanted_version,
+)
 from vit_colossal.machine_checks import GIB, Check, folders, hub, memory
 from vit_colossal.requirements_check import clashes, pinned
+
+#: From the first to below the second.
+PYTHON = ((3, 11), (3, 14))
 
 _PROBE_S = 180
 
@@ -31,6 +40,10 @@ def examine(output: Path) -> Iterator[Check]:
     yield _python()
     yield from _requirements()
     tells = {"torch": _torch, "transformers": _transformers, "colossalai": _colossalai}
+    for problem in colossalai_problems():
+        del tells["colossalai"]
+        detail, _, fix = problem.partition(": ")
+        yield Check("colossalai", "fail", detail, fix)
     found = _probe(*tells)
     for name, tell in tells.items():
         if name in found:
@@ -45,9 +58,11 @@ def examine(output: Path) -> Iterator[Check]:
 
 def _python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    if (3, 11) <= sys.version_info < (3, 13):
+    lowest, limit = PYTHON
+    if lowest <= sys.version_info < limit:
         return Check("Python", "ok", f"{version} ({sys.executable})")
-    return Check("Python", "fail", version, "make an environment with Python 3.11 or 3.12")
+    fix = f"make an environment with Python 3.{lowest[1]} to 3.{limit[1] - 1}"
+    return Check("Python", "fail", version, fix)
 
 
 def _requirements() -> Iterator[Check]:
@@ -59,6 +74,9 @@ def _requirements() -> Iterator[Check]:
         )
     if not problems:
         yield Check("requirements", "ok", "the installed versions fit together")
+    others = [entry.package for entry in passed_over() if entry.kind == "other-version"]
+    pins = f"ColossalAI {wanted_version()} pins older versions of {', '.join(others)}"
+    yield Check("pins", "ok", f"{pins}: passed over on purpose")
 
 
 def _probe(*parts: str) -> dict[str, dict[str, Any]]:
@@ -133,7 +151,10 @@ def _last_words(code: int, stderr: str) -> str:
 
 def _imported(name: str, found: dict[str, Any]) -> Check:
     if "error" in found:
-        fix = f"install it again: pip install --force-reinstall '{pinned(name)}'"
+        command = f"pip install --force-reinstall '{pinned(name)}'"
+        if name == "colossalai":
+            command = install_command("--force-reinstall")
+        fix = f"install it again: {command}"
         return Check(name, "fail", f"cannot be imported ({found['error']})", fix)
     return Check(name, "ok", found["version"])
 

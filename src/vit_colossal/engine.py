@@ -101,6 +101,13 @@ class Engine:
         return self.booster.no_sync(model, self.optimizer)
 
 
+def checkpoint_activations(model: ViTForImageClassification) -> None:
+    """Compute each layer's activations again in the backward pass, instead of keeping them."""
+    # The first name warns in releases that have the second.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
 def build_engine(
     plan: RunPlan,
     model: ViTForImageClassification,
@@ -120,8 +127,11 @@ def build_engine(
         device: where this rank computes.
     """
     if plan.config.grad_checkpoint:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(model)
     if plan.config.compile:
+        # Meant for whole models that are compiled at once: it would cut every layer in two, as
+        # soon as its gradients make up DDP's first bucket of 1 MB.
+        torch._dynamo.config.optimize_ddp = False
         # In place: parameters keep their names, and layers of one shape share one compilation.
         for layer in model.vit.layers:
             layer.compile()

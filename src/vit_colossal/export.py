@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,15 +19,17 @@ from vit_colossal.errors import ConfigError, UserError
 from vit_colossal.eval_data import EvalSplit
 from vit_colossal.model import build_processor
 from vit_colossal.model_card import model_card
+from vit_colossal.model_directory import save_directory
 from vit_colossal.saved_model import SavedModel, load_model
 
 if TYPE_CHECKING:
     from transformers import ViTForImageClassification
 
 ONNX_FILE = "model.onnx"
-#: The first operator set with what PyTorch makes of scaled-dot-product attention is 14; 17 has
-#: layer normalization as one operator, and every onnxruntime since 1.12 (2022) reads it.
-OPSET = 17
+#: The first operator set that PyTorch's exporter writes without converting its graph; with it come
+#: files that every onnxruntime since 1.18 (2024) reads.
+OPSET = 18
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _BATCH = 64
 
 
@@ -95,14 +96,8 @@ def export_hf(saved: SavedModel, directory: Path, *, overwrite: bool = False) ->
 
 def write_hf(saved: SavedModel, model: ViTForImageClassification, folder: Path) -> None:
     """The files of a Hugging Face directory."""
-    model.config.torch_dtype = torch.float32
-    model.save_pretrained(folder, safe_serialization=True)
-    build_processor(saved.spec).save_pretrained(folder)
-    card = folder / "README.md"
-    card.write_text(model_card(saved), encoding="utf-8")
-    # safetensors makes its files unreadable for others.
-    for file in folder.iterdir():
-        file.chmod(card.stat().st_mode)
+    save_directory(folder, model, build_processor(saved.spec))
+    (folder / "README.md").write_text(model_card(saved), encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -133,12 +128,12 @@ class OnnxCheck:
 
 def require_onnx() -> None:
     """Raise ConfigError when the optional packages are missing."""
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
             [
                 f"--format onnx needs {' and '.join(missing)}: "
-                "pip install 'vit_colossal[onnx]' (or pip install onnx onnxruntime)"
+                f"pip install 'vit_colossal[onnx]' (or pip install {' '.join(_ONNX_PACKAGES)})"
             ]
         )
 
@@ -185,20 +180,21 @@ class _Logits(torch.nn.Module):
 
 
 def _trace(model: ViTForImageClassification, file: Path, size: int) -> None:
-    # Two images: a batch of one would let the tracer take its size for a constant.
+    # Two images: a batch of one would let the exporter take its size for a constant.
     example = torch.zeros(2, 3, size, size)
-    axes = {"pixel_values": {0: "batch"}, "logits": {0: "batch"}}
-    with warnings.catch_warnings(), torch.inference_mode():
-        # About checks of the image's size in transformers, which hold for the size traced.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+    with torch.inference_mode():
         torch.onnx.export(
-            _Logits(model),
+            _Logits(model).eval(),
             (example,),
-            str(file),
+            file,
             input_names=["pixel_values"],
             output_names=["logits"],
-            dynamic_axes=axes,
+            dynamo=True,
+            dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch")}},
+            # One file, but for weights beyond 1.5 GB: those lie beside it.
+            external_data=False,
             opset_version=OPSET,
+            verbose=False,
         )
 
 

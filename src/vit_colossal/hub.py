@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vit_colossal.errors import ModelError
 from vit_colossal.redaction import hide_secrets
+
+if TYPE_CHECKING:
+    from huggingface_hub.utils import httpx
 
 
 @contextmanager
@@ -20,47 +24,54 @@ def reaching_hub() -> Iterator[bool]:
     Yields:
         Whether the hub is asked.
     """
-    from huggingface_hub import configure_http_backend, constants
+    from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         yield False
         return
-    if _answers(constants.ENDPOINT, constants.HF_HUB_ETAG_TIMEOUT):
-        yield True
+    # The one that all of the hub's libraries share.
+    client = get_session()
+    if _answers(client, constants.ENDPOINT, constants.HF_HUB_ETAG_TIMEOUT):
+        downloads = logging.getLogger("huggingface_hub.file_download")
+        downloads.addFilter(_is_no_retry)
+        try:
+            yield True
+        finally:
+            downloads.removeFilter(_is_no_retry)
         return
-    configure_http_backend(_cache_only)
+    hooks = client.event_hooks
+    client.event_hooks = {"request": [_refuse]}
     try:
         yield False
     finally:
-        configure_http_backend()
+        client.event_hooks = hooks
 
 
-def _answers(endpoint: str, timeout_s: float) -> bool:
+def _answers(client: httpx.Client, endpoint: str, timeout_s: float) -> bool:
     """Whether anything comes back from there; what, does not matter."""
-    import requests
+    from huggingface_hub.utils import httpx
 
     try:
-        requests.head(endpoint, timeout=timeout_s)
-    except (requests.ConnectionError, requests.Timeout):
-        return False
-    except requests.RequestException:
+        client.head(endpoint, timeout=timeout_s, follow_redirects=False)
+    except httpx.UnsupportedProtocol:
         return True  # an address that makes no sense is for the library to name
+    except httpx.TransportError:
+        return False
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return True
     return True
 
 
-def _cache_only() -> Any:
-    """A session that refuses at once, as with HF_HUB_OFFLINE."""
-    import requests
+def _is_no_retry(record: logging.LogRecord) -> bool:
+    """Not one of the lines about each new attempt, with addresses that are signed."""
+    return not str(record.msg).startswith("Error while downloading")
+
+
+def _refuse(request: httpx.Request) -> None:
+    """Send nothing, at once, as with HF_HUB_OFFLINE."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    class Refusing(requests.adapters.HTTPAdapter):
-        def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-            raise OfflineModeIsEnabled("the hub cannot be reached")
-
-    session = requests.Session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, Refusing())
-    return session
+    raise OfflineModeIsEnabled("the hub cannot be reached")
 
 
 def fetch(name: str, file: str, revision: str | None = None) -> Path | None:
@@ -95,7 +106,7 @@ def fetch(name: str, file: str, revision: str | None = None) -> Path | None:
     except HFValidationError:
         problem = "no such directory, and no name that a hub would have: check the spelling"
         raise ModelError([f"--model {name}: {problem}"]) from None
-    except Exception as error:  # the library's own, requests', and the file system's
+    except Exception as error:  # the library's, its HTTP client's, and the file system's
         missing = isinstance(error, EntryNotFoundError)
         if missing and not isinstance(error, LocalEntryNotFoundError):
             return None
@@ -107,26 +118,32 @@ def explain(error: BaseException) -> str:
     """Why something could not be fetched, and what to do: half a sentence each, in one line.
 
     Args:
-        error: what `huggingface_hub`, `datasets` or `requests` raised.
+        error: what `huggingface_hub`, `datasets` or the HTTP client below them raised.
     """
-    from huggingface_hub import constants, errors
-    from requests import exceptions as requests_errors
-
-    def found(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(link, kinds) for link in chain)
-
     chain = _chain(error)
+    known = _answered(chain) or _unanswered(chain)
+    if known:
+        return known
+    lines = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}"
+    return f"{reason}; check the name and HF_TOKEN, or pass a local folder"
+
+
+def _answered(chain: list[BaseException]) -> str | None:
+    """What the hub, or the library in its place, has against the request."""
+    from huggingface_hub import errors
+
     text = " ".join(str(link) for link in chain)
-    if found(errors.HFValidationError):
+    if _found(chain, errors.HFValidationError):
         return "it is no folder here, and no name that a hub would have; check the spelling"
-    if found(errors.GatedRepoError) or "gated dataset" in text:
+    if _found(chain, errors.GatedRepoError) or "gated dataset" in text:
         return (
             "it is gated; accept its terms on its page, and set HF_TOKEN to a token of that "
             "account, or pass a local folder"
         )
-    if found(errors.RevisionNotFoundError) or "Revision '" in text:
+    if _found(chain, errors.RevisionNotFoundError) or "Revision '" in text:
         return "there is no such revision; check it against the repository's branches and tags"
-    if found(errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in text:
+    if _found(chain, errors.RepositoryNotFoundError) or "doesn't exist on the Hub" in text:
         return (
             "there is none of that name, or it is private; check the name, set HF_TOKEN if it is "
             "private, or pass a local folder"
@@ -135,29 +152,42 @@ def explain(error: BaseException) -> str:
         response = getattr(link, "response", None)
         if response is not None and response.status_code >= 400:
             return (
-                f"the hub answered {response.status_code} {response.reason}; check the name and "
-                "HF_TOKEN, try later, or pass a local folder"
+                f"the hub answered {response.status_code} {response.reason_phrase}; check the "
+                "name and HF_TOKEN, try later, or pass a local folder"
             )
-    if constants.HF_HUB_OFFLINE and found(errors.LocalEntryNotFoundError, ConnectionError):
+    return None
+
+
+def _unanswered(chain: list[BaseException]) -> str | None:
+    """Why nothing, or not everything, came from the hub."""
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils import httpx
+
+    if constants.HF_HUB_OFFLINE and _found(chain, errors.LocalEntryNotFoundError, ConnectionError):
         return (
             f"HF_HUB_OFFLINE is set, and it is not in {constants.HF_HOME}; unset that to fetch "
             "it once, check the name, or pass a local folder"
         )
-    if found(requests_errors.ChunkedEncodingError):
-        return "the connection broke off; run it again, which goes on where it stopped"
-    if found(requests_errors.Timeout):
+    if _found(chain, httpx.RemoteProtocolError, httpx.ReadError):
+        return "the connection broke off; run it again, which keeps the files that came whole"
+    if _found(chain, httpx.TimeoutException):
         return (
             f"no answer within {constants.HF_HUB_DOWNLOAD_TIMEOUT} s, several times; try later, "
             "or raise HF_HUB_DOWNLOAD_TIMEOUT and HF_HUB_ETAG_TIMEOUT"
         )
-    if found(ConnectionError, requests_errors.ConnectionError, errors.LocalEntryNotFoundError):
+    if _found(
+        chain,
+        *(ConnectionError, httpx.TransportError, httpx.InvalidURL, errors.LocalEntryNotFoundError),
+    ):
         return (
             f"{constants.ENDPOINT} cannot be reached, and it is not in {constants.HF_HOME}; check "
             "the network and HF_ENDPOINT, or pass a local folder"
         )
-    lines = str(error).strip().splitlines()
-    reason = f"{type(error).__name__}: {lines[0][:200] if lines else 'no reason given'}"
-    return f"{reason}; check the name and HF_TOKEN, or pass a local folder"
+    return None
+
+
+def _found(chain: list[BaseException], *kinds: type[BaseException]) -> bool:
+    return any(isinstance(link, kinds) for link in chain)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

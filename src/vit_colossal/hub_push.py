@@ -45,7 +45,7 @@ def push(
     """Create the repository if it is not there, and upload the model in one commit.
 
     The files are those of ``export``: config, safetensors, image processor and model card. The hub
-    is ``HF_ENDPOINT``'s; the token is ``HF_TOKEN``'s, or what ``huggingface-cli login`` kept.
+    is ``HF_ENDPOINT``'s; the token is ``HF_TOKEN``'s, or what ``hf auth login`` kept.
 
     Args:
         saved: the model.
@@ -91,24 +91,24 @@ def _explained(repository: str) -> Iterator[None]:
     """The client's dozen kinds of errors as one line that never holds the token."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx
 
     try:
         yield
     except OfflineModeIsEnabled:
         raise PushError("HF_HUB_OFFLINE is set: unset it to push") from None
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
         hints = {
-            401: "set HF_TOKEN to a token with write access, or run 'huggingface-cli login'",
+            401: "set HF_TOKEN to a token with write access, or run 'hf auth login'",
             403: "the token may not write there: use one with write access, or another owner",
             404: "no such owner or repository for this token",
         }
-        hint = hints.get(status, "try again later, or check the message")
+        hint = hints.get(error.response.status_code, "try again later, or check the message")
         # Without the cause, whose text may hold what was sent.
         raise PushError(
             f"{constants.ENDPOINT} refused {repository}: {_first_line(error)}: {hint}"
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, httpx.HTTPError, httpx.InvalidURL) as error:
         raise PushError(
             f"pushing to {repository} failed: {_first_line(error)}: check the network and "
             f"HF_ENDPOINT ({constants.ENDPOINT})"

@@ -96,14 +96,20 @@ def load_pretrained(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warning that the head is new, from every rank: that is what fine-tuning is."""
+    """Without the warning that the head is new, and a bar of less than a second, from every rank.
+
+    A new head is what fine-tuning is.
+    """
     from transformers.utils import logging
 
     before = logging.get_verbosity()
     logging.set_verbosity_error()
+    # Switching its bars off would switch off the hub's too.
+    hook = logging.set_tqdm_hook(lambda factory, args, options: logging.EmptyTqdm(*args))
     try:
         yield
     finally:
+        logging.set_tqdm_hook(hook)
         logging.set_verbosity(before)
 
 

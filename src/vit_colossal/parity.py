@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, FiniteFloat
@@ -26,7 +26,7 @@ from vit_colossal.launcher import launch
 from vit_colossal.layouts import Layout, fitting_layouts
 from vit_colossal.parity_case import Case
 from vit_colossal.plain_loop import Grouping, train_plain
-from vit_colossal.run import plan_run
+from vit_colossal.run import choose_device, plan_run
 from vit_colossal.run_data import RunData
 from vit_colossal.runtime.launch import Topology
 from vit_colossal.trace import Difference, Trace, compare, first_beyond
@@ -66,6 +66,8 @@ class ParityConfig(TrainConfig):
 
     layouts: str = "all"
     """Comma-separated layout names (ddp, zero1, hybrid tp2, ...), or all that fit --nproc."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where all of them train, the plain loop too: cuda takes one device for each process."""
     peers: bool = True
     """Run transformers.Trainer too, alone and data-parallel."""
     clip_too: FiniteFloat = Field(1.0, ge=0)
@@ -75,7 +77,7 @@ class ParityConfig(TrainConfig):
         """The training that all subjects run."""
         own = set(ParityConfig.model_fields) - set(TrainConfig.model_fields)
         values = {key: value for key, value in dict(self).items() if key not in own}
-        defaults: dict[str, Any] = {"nproc": None, "output_dir": None, "device": "cpu"}
+        defaults: dict[str, Any] = {"nproc": None, "output_dir": None}
         if self.max_steps is None and self.epochs is None:
             defaults["max_steps"] = 50
         if self.global_batch_size is None and self.batch_size is None:
@@ -132,6 +134,8 @@ def run_parity(config: ParityConfig) -> tuple[list[Row], Path]:
     processes = config.nproc or 2
     folder = config.output_dir or Path("runs") / time.strftime("parity-%Y%m%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
+    everyone = Topology(world_size=processes, local_world_size=processes)
+    choose_device(config.job(), everyone)  # one CUDA device for each, where they are asked for
     cases = make_cases(config, processes, folder)
     return compare_cases(config, cases, folder), folder
 

@@ -10,6 +10,7 @@ import gc
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -20,16 +21,30 @@ from vit_colossal.parity_case import Case
 from vit_colossal.run import plan_run
 from vit_colossal.runtime.launch import Topology, start, stop
 from vit_colossal.trace import Trace
-from vit_colossal.train_step import train_step
-from vit_colossal.trainer import Trainer
-from vit_colossal.weights import gather_weights
+
+if TYPE_CHECKING:
+    # Imported after `activate` when it runs: ColossalAI opens a context on the current device.
+    from vit_colossal.data.loaders import Batch
+    from vit_colossal.engine import Engine
+    from vit_colossal.train_step import StepOutput
+    from vit_colossal.trainer import Trainer
 
 #: A bound that no gradient reaches: the plugins then report the norm and clip nothing.
 NO_CLIPPING = 1e30
 
 
+def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
+    """The product's own step."""
+    from vit_colossal.train_step import train_step as step
+
+    return step(engine, batches)
+
+
 def record_layout(config: TrainConfig, topology: Topology, device: torch.device) -> Trace | None:
     """Train as configured and record every step; the trace is the lead rank's, None elsewhere."""
+    from vit_colossal.trainer import Trainer
+    from vit_colossal.weights import gather_weights
+
     asked = config.clip_grad_norm
     plan, data = plan_run(config.replace(clip_grad_norm=asked or NO_CLIPPING), topology)
     trainer = Trainer(plan, data, device)
@@ -82,9 +97,11 @@ def run_case(case: Case, topology: Topology, device: torch.device) -> None:
 def main(path: Path) -> None:
     """Run the cases of a file that this launch has not run yet."""
     cases = [Case.from_json(values) for values in json.loads(path.read_text(encoding="utf-8"))]
-    topology = Topology.from_environment()
-    runtime.activate("cpu")
-    device = start(topology, "cpu", timeout_s=300)
+    topology, kind = Topology.from_environment(), cases[0].config.device
+    if kind == "cuda":
+        torch.cuda.set_device(topology.local_rank)
+    runtime.activate(kind)
+    device = start(topology, kind, timeout_s=300)
     try:
         for case in cases:
             run_case(case, topology, device)

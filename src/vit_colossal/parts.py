@@ -103,6 +103,9 @@ def refresh_working_weights(engine: Engine) -> None:
     if isinstance(engine.model, GeminiDDP):
         for chunk in optimizer.chunk16_set:
             chunk.payload.copy_(chunk.paired_chunk.payload)
+            if chunk.cuda_shard is not None:
+                # A copy of it on the host, if there is one, is out of date.
+                chunk.cpu_vis_flag = False
     elif isinstance(optimizer, LowLevelZeroOptimizer):
         for working, padded in optimizer._working_param_to_padded_working_param.items():
             shard = optimizer.working_to_master_param[id(working)].to(padded)

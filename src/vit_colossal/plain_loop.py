@@ -12,6 +12,7 @@ from functools import partial
 
 import torch
 from torch.nn.functional import linear
+from transformers import ViTForImageClassification
 
 from vit_colossal.data.loaders import Batch, Shard
 from vit_colossal.data.mixing import mix_pixels
@@ -22,6 +23,7 @@ from vit_colossal.model_names import COLUMN_PARALLEL, ROW_PARALLEL, named_weight
 from vit_colossal.optim import build_schedule, ema_decay, freeze, parameter_groups
 from vit_colossal.parallel_dims import BatchPlan
 from vit_colossal.run_data import RunData, train_batches
+from vit_colossal.runtime.launch import compute_exactly
 from vit_colossal.trace import Trace
 from vit_colossal.validation import RunPlan
 
@@ -58,13 +60,15 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     with fp32 master copies that AdamW updates.
 
     Args:
-        plan: model, batch, optimizer and schedule; its degrees are not used.
+        plan: model, device, batch, optimizer and schedule; its degrees are not used.
         data: the decoded splits.
         total_steps: optimizer steps.
         grouping: how to cut and sum.
     """
-    config = plan.config
-    model = build_model(plan.spec, data.labels, config.seed)
+    config, device = plan.config, plan.device.kind
+    if device == "cuda":
+        compute_exactly()
+    model = build_model(plan.spec, data.labels, config.seed).to(device)
     if grouping.split_products > 1:
         _split_products(model, grouping.split_products)
     halved = config.precision == "bf16" and config.plugin != "ddp"
@@ -72,7 +76,7 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     if halved:
         # As the plugins do: the masters start from the weights' 16-bit values.
         model.to(torch.bfloat16)
-        master = build_model(plan.spec, data.labels, config.seed)
+        master = build_model(plan.spec, data.labels, config.seed).to(device)
         master.load_state_dict(model.state_dict())
     freeze(master, config)
     freeze(model, config)
@@ -80,6 +84,8 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
         parameter_groups(master, config),
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
+        # On CUDA the kernel that every plugin updates with; on the CPU they round as this does.
+        fused=device == "cuda",
         foreach=False,
     )
     schedule = build_schedule(optimizer, config, total_steps)
@@ -106,12 +112,12 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
         with torch.no_grad():
             for average, working in zip(averages, model.parameters(), strict=True):
                 working.copy_(average)
-    weights = {name: p.detach().float().clone() for name, p in named_weights(model)}
+    weights = {name: p.detach().float().cpu().clone() for name, p in named_weights(model)}
     correct = count_correct(model, plan, data)
     return Trace(losses, norms, lrs, correct, len(data.evaluation), weights)
 
 
-def count_correct(model: torch.nn.Module, plan: RunPlan, data: RunData) -> int:
+def count_correct(model: ViTForImageClassification, plan: RunPlan, data: RunData) -> int:
     """Correct top-1 predictions on the evaluation split, in batches of the plan's size."""
     model.eval()
     correct, size = 0, plan.batches.forward_batch
@@ -119,7 +125,8 @@ def count_correct(model: torch.nn.Module, plan: RunPlan, data: RunData) -> int:
     with torch.no_grad():
         for start in range(0, len(data.evaluation), size):
             images = torch.from_numpy(data.evaluation.images[start : start + size].copy())
-            predicted = _logits(model, _normalized(images, data), plan).argmax(dim=-1)
+            pixels = _normalized(images.to(model.device), data)
+            predicted = _logits(model, pixels, plan).argmax(dim=-1).cpu()
             correct += int((predicted == labels[start : start + size]).sum())
     model.train()
     return correct
@@ -138,27 +145,28 @@ def _global_batches(plan: RunPlan, data: RunData, total_steps: int) -> list[Batc
 
 
 def _backward(
-    model: torch.nn.Module, batch: Batch, plan: RunPlan, data: RunData, grouping: Grouping
+    model: ViTForImageClassification, batch: Batch, plan: RunPlan, data: RunData, grouping: Grouping
 ) -> float:
     """Gradients of one global batch; returns its mean loss, summed as the layout would."""
-    pixels, smoothing = _normalized(batch.images, data), plan.config.label_smoothing or 0.0
-    partners, weight = batch.labels, 1.0
+    device = model.device
+    pixels, targets = _normalized(batch.images.to(device), data), batch.labels.to(device)
+    smoothing, partners, weight = plan.config.label_smoothing or 0.0, targets, 1.0
     if batch.mix is not None:
-        first = _normalized(batch.mix.image, data)
+        first = _normalized(batch.mix.image.to(device), data)
         pixels = mix_pixels(pixels, first, batch.mix.draw)
-        partners, weight = batch.mix.labels, batch.mix.draw.weight
+        partners, weight = batch.mix.labels.to(device), batch.mix.draw.weight
     pieces = []
     for replica in range(grouping.replicas):
         parts = [
             values.chunk(grouping.replicas)[replica].chunk(grouping.parts)
-            for values in (pixels, batch.labels, partners)
+            for values in (pixels, targets, partners)
         ]
         pieces.append(list(zip(*parts, strict=True)))
     if grouping.backwards:
         pieces = [piece[::-1] for piece in pieces[::-1]]
     replica_losses = []
     for piece in pieces:
-        total = torch.zeros(())
+        total = torch.zeros((), device=device)
         for images, labels, others in piece:
             logits = _logits(model, images, plan)
             mixed_in = None if batch.mix is None else others
@@ -173,19 +181,22 @@ def _normalized(images: torch.Tensor, data: RunData) -> torch.Tensor:
     return normalize(images, data.image_mean, data.image_std, torch.float32)
 
 
-def _logits(model: torch.nn.Module, pixels: torch.Tensor, plan: RunPlan) -> torch.Tensor:
+def _logits(model: ViTForImageClassification, pixels: torch.Tensor, plan: RunPlan) -> torch.Tensor:
     dtype = next(model.parameters()).dtype
     autocast = plan.config.precision == "bf16" and dtype == torch.float32
-    with torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext():
+    device = plan.device.kind
+    with torch.autocast(device, dtype=torch.bfloat16) if autocast else nullcontext():
         return model(pixel_values=pixels.to(dtype)).logits
 
 
-def _clip(model: torch.nn.Module, max_norm: float) -> float:
+def _clip(model: ViTForImageClassification, max_norm: float) -> float:
     """Clip as PyTorch does; the norm is reported in double precision."""
     squares = sum(p.grad.double().square().sum() for p in model.parameters() if p.grad is not None)
     norm = float(torch.as_tensor(squares).sqrt())
     if max_norm > 0:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=False)
+        # On CUDA on lists of tensors, as ddp does.
+        foreach = model.device.type == "cuda"
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=foreach)
     return norm
 
 

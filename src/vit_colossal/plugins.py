@@ -45,6 +45,8 @@ def _low_level_zero(plan: RunPlan, stage: int) -> tuple[Plugin, MixedPrecision |
         precision=plan.config.precision,
         initial_scale=INITIAL_LOSS_SCALE,
         max_norm=plan.config.clip_grad_norm,
+        # One GPU has nobody to send to, and each overlapped backward ends in a wait for the device.
+        overlap_communication=plan.device.kind == "cpu" or plan.dims.dp > 1,
     )
     return plugin, None
 
@@ -69,8 +71,10 @@ def _gemini(plan: RunPlan) -> tuple[Plugin, MixedPrecision | None]:
         search_range_m=config.gemini_search_range_m,
         hidden_dim=config.gemini_hidden_dim,
         enable_gradient_accumulation=plan.batches.accumulation > 1,
-        # Asynchronous reduction and pinned memory only mean something with a device to copy to.
-        enable_async_reduce=on_cuda,
+        # Off: the reduction's stream still reads a chunk's gathered memory when that has been freed
+        # for other streams to write to (`Chunk.reduce`); and the backward ends in a wait for it.
+        enable_async_reduce=False,
+        # Pinned memory only means something with a device to copy to.
         pin_memory=on_cuda,
         initial_scale=INITIAL_LOSS_SCALE,
         max_norm=config.clip_grad_norm,

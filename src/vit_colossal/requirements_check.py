@@ -1,14 +1,32 @@
-"""Do the installed packages fit together, as far as this project needs them?"""
+"""Do the installed packages fit together, as far as this project needs them?
+
+``python -m vit_colossal.requirements_check`` runs ``pip check`` and says whether it complains about
+anything but what is passed over on purpose. Exit code 1 when it does, 2 when it does not run.
+"""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
-#: Whose requirements matter when the project runs from a checkout that is not installed.
-_ROOTS = ("colossalai", "transformers", "datasets", "torch", "torchvision")
+from vit_colossal.colossalai_pins import (
+    FILE,
+    PassedOver,
+    colossalai_problems,
+    passed_over,
+    plain_name,
+)
+
+#: What is required when the project runs from a checkout that is not installed.
+_ROOTS = ("transformers", "datasets", "torch", "torchvision")
+
+_MISSING = re.compile(r"(?P<by>\S+) \S+ requires (?P<wanted>\S+), which is not installed\.")
+_OTHER = re.compile(r"(?P<by>\S+) \S+ has requirement (?P<wanted>.+), but you have \S+ \S+\.")
 
 
 @dataclass(frozen=True)
@@ -41,29 +59,30 @@ class Clash:
 
 
 def clashes(root: str = "vit_colossal") -> list[Clash]:
-    """What is required by ``root``, directly or not, and is not there in a fitting version.
+    """What is required by ``root`` or ColossalAI, directly or not, and is not there as required.
 
-    Markers and extras are taken into account. Without the package ``packaging``, which pip and
-    transformers bring, nothing can be compared and only that is said.
+    Markers and extras are taken into account; what ColossalAI requires and is passed over on
+    purpose is left out. Without the package ``packaging``, which pip and transformers bring,
+    nothing can be compared and only that is said.
     """
     try:
         from packaging.requirements import Requirement
     except ImportError:
         return [Clash("packaging", "", "this check", None)]
-    pending: list[tuple[str, frozenset[str]]] = [(root, frozenset())]
-    if _distribution(root) is None:
-        pending = [(name, frozenset()) for name in _ROOTS]
+    roots = [root] if _distribution(root) is not None else list(_ROOTS)
+    found = {name: Clash(name, "", root, None) for name in roots if _distribution(name) is None}
+    pending = [(name, frozenset[str]()) for name in (*roots, "colossalai")]
     seen: set[tuple[str, frozenset[str]]] = set()
-    found: dict[str, Clash] = {}
     while pending:
         item = pending.pop()
         distribution = _distribution(item[0])
         if item in seen or distribution is None:
             continue
         seen.add(item)
+        meant = passed_over() if item[0] == "colossalai" else ()
         for line in distribution.requires or ():
             wanted = Requirement(line)
-            if not _applies(wanted, item[1]):
+            if not _applies(wanted, item[1]) or _listed(meant, wanted):
                 continue
             pending.append((wanted.name, frozenset(wanted.extras)))
             there = _distribution(wanted.name)
@@ -83,6 +102,50 @@ def pinned(name: str, root: str = "vit_colossal") -> str:
     return named[0] if named else name
 
 
+def judge(complaints: Iterable[str]) -> tuple[list[str], list[PassedOver]]:
+    """Divide the lines of ``pip check``.
+
+    Returns:
+        The lines that nobody expects, and what is listed as passed over and is not complained
+        about; what is listed as optional is never among these.
+    """
+    unexpected, met = [], {entry for entry in passed_over() if entry.kind != "optional"}
+    for line in complaints:
+        known = _meant_by(line)
+        if known is None:
+            unexpected.append(line)
+        else:
+            met.discard(known)
+    return unexpected, [entry for entry in passed_over() if entry in met]
+
+
+def _meant_by(line: str) -> PassedOver | None:
+    """The entry of the list that a line of ``pip check`` is about."""
+    from packaging.requirements import Requirement
+
+    missing, other = _MISSING.fullmatch(line), _OTHER.fullmatch(line)
+    match = missing or other
+    if match is None or plain_name(match["by"]) != "colossalai":
+        return None
+    wanted = Requirement(match["wanted"])
+    entry = _listed(passed_over(), wanted, any_version=missing is not None)
+    return None if entry is None or (missing and entry.kind == "other-version") else entry
+
+
+def _listed(
+    entries: Iterable[PassedOver], wanted: Any, *, any_version: bool = False
+) -> PassedOver | None:
+    """The entry with this requirement; ``pip check`` leaves out the version of what is missing."""
+    from packaging.requirements import Requirement
+
+    for entry in entries:
+        if entry.package == plain_name(wanted.name) and (
+            any_version or Requirement(entry.requirement).specifier == wanted.specifier
+        ):
+            return entry
+    return None
+
+
 def _distribution(name: str) -> metadata.Distribution | None:
     try:
         return metadata.distribution(name)
@@ -94,3 +157,40 @@ def _applies(wanted: Any, extras: frozenset[str]) -> bool:
     if wanted.marker is None:
         return True
     return any(wanted.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+
+
+def _pip_check() -> Iterator[str]:
+    """The complaints of ``pip check`` about this environment.
+
+    Raises:
+        OSError: pip does not run.
+    """
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode not in (0, 1) or (done.returncode == 1 and not done.stdout.strip()):
+        raise OSError((done.stderr.strip() or "no output").splitlines()[-1])
+    if done.returncode == 1:
+        yield from (line for line in done.stdout.splitlines() if line.strip())
+
+
+def main() -> int:
+    """Run ``pip check`` and judge what it says."""
+    try:
+        complaints = list(_pip_check())
+    except OSError as error:
+        print(f"error: pip check does not run here ({error}): mend pip", file=sys.stderr)
+        return 2
+    unexpected, absent = judge(complaints)
+    problems = [*colossalai_problems(), *(f"pip check: {line}" for line in unexpected)]
+    for line in problems:
+        print(f"error: {line}", file=sys.stderr)
+    if problems:
+        return 1
+    for entry in absent:
+        print(f"note: {entry.requirement} is met here, though {FILE.name} passes it over")
+    print(f"pip check: {len(complaints)} requirements of ColossalAI passed over, all on purpose")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from vit_colossal import runtime
+from vit_colossal.colossalai_pins import require_colossalai
 from vit_colossal.config import TrainConfig
 from vit_colossal.data.sources import missing_path
 from vit_colossal.errors import ConfigError
@@ -77,6 +78,7 @@ def plan_run(
     Raises:
         ConfigError: all problems found.
     """
+    require_colossalai(found)
     found = [*found, *_reference_problems(config), *_path_problems(config)]
     found += missing_clients(config)
     try:

@@ -17,7 +17,7 @@ from vit_colossal.errors import DataError
 from vit_colossal.validation import RunPlan
 
 if TYPE_CHECKING:
-    from transformers import ViTImageProcessor
+    from transformers import ViTImageProcessorPil
 
     from vit_colossal.config import TrainConfig
     from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
@@ -135,7 +135,7 @@ def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:
 
 
 def cache_options(
-    config: TrainConfig, spec: ModelSpec, processor: ViTImageProcessor, *, progress: bool
+    config: TrainConfig, spec: ModelSpec, processor: ViTImageProcessorPil, *, progress: bool
 ) -> CacheOptions:
     """How images are decoded for a model, and where they are kept."""
     return CacheOptions(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vit_colossal.colossalai_pins import require_colossalai
 from vit_colossal.errors import ConfigError
 from vit_colossal.eval_config import EvalConfig
 from vit_colossal.eval_data import EvalSplit, open_split
@@ -45,6 +46,7 @@ def plan_evaluation(config: TrainConfig, topology: Topology, found: Sequence[str
     Raises:
         ConfigError: all problems found.
     """
+    require_colossalai(found)
     problems = list(found)
     name, checkpoint = config.model, None
     if isinstance(config, EvalConfig):

@@ -104,7 +104,9 @@ def _transfer(
             continue
         if engine.rank == source:
             mine = [part for part in parts if kind == "weight" or not part.frozen]
-            vector = torch.cat([_values(engine, part, kind).flatten() for part in mine])
+            # Gemini may hold some on the device, without room there for all, others on the host.
+            place = torch.device("cpu") if source == lead else engine.device
+            vector = torch.cat([_values(engine, part, kind).flatten().to(place) for part in mine])
         else:
             vector = torch.empty(sum(sizes), device=engine.device)
         if source != lead:

@@ -47,7 +47,7 @@ def _gather(engine: Engine) -> dict[str, torch.Tensor] | None:
 def _gemini_weights(engine: Engine, model: GeminiDDP) -> dict[str, torch.Tensor]:
     """Gemini keeps the updated values in fp32 chunks; evaluation reads them in 16 bit."""
     return {
-        published(name): tensor.to(model.mixed_precision).clone()
+        published(name): tensor.to("cpu", model.mixed_precision, copy=True)
         for name, tensor in model.state_dict(only_rank_0=False).items()
         if published(name) in engine.shapes
     }

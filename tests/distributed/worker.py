@@ -122,7 +122,7 @@ def _watch_layers(trainer: Trainer) -> list[bool]:
     """A list that gets an entry for each encoder layer forward: whether in training mode."""
     calls: list[bool] = []
     for name, module in trainer.model.named_modules():
-        if name.rpartition(".")[0] == "vit.layers":
+        if name.endswith(".layernorm_before"):
             module.register_forward_pre_hook(lambda layer, _: calls.append(layer.training))
     return calls
 

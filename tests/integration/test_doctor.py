@@ -41,8 +41,11 @@ def test_this_machine_can_train(tmp_path: Path) -> None:
     for name in ("CPU Adam", "fused Adam", "attention"):
         assert name in checks["kernels"]["detail"]
     expected = {"Python", "torch", "CUDA", "gloo", "transformers", "colossalai", "launchers"}
-    expected |= {"memory", "output", "image cache", "hub cache", "hub", "requirements"}
+    expected |= {"memory", "output", "image cache", "hub cache", "hub", "requirements", "pins"}
     assert expected <= checks.keys()
+    # ColossalAI's pins are no clash.
+    assert (checks["requirements"]["status"], checks["requirements"]["fix"]) == ("ok", "")
+    assert "torch, transformers, peft: passed over on purpose" in checks["pins"]["detail"]
     assert list(tmp_path.iterdir()) == []  # nothing is left where runs would go
 
 
@@ -67,9 +70,8 @@ def test_a_broken_torch_is_named_with_its_fix(how: str, tmp_path: Path) -> None:
     (number,) = (i for i, line in enumerate(lines) if line.startswith("fail"))
     assert lines[number].split()[1] == "torch"
     assert words in lines[number]
-    assert "fix: pip install --force-reinstall 'torch<=2.5.1,>=2.4'" in lines[number + 1].replace(
-        "install it again: ", ""
-    )
+    fix = f"install it again: pip install --force-reinstall '{pinned('torch')}'"
+    assert lines[number + 1].strip() == f"fix: {fix}"
     assert lines[-1] == "training cannot start: torch"
 
 
@@ -127,7 +129,8 @@ def test_a_missing_package_keeps_training_from_starting(
 ) -> None:
     metadata(installed, "mine", "1", "gone>=3", "pip<1")
     monkeypatch.setattr(doctor, "clashes", lambda: clashes("mine"))
-    assert [check.status for check in doctor._requirements()] == ["fail", "warn"]
+    found = [(check.name, check.status) for check in doctor._requirements()]
+    assert found == [("requirements", "fail"), ("requirements", "warn"), ("pins", "ok")]
 
 
 def test_folders(tmp_path: Path) -> None:
@@ -175,8 +178,8 @@ def test_a_hub_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def facts(**changes: Any) -> dict[str, Any]:
     device = {"name": "H", "free": 2**30, "total": 2**31}
-    values = {"version": "2.5.1", "built_for_cuda": "12.4", "devices": [device], "gloo": True}
-    return values | {"nccl": "2.21.5"} | changes
+    values = {"version": "2.14.1", "built_for_cuda": "13.0", "devices": [device], "gloo": True}
+    return values | {"nccl": "2.30.7"} | changes
 
 
 @pytest.mark.parametrize(

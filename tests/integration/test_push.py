@@ -25,10 +25,16 @@ def hub() -> Iterator[UploadHub]:
         yield hub
 
 
-def vit_colossal(hub: UploadHub, home: Path, *flags: str, token: str = WRITE_TOKEN) -> Finished:
-    """The real program: the client reads endpoint and token when it is imported."""
+def vit_colossal(
+    hub: UploadHub, home: Path, *flags: str, token: str = WRITE_TOKEN, xet: bool = False
+) -> Finished:
+    """The real program: the client reads endpoint and token when it is imported.
+
+    Large files go by plain HTTP; by Xet, which the server does not speak, with ``xet``.
+    """
     env = environment(HF_HOME=str(home), HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0")
     env |= {"HF_TOKEN": token, "NO_PROXY": "127.0.0.1,localhost"}
+    env |= {"HF_HUB_DISABLE_XET": str(int(not xet))}
     command = [sys.executable, "-m", "vit_colossal", *flags]
     finished = run(command, timeout_s=180, cwd=home, env=env)
     assert token not in finished.output or not token
@@ -95,9 +101,11 @@ def test_refusals_name_the_fix_and_never_the_token(
     assert wrong.returncode == 1
     assert "may not write" in wrong.stderr
     hub.full = True
-    full = vit_colossal(hub, tmp_path, "push", str(trained), "somebody/eleven")
-    assert full.returncode == 1
-    assert len(full.stderr.splitlines()) == 1
+    for xet in (False, True):
+        full = vit_colossal(hub, tmp_path, "push", str(trained), "somebody/eleven", xet=xet)
+        assert full.returncode == 1
+        (line,) = full.stderr.splitlines()
+        assert "somebody/eleven" in line and ("xet-write-token" in line) is xet
     assert hub.repositories["models", "somebody/eleven"].files == {}
     sent = [request.headers.get("authorization") for request in hub.requests]
     assert f"Bearer {WRITE_TOKEN}" in sent

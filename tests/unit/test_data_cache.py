@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTImageProcessor
+from transformers import AutoImageProcessor, ViTImageProcessorPil
 
 from vit_colossal.data import cache
 from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
@@ -127,20 +127,47 @@ def test_the_first_frame_of_an_animation_counts() -> None:
 # --- Pixels ---------------------------------------------------------------------------------------
 
 
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def processor_of(resample: int, width: int) -> ViTImageProcessorPil:
+    return ViTImageProcessorPil(
+        size={"height": 32, "width": width}, resample=resample, image_mean=MEAN, image_std=STD
+    )
+
+
+def levels(processor: object, images: list[Image.Image]) -> np.ndarray:
+    """What a processor resizes to, before it scales."""
+    result = processor(images, do_rescale=False, do_normalize=False)["pixel_values"]
+    return np.stack([np.asarray(image) for image in result])
+
+
 @pytest.mark.parametrize("width", [32, 24])
-@pytest.mark.parametrize("resample", [0, 2, 3])
+@pytest.mark.parametrize("resample", [0, 1, 2, 3, 4, 5])
 def test_pixels_are_those_of_the_vit_image_processor(
     tmp_path: Path, resample: int, width: int
 ) -> None:
     images = [*noise(4), *noise(2, 17, 90)]
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    processor = ViTImageProcessor(
-        size={"height": 32, "width": width}, resample=resample, image_mean=mean, image_std=std
-    )
-    expected = processor(images, return_tensors="pt")["pixel_values"]
+    processor = processor_of(resample, width)
     split = prepare(tmp_path, images, size=(32, width), resample=resample)
-    found = normalize(torch.from_numpy(np.array(split.images)), mean, std, torch.float32)
+    assert np.array_equal(split.images, levels(processor, images))
+    expected = processor(images, return_tensors="pt")["pixel_values"]
+    found = normalize(torch.from_numpy(np.array(split.images)), MEAN, STD, torch.float32)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("resample", [2, 3])
+def test_the_processor_that_is_saved_gives_these_pixels_by_its_pil_backend(
+    tmp_path: Path, resample: int
+) -> None:
+    """Without a backend's name it is torchvision's, one level of 255 away, two for bicubic."""
+    images = [*noise(4), *noise(2, 17, 90)]
+    processor_of(resample, 24).save_pretrained(tmp_path / "model")
+    split = prepare(tmp_path, images, size=(32, 24), resample=resample)
+    pil = AutoImageProcessor.from_pretrained(tmp_path / "model", backend="pil")
+    assert np.array_equal(split.images, levels(pil, images))
+    other = levels(AutoImageProcessor.from_pretrained(tmp_path / "model"), images)
+    assert np.abs(split.images.astype(int) - other).max() in (1, resample - 1)
 
 
 def test_a_split_is_a_read_only_map_in_the_order_of_the_rows(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def prepare(path: Path, **options: object) -> RunData:
 
 
 def plain(images: list[Image.Image]) -> list[bytes]:
-    """The pixels of RGB images at the model's size, as `ViTImageProcessor` resizes them."""
+    """The pixels of RGB images at the model's size, as `ViTImageProcessorPil` resizes them."""
     resized = [
         image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, reducing_gap=None) for image in images
     ]

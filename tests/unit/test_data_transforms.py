@@ -154,7 +154,7 @@ def test_crop_boxes_are_distributed_as_torchvisions(height: int, width: int) -> 
     torch.manual_seed(6)
     crop = v2.RandomResizedCrop((height, width))
     sample = torch.zeros(3, height, width)
-    drawn = [crop._get_params([sample]) for _ in range(2000)]
+    drawn = [crop.make_params([sample]) for _ in range(2000)]
     theirs = np.array([[d["top"], d["left"], d["height"], d["width"]] for d in drawn])
     # Two means of 2,000 draws: 5 standard errors of their difference.
     error = 5 * np.sqrt((ours.var(0) + theirs.var(0)) / 2000) + 1e-9

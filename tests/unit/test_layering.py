@@ -20,10 +20,19 @@ MAX_FUNCTION_LINES = 62
 #: Each may import what stands before it. A module that is not named here stands after all others,
 #: so it may import any of these, and none of these may import it: `cli` and each command's work.
 ORDER = (
-    *("errors", "settings.base", "settings", "settings.strategy", "settings.data"),
+    *("errors", "colossalai_pins"),
+    *("settings.base", "settings", "settings.strategy", "settings.data"),
     *("settings.augmentation", "settings.optimization", "settings.output"),
     *("train_config", "config"),
-    *("redaction", "hub", "parallel_dims", "model_files", "model_spec", "validation"),
+    *(
+        "redaction",
+        "hub",
+        "parallel_dims",
+        "model_names",
+        "model_files",
+        "model_spec",
+        "validation",
+    ),
     *(
         "runtime.accelerator",
         "runtime.adam",
@@ -43,9 +52,11 @@ ORDER = (
         "data.mixing",
         "data.loaders",
         "model",
+        "model_directory",
         "run_data",
         "optim",
         "transfers",
+        "vit_policy",
         "plugins",
         "engine",
         "loss",
@@ -80,7 +91,7 @@ ORDER = (
 
 #: The modules that may import colossalai, in any function.
 KNOW_COLOSSALAI = {"runtime", "plugins", "engine", "optim", "evaluation", "weights", "parts"}
-KNOW_COLOSSALAI |= {"train_state", "transfers"}
+KNOW_COLOSSALAI |= {"train_state", "transfers", "vit_policy"}
 
 #: What validates a run in the process that only spawns others: it must not cost their imports.
 LIGHT = (

@@ -14,15 +14,16 @@ import torch
 from colossalai.kernel.kernel_loader import KernelLoader
 from colossalai.utils import multi_tensor_applier
 
+from vit_colossal.runtime.adam import _update_fused
 from vit_colossal.runtime.kernels import (
     CPUAdamOptimizer,
     TorchCpuAdam,
     TorchFusedAdam,
     choose_kernel,
+    is_prebuilt,
     multi_tensor_adam,
     multi_tensor_l2norm,
     multi_tensor_scale,
-    native_kernel,
 )
 
 LR, BETAS, EPS, STEPS = 3e-3, (0.9, 0.98), 1e-7, 20
@@ -151,6 +152,24 @@ def test_fused_kernels_beside_adam() -> None:
     assert flag.item() == 1
 
 
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_on_cuda_the_fused_kernel_is_what_adamw_calls(decoupled: bool) -> None:
+    """Its arguments, on the CPU's version of that kernel; every plugin then rounds alike."""
+    params, expected = weights(), [torch.nn.Parameter(weight) for weight in weights()]
+    firsts, seconds = ([torch.zeros_like(param) for param in params] for _ in range(2))
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    optimizer = kind(expected, lr=LR, betas=BETAS, eps=EPS, weight_decay=0.05, fused=True)
+    numbers = {"lr": LR, "beta1": BETAS[0], "beta2": BETAS[1], "eps": EPS, "weight_decay": 0.05}
+    for step in range(1, STEPS + 1):
+        slopes = gradients(step, torch.float32)
+        for param, slope in zip(expected, slopes, strict=True):
+            param.grad = slope.clone()
+        optimizer.step()
+        _update_fused(params, slopes, firsts, seconds, step, numbers, decoupled=decoupled)
+    for param, wanted in zip(params, expected, strict=True):
+        assert torch.equal(param, wanted)
+
+
 class Native(TorchCpuAdam):
     """A compiled kernel as ColossalAI declares one; upstream's part, so made up here."""
 
@@ -172,7 +191,7 @@ class Native(TorchCpuAdam):
 
 
 class NoDevice(Native):
-    available = False
+    available, module = False, "json"
 
 
 class NoToolkit(Native):
@@ -183,18 +202,18 @@ class Prebuilt(NoToolkit):
     module = "json"
 
 
-def test_native_kernels_are_judged_without_building(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert native_kernel(NoDevice()) is None
-    assert native_kernel(NoToolkit()) is None
-    assert native_kernel(Prebuilt()) == "prebuilt"
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert native_kernel(Native()) is None
+def test_native_kernels_are_not_built() -> None:
+    """Where a toolkit would allow it, neither: see the module's text."""
+    assert not is_prebuilt(NoDevice())
+    assert not is_prebuilt(Native())
+    assert is_prebuilt(Prebuilt())
 
 
 @pytest.mark.parametrize(
     ("natives", "wanted"),
     [
         ([NoDevice, NoToolkit], TorchFusedAdam),
+        ([Native], TorchFusedAdam),
         ([NoToolkit, Prebuilt], Prebuilt),
         ([], TorchFusedAdam),
     ],
@@ -259,7 +278,10 @@ PATCHED = """
 
 
 def test_cuda_gets_nothing_of_the_cpu_path() -> None:
-    """With a CUDA device that PyTorch only claims to have, and no toolkit."""
+    """With a CUDA device that PyTorch only claims to have, and no toolkit.
+
+    The two optimizers update what Gemini keeps on the host, which is the CPU's path on CUDA too.
+    """
     output = run_python(
         """
         import os
@@ -274,7 +296,7 @@ def test_cuda_gets_nothing_of_the_cpu_path() -> None:
         """,
         PATCHED,
         """
-        assert patched() == set(), patched()
+        assert patched() == {"cpu_adam", "hybrid_adam"}, patched()
         from vit_colossal.runtime.kernels import kernels_in_use
         used = kernels_in_use()
         assert (used["cpu_adam"], used["fused_adam"]) == ("torch", "torch"), used

@@ -12,6 +12,7 @@ from vit_colossal.bench import Bench
 from vit_colossal.bench_config import BenchConfig, make_cases
 from vit_colossal.bench_plot import plot
 from vit_colossal.bench_report import as_document, as_markdown, as_text, write
+from vit_colossal.colossalai_pins import require_colossalai
 from vit_colossal.config import flags_parser, load_config
 from vit_colossal.run_record import describe_software
 
@@ -24,6 +25,7 @@ def build_parser(prog: str) -> ArgumentParser:
 def main(flags: Sequence[str], prog: str) -> int:
     """Measure; 1 when nothing could be, 3 when cases of the same work have other losses."""
     config = load_config(flags, prog, BenchConfig)
+    require_colossalai()
     folder = config.output_dir or Path("runs") / time.strftime("bench-%Y%m%d-%H%M%S")
     software = describe_software()
     bench = Bench(config, make_cases(config), folder, software["commit"])

@@ -6,6 +6,7 @@ import shlex
 from argparse import ArgumentParser
 from collections.abc import Sequence
 
+from vit_colossal.colossalai_pins import require_colossalai
 from vit_colossal.config import flags_parser, load_config
 from vit_colossal.parity import ParityConfig, run_parity
 from vit_colossal.parity_report import as_text, write
@@ -19,7 +20,9 @@ def build_parser(prog: str) -> ArgumentParser:
 
 def main(flags: Sequence[str], prog: str) -> int:
     """Compare every layout with the plain loop; 3 when one differs."""
-    rows, folder = run_parity(load_config(flags, prog, ParityConfig))
+    config = load_config(flags, prog, ParityConfig)
+    require_colossalai()
+    rows, folder = run_parity(config)
     write(rows, folder, shlex.join(["vit-colossal", "parity", *flags]), describe_software())
     print(as_text(rows))
     failed = sum(not row.passed for row in rows)

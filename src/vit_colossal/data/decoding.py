@@ -111,7 +111,7 @@ def _from_wide_grey(image: Image.Image) -> Image.Image:
 
 
 def decode(image: Image.Image, size: tuple[int, int], resample: int) -> np.ndarray:
-    """Convert and resize one image as ``transformers.ViTImageProcessor`` does.
+    """Convert and resize one image as ``transformers.ViTImageProcessorPil`` does.
 
     Args:
         image: An opened image.

@@ -118,9 +118,9 @@ def augment(image: Tensor, seed: int, epoch: int, index: int, options: Augmentat
     """Augment one image with random numbers that depend on (seed, epoch, index) only.
 
     In this order: crop, flip, policy, erasing. The crop follows
-    ``torchvision.transforms.v2.RandomResizedCrop`` (torchvision 0.20; the scheme is that of
-    Szegedy et al., "Going deeper with convolutions", arXiv:1409.4842); policy and erasing are
-    torchvision's own transforms, each with random numbers of its own.
+    ``torchvision.transforms.v2.RandomResizedCrop`` (the scheme is that of Szegedy et al., "Going
+    deeper with convolutions", arXiv:1409.4842); policy and erasing are torchvision's own
+    transforms, each with random numbers of its own.
 
     Args:
         image: uint8 [3, H, W].

@@ -110,8 +110,9 @@ def multi_tensor_adam(
     weight_decay: float,
     div_scale: float = -1.0,
 ) -> None:
-    """Adam for lists of tensors, in the order of ``torch.optim.AdamW(foreach=True)``.
+    """Adam for lists of tensors, as ``torch.optim.AdamW(foreach=True)`` rounds it.
 
+    On CUDA by PyTorch's fused kernel, so that every plugin's update rounds alike there too.
     Positional arguments as ``colossalai.utils.multi_tensor_applier`` passes them to the CUDA kernel
     (upstream ``csrc/kernel/cuda/multi_tensor_adam_kernel.cu``). Like it, infinities and NaNs are
     propagated and gradients are left as they are.
@@ -140,24 +141,75 @@ def multi_tensor_adam(
     slopes = [grad.to(weight.dtype) for grad, weight in zip(grads, weights, strict=True)]
     if div_scale > 0:
         slopes = list(torch._foreach_div(slopes, div_scale))
-    if weight_decay != 0 and mode == 1:
-        torch._foreach_mul_(weights, 1 - lr * weight_decay)
-    elif weight_decay != 0:
-        slopes = list(torch._foreach_add(slopes, weights, alpha=weight_decay))
-
-    torch._foreach_lerp_(firsts, slopes, 1 - beta1)
-    torch._foreach_mul_(seconds, beta2)
-    torch._foreach_addcmul_(seconds, slopes, slopes, 1 - beta2)
-    del slopes  # not needed any more, and as large as the weights
-    correction1, correction2 = _bias_corrections(step, beta1, beta2, bias_correction == 1)
-    denominators = torch._foreach_sqrt(seconds)
-    torch._foreach_div_(denominators, correction2**0.5)
-    torch._foreach_add_(denominators, epsilon)
-    torch._foreach_addcdiv_(weights, firsts, denominators, -(lr / correction1))
+    numbers = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": epsilon}
+    numbers["weight_decay"] = weight_decay
+    lists = (weights, slopes, firsts, seconds)
+    if bias_correction == 1 and weights[0].device.type == "cuda":
+        _update_fused(*lists, step, numbers, decoupled=mode == 1)
+    else:
+        corrections = _bias_corrections(step, beta1, beta2, bias_correction == 1)
+        _update_in_lists(*lists, corrections, numbers, decoupled=mode == 1)
 
     for tensors, updated in ((params, weights), (exp_avgs, firsts), (exp_avg_sqs, seconds)):
         if any(new is not old for new, old in zip(updated, tensors, strict=True)):
             torch._foreach_copy_(tensors, updated)
+
+
+def _update_fused(
+    weights: list[torch.Tensor],
+    slopes: list[torch.Tensor],
+    firsts: list[torch.Tensor],
+    seconds: list[torch.Tensor],
+    step: int,
+    numbers: dict[str, float],
+    *,
+    decoupled: bool,
+) -> None:
+    """What ``torch.optim.AdamW(fused=True)`` calls, or Adam."""
+    # Filled on the device: a number that is copied there would be waited for.
+    count = torch.full((), float(step), device=weights[0].device)
+    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+    kernel(
+        weights,
+        slopes,
+        firsts,
+        seconds,
+        [],
+        [count] * len(weights),
+        lr=numbers["lr"],
+        beta1=numbers["beta1"],
+        beta2=numbers["beta2"],
+        weight_decay=numbers["weight_decay"],
+        eps=numbers["eps"],
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def _update_in_lists(
+    weights: list[torch.Tensor],
+    slopes: list[torch.Tensor],
+    firsts: list[torch.Tensor],
+    seconds: list[torch.Tensor],
+    corrections: tuple[float, float],
+    numbers: dict[str, float],
+    *,
+    decoupled: bool,
+) -> None:
+    """The operations of ``torch.optim.AdamW(foreach=True)``, in their order; empties ``slopes``."""
+    lr, decay = numbers["lr"], numbers["weight_decay"]
+    if decay != 0 and decoupled:
+        torch._foreach_mul_(weights, 1 - lr * decay)
+    elif decay != 0:
+        slopes[:] = torch._foreach_add(slopes, weights, alpha=decay)
+    torch._foreach_lerp_(firsts, slopes, 1 - numbers["beta1"])
+    torch._foreach_mul_(seconds, numbers["beta2"])
+    torch._foreach_addcmul_(seconds, slopes, slopes, 1 - numbers["beta2"])
+    slopes.clear()  # not needed any more, and as large as the weights
+    denominators = torch._foreach_sqrt(seconds)
+    torch._foreach_div_(denominators, corrections[1] ** 0.5)
+    torch._foreach_add_(denominators, numbers["eps"])
+    torch._foreach_addcdiv_(weights, firsts, denominators, -(lr / corrections[0]))
 
 
 @torch.no_grad()

@@ -2,16 +2,21 @@
 
 ``HybridAdam``, ``CPUAdam`` and ``FusedAdam`` load compiled kernels; without a CUDA toolkit upstream
 either finds none or tries a build that must fail. `register_stand_ins` decides once, per loader,
-and leaves exactly one candidate in it: upstream's kernel where it can be loaded or built, otherwise
-one of the two here, whose arithmetic is in `adam`.
+and leaves exactly one candidate in it: upstream's kernel where it was built with ColossalAI
+(``BUILD_EXT=1``), otherwise one of the two here, whose arithmetic is in `adam`.
+
+Nothing is built while a run starts. Upstream would compile for minutes in the optimizer's
+constructor, on every rank at once; a rank that is killed meanwhile leaves a lock for which all
+later runs wait for ever (``torch.utils.file_baton``); and a build that fails, as it may with a
+toolkit or a PyTorch that is newer than upstream's sources, ends the run. PyTorch's own fused kernel
+does the same work on CUDA.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import shutil
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 from colossalai.kernel.extensions.base_extension import _Extension
 from colossalai.kernel.kernel_loader import CPUAdamLoader, FusedOptimizerLoader
@@ -64,33 +69,21 @@ class TorchFusedAdam(TorchExtension):
         )
 
 
-def native_kernel(extension: Any) -> Literal["prebuilt", "buildable"] | None:
-    """Whether upstream's kernel can be used here, found out without building anything.
+def is_prebuilt(extension: Any) -> bool:
+    """Whether upstream's kernel was installed with ColossalAI, runs here and loads.
 
     Args:
         extension: An instance of one of ColossalAI's C++/CUDA extensions.
-
-    Returns:
-        ``"prebuilt"`` if its library was installed and loads, ``"buildable"`` if a matching toolkit
-        and compiler are there, None otherwise.
     """
     if not extension.is_available():
-        return None
-    if importlib.util.find_spec(extension.prebuilt_import_path) is not None:
-        try:
-            extension.import_op()
-        except ImportError:
-            pass  # built for another PyTorch; upstream would build it afresh, and so judge that
-        else:
-            return "prebuilt"
-    from torch.utils.cpp_extension import get_cxx_compiler, is_ninja_available
-
+        return False
+    if importlib.util.find_spec(extension.prebuilt_import_path) is None:
+        return False
     try:
-        extension.assert_compatible()
-    except Exception:  # upstream raises AssertionError, ValueError, OSError and bare Exception here
-        return None
-    tools = is_ninja_available() and shutil.which(get_cxx_compiler()) is not None
-    return "buildable" if tools else None
+        extension.import_op()
+    except ImportError:  # built for another PyTorch
+        return False
+    return True
 
 
 def choose_kernel(loader: Any, stand_in: type[TorchExtension]) -> None:
@@ -101,18 +94,15 @@ def choose_kernel(loader: Any, stand_in: type[TorchExtension]) -> None:
 
     Args:
         loader: A subclass of ColossalAI's ``KernelLoader``.
-        stand_in: Taken if none of the loader's own kernels is usable.
+        stand_in: Taken if none of the loader's own kernels was built.
     """
     for native in loader.REGISTRY:
         if issubclass(native, TorchExtension):
             return  # chosen before
-        usable = native_kernel(native())
-        if usable == "prebuilt":
+        if is_prebuilt(native()):
             # A library that loads needs no toolkit, but the loader would ask for one.
             checked = {"assert_compatible": lambda self: None}
-            native = type(native.__name__, (native,), checked)
-        if usable is not None:
-            loader.REGISTRY[:] = [native]
+            loader.REGISTRY[:] = [type(native.__name__, (native,), checked)]
             return
     loader.REGISTRY.clear()
     loader.register_extension(stand_in)

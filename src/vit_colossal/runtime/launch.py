@@ -76,8 +76,22 @@ def _launch_problems(values: dict[str, str]) -> list[str]:
     return problems
 
 
+def compute_exactly() -> None:
+    """Let CUDA compute fp32 in fp32, and the same sums in the same order each time.
+
+    PyTorch lets convolutions round their fp32 inputs to TF32, and cuDNN choose algorithms that add
+    as they come: neither goes with comparing runs, nor with continuing one bit for bit. 16-bit
+    arithmetic stays as it is, and so do attention's kernels, whose sums have at most two parts at
+    197 tokens. The CPU has none of these.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
 def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
-    """Join the process group: gloo on the CPU, NCCL on CUDA.
+    """Join the process group: gloo on the CPU, NCCL on CUDA, which then computes exactly.
 
     A single process gets a group of its own, on a port the system picks, so that every plugin
     runs the same way at any world size.
@@ -91,6 +105,8 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
         ConfigError: the address of the launch variables cannot be used.
     """
     backend = "gloo" if device == "cpu" else "nccl"
+    if device == "cuda":
+        compute_exactly()
     timeout = timedelta(seconds=timeout_s)
     if topology.world_size == 1 and "RANK" not in os.environ:
         store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timeout)

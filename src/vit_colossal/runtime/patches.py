@@ -93,10 +93,12 @@ def keep_gemini_shards_resident() -> bool:
     return True
 
 
-def _divides_bf16_gradients(optimizer_type: type) -> bool:
+def _divides_bf16_gradients(optimizer_type: type[CPUAdam]) -> bool:
     """Take one step with a bfloat16 gradient of 1 and a divisor of 2, and look at the moment."""
     param = torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16))
-    optimizer = optimizer_type([param], betas=(0.5, 0.5))
+    optimizer: Any = object.__new__(optimizer_type)
+    # Without HybridAdam's own part, which is for parameters on a GPU.
+    CPUAdam.__init__(optimizer, [param], betas=(0.5, 0.5))
     param.grad = torch.ones(1, dtype=torch.bfloat16)
     param.data = param.data.float()
     optimizer.step(div_scale=2.0)
@@ -104,12 +106,13 @@ def _divides_bf16_gradients(optimizer_type: type) -> bool:
 
 
 def divide_bf16_gradients_in_adam() -> bool:
-    """Make ``CPUAdam`` and ``HybridAdam`` on CPU honour ``div_scale`` for bfloat16 gradients.
+    """Make ``CPUAdam`` and ``HybridAdam`` honour ``div_scale`` for bfloat16 gradients on the CPU.
 
     Why: ``nn/optimizer/cpu_adam.py`` and ``hybrid_adam.py``, ``step``, send those gradients to
     ``torch_adam_update``, which is not given ``div_scale``: Gemini's clipping is lost. In float32
     they take the kernel's path, which divides. Gemini accepts these exact types and no subclass
-    (``zero/gemini/gemini_optimizer.py``, ``_AVAIL_OPTIM_LIST``), hence a patch.
+    (``zero/gemini/gemini_optimizer.py``, ``_AVAIL_OPTIM_LIST``), hence a patch. Any device: on CUDA
+    what Gemini offloads is updated on the CPU.
 
     The kernels have to be settled before (``kernels.register_stand_ins``): this builds optimizers.
     """
@@ -259,6 +262,7 @@ def apply_shared_patches() -> list[str]:
     return _apply(
         count_accumulated_gradients_once,
         end_accumulation_with_every_step,
+        divide_bf16_gradients_in_adam,
         join_norms_without_gradients,
         let_the_first_group_be_empty,
     )
@@ -274,7 +278,6 @@ def apply_cpu_patches() -> list[str]:
         give_record_stream_a_cpu_kernel,
         name_the_hccl_backend,
         keep_gemini_shards_resident,
-        divide_bf16_gradients_in_adam,
         fork_one_generator_once,
         scale_fp16_loss_on_cpu,
     )
