@@ -42,7 +42,7 @@ COLOSSALAI_IMPORTS = [
 # The last two are for MLflow's local database; a tracking server needs neither.
 MLFLOW = ["mlflow-skinny>=2.17", "sqlalchemy>=2", "alembic>=1.13"]
 TRACKERS = {"wandb": ["wandb>=0.18"], "mlflow": MLFLOW}
-ONNX = ["onnx>=1.15", "onnxruntime>=1.17"]
+ONNX = ["onnx>=1.17", "onnxscript>=0.7", "onnxruntime>=1.20"]
 TEST = [
     *("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "playwright>=1.48"),
     *(name for names in TRACKERS.values() for name in names),

@@ -16,6 +16,7 @@ import platform
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,9 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from gpu_check.check import Check, failed
 from gpu_check.comparing import parity
 from gpu_check.exporting import export
+from gpu_check.resuming import resume
 from gpu_check.running import ROOT, Runner
 from gpu_check.timing import offload, speed
-from gpu_check.training import resume, train
+from gpu_check.training import train
 
 from vit_colossal.colossalai_pins import colossalai_problems
 
@@ -45,8 +47,10 @@ PARTS: dict[str, tuple[Callable[[Check], None], int]] = {
 #: Seconds for all parts: on a CPU the same work takes far longer.
 LIMITS = {"cuda": 600.0, "cpu": 7200.0}
 #: The folders that this script fills.
-MADE = ("cache", "exports", "logs", "parity", "pictures", "runs")
-MADE += ("speed-eager", "speed-compiled", "offload-gemini")
+MADE = (
+    *("cache", "exports", "logs", "parity", "pictures", "runs"),
+    *("speed-eager", "speed-compiled", "offload-gemini"),
+)
 PACKAGES = ("torch", "colossalai", "transformers", "datasets", "numpy")
 
 
@@ -70,10 +74,10 @@ def read_flags(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts that are asked for."""
     asked = read_flags(arguments)
+    names: list[str] = []
     problems = colossalai_problems()
-    names = _device_names() if asked.device == "cuda" and not problems else []
-    if asked.device == "cuda" and not names and not problems:
-        problems = ["no CUDA device: run this where one is, or try it with --device cpu --tiny"]
+    if asked.device == "cuda" and not problems:
+        names, problems = _device_names()
     if problems:
         print(f"error: {problems[0]}", file=sys.stderr)
         return 2
@@ -135,12 +139,18 @@ def _prepare(asked: argparse.Namespace, names: list[str]) -> Check:
     )
 
 
-def _device_names() -> list[str]:
-    import torch
+def _device_names() -> tuple[list[str], list[str]]:
+    """All CUDA devices, and why there are none.
 
-    if not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    Asked in a process of its own: to know them is to hold a context on a device.
+    """
+    asking = "import torch.cuda as c\nfor i in range(c.device_count()): print(c.get_device_name(i))"
+    answer = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True)
+    names = answer.stdout.splitlines()
+    if answer.returncode:
+        return [], [f"PyTorch cannot be asked for devices: {answer.stderr.splitlines()[-1]}"]
+    nothing = "no CUDA device: run this where one is, or try it with --device cpu --tiny"
+    return names, [] if names else [nothing]
 
 
 def _ranks(devices: int) -> int:

@@ -49,7 +49,7 @@ class Row:
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.part:<8}{self.what:<28}{self.result:<72}{self.seconds:>6.0f} s"
+        return f"{self.part:<8}{self.what:<34}{self.result:<76}{self.seconds:>6.0f} s"
 
     @property
     def result(self) -> str:

@@ -103,7 +103,9 @@ def _predict(check: Check, source: Path) -> Outcome:
     if finished.code != 0:
         return failed(finished.problem())
     answers = json.loads(output.read_text(encoding="utf-8"))
-    right = sum(Path(one["file"]).stem.split("-")[1] == one["label"] for one in answers)
+    right = sum(
+        Path(one["file"]).stem.split("-")[1] == one["predictions"][0]["label"] for one in answers
+    )
     text = f"{right} of {len(answers)} files right, {expected['correct']} in the run"
     same = len(answers) == expected["total"] and abs(right - expected["correct"]) <= ALLOWED
     return passed(text) if same else failed(text)

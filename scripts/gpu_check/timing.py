@@ -83,29 +83,13 @@ def _bench(
         The cases that were measured, by name, and the command.
     """
     name = f"{part}-{kind}"
-    settings = {**SETTINGS, **(TINY if check.tiny else {}), "global_batch_size": batch}
-    steps = {"steps": 2, "warmup_steps": 1} if check.tiny else {"steps": 30, "warmup_steps": 10}
-    if part == "offload":
-        steps = {"steps": 5, "warmup_steps": 3}
-    listed = [
-        {"name": case, "processes": 1, **steps, "settings": changed}
-        | ({"peer": PEER} if case.startswith("plain") else {})
-        for case, changed in cases.items()
-    ]
     file, folder = check.folder / f"{name}.yaml", check.folder / name
-    settings["device"] = check.device
-    file.write_text(yaml.safe_dump({"settings": settings, "cases": listed}), encoding="utf-8")
-    command: list[Argument] = [
-        "-m",
-        "vit_colossal",
-        "bench",
-        "--cases",
-        file,
-        "--output-dir",
-        folder,
-    ]
-    command += ["--repetitions", "1", "--profile-steps", "0", "--overwrite"]
-    command += ["--case-timeout", "120"]
+    file.write_text(yaml.safe_dump(_cases_file(check, part, cases, batch)), encoding="utf-8")
+    command: list[Argument] = ["-m", "vit_colossal", "bench", "--cases", file]
+    command += ["--output-dir", folder, "--overwrite"]
+    command += ["--repetitions", "1", "--profile-steps", "0"]
+    # One that hangs must not take the others' time. Threads are for what Gemini offloads.
+    command += ["--case-timeout", "120"] if check.device == "cuda" else ["--threads", "1"]
     changes = {} if threads is None else {"TORCHINDUCTOR_COMPILE_THREADS": str(threads)}
     finished = check.runner.run(name, command, changes=changes)
     document = _read(folder)
@@ -116,6 +100,22 @@ def _bench(
         _add(check, part, case, finished)
     _add_losses(check, part, document, finished)
     return measured, finished
+
+
+def _cases_file(check: Check, part: str, cases: Settings, batch: int) -> dict[str, Any]:
+    """What ``--cases`` reads; docs/performance.md describes it."""
+    settings = {**SETTINGS, **(TINY if check.tiny else {}), "global_batch_size": batch}
+    steps = (
+        {"steps": 30, "warmup_steps": 10} if part == "speed" else {"steps": 5, "warmup_steps": 3}
+    )
+    if check.tiny:
+        steps = {"steps": 2, "warmup_steps": 1}
+    listed = [
+        {"name": case, "processes": 1, **steps, "settings": changed}
+        | ({"peer": PEER} if case.startswith("plain") else {})
+        for case, changed in cases.items()
+    ]
+    return {"settings": {**settings, "device": check.device}, "cases": listed}
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -1,16 +1,14 @@
-"""Parts ``train`` and ``resume``: every plugin reaches the reference, and survives SIGKILL."""
+"""Part ``train``: every plugin reaches the reference on the device."""
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import yaml
 
 from gpu_check.check import Check, Outcome, events, failed, passed, slug
-from gpu_check.running import ROOT, Argument, Finished
+from gpu_check.running import ROOT, Argument
 from vit_colossal.layouts import SMALL_CHUNKS
 from vit_colossal.references import Result, load_references, save_reference, spread
 
@@ -25,7 +23,6 @@ CHUNKS = [
     for name, value in SMALL_CHUNKS.items()
     for text in (f"--{name.replace('_', '-')}", str(value))
 ]
-OFFLOAD = ["--gemini-offload-optim-frac", "1", "--gemini-offload-param-frac", "1"]
 
 #: A run that saves within its epochs of 16 steps.
 SHORT = ["--dataset", "digits", "--model", "vit-micro", "--lr", "1e-3", "--log-every", "1"]
@@ -105,81 +102,3 @@ def _low_reference(folder: Path) -> Path:
     path.unlink(missing_ok=True)
     save_reference(load_references()[REFERENCE].model_copy(update=values), path)
     return path
-
-
-def _kill_cases(check: Check) -> dict[str, list[str]]:
-    """Every plugin once, and between them every precision, clipping and loss scale."""
-    gemini = ["--plugin", "gemini", "--precision", "bf16", *CHUNKS]
-    clipped = ["--clip-grad-norm", "1"]
-    cases = {
-        "ddp fp16": ["--plugin", "ddp", "--precision", "fp16"],
-        "zero1 bf16, clipped": ["--plugin", "zero1", "--precision", "bf16", *clipped],
-        "zero2 fp32": ["--plugin", "zero2", "--precision", "fp32"],
-        "gemini bf16": gemini,
-        "hybrid fp16": ["--plugin", "hybrid", "--precision", "fp16"],
-    }
-    if check.device == "cuda":
-        cases["gemini offload, clipped"] = [*gemini, *OFFLOAD, *clipped]
-    if check.processes > 1:
-        cases["hybrid pp2 bf16"] = ["--plugin", "hybrid", "--pp", "2", "--precision", "bf16"]
-        cases["hybrid tp2 bf16"] = ["--plugin", "hybrid", "--tp", "2", "--precision", "bf16"]
-    return {"zero1 bf16, clipped": cases["zero1 bf16, clipped"]} if check.tiny else cases
-
-
-def resume(check: Check) -> None:
-    """A run that was killed and went on has the bits of one that was not."""
-    jobs = [
-        partial(check.attempt, "resume", name, partial(_kill_and_resume, check, name, flags))
-        for name, flags in _kill_cases(check).items()
-    ]
-    check.runner.together(jobs)
-
-
-def _kill_and_resume(check: Check, name: str, flags: list[str]) -> Outcome:
-    steps, every = (60, 10) if check.tiny else (240, 30)
-    command: list[Argument] = ["train.py", *SHORT, *flags, "--device", check.device, *check.nproc()]
-    command += ["--max-steps", str(steps), "--save-every", str(every), "--output-dir"]
-    whole, broken = (check.folder / "runs" / f"{k}-{slug(name)}" for k in ("whole", "killed"))
-
-    def start(kind: str, run_dir: Path, *more: str, kill: bool = False) -> Finished:
-        halfway = partial(_is_past, run_dir, steps // 2)
-        log = f"resume-{slug(name)}-{kind}"
-        return check.runner.run(
-            log, [*command, run_dir, *more], kill_when=halfway if kill else None
-        )
-
-    finished = start("whole", whole)
-    if finished.code != 0:
-        return failed(finished.problem())
-    finished = start("killed", broken, kill=True)
-    if finished.code == 0:
-        return failed("it ended before it could be killed")
-    if finished.code != -9:
-        return failed(finished.problem())
-    reached = events(broken, "train")[-1]["step"]
-    finished = start("resumed", broken, "--resume", "auto")
-    if finished.code != 0:
-        return failed(finished.problem())
-    found = re.search(r"resumed from \S*step-0*(\d+): (.+)", finished.text())
-    if found is None or found[2] != "same layout, so bit-exact":
-        return failed("it began anew: see its log")
-    text = f"killed after step {reached} of {steps}, resumed from {found[1]}"
-    differing = _differing_bytes(*(run / "model" / "model.safetensors" for run in (whole, broken)))
-    return failed(f"{text}: {differing}") if differing else passed(f"{text}: the same bits")
-
-
-def _is_past(run_dir: Path, step: int) -> bool:
-    """Whether it has saved at ``step`` and taken some more steps, which the killed run loses."""
-    if not (run_dir / "checkpoints" / f"step-{step:06d}").is_dir():
-        return False
-    taken = re.findall(r'"step": (\d+)', (run_dir / "metrics.jsonl").read_text(encoding="utf-8"))
-    return int(taken[-1]) >= step + 3
-
-
-def _differing_bytes(path: Path, other: Path) -> str:
-    """How much two files differ; empty where they do not."""
-    left, right = (np.frombuffer(file.read_bytes(), np.uint8) for file in (path, other))
-    if len(left) != len(right):
-        return f"models of {len(left)} and {len(right)} bytes"
-    count = int((left != right).sum())
-    return f"{count:,} of the model's {len(left):,} bytes differ" if count else ""

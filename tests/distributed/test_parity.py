@@ -34,7 +34,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
     folder = tmp_path_factory.mktemp("parity")
     config = ParityConfig(max_steps=STEPS, nproc=2)
     job = config.job(plugin="ddp", precision="fp32")
-    cases = [Case(name, "layout", 2, job, folder / name) for name in FAULTS]
+    cases = [Case(name, None, 2, job, folder / name) for name in FAULTS]
     return {row.name: row for row in compare_cases(config, cases, folder, [WORKER])}
 
 
