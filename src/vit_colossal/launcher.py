@@ -71,9 +71,18 @@ def _pass_on(number: int) -> None:
 
 def _report(error: ChildFailedError) -> int:
     """One line on the process that failed first; its own output already said why."""
-    # A killed process takes its peers down within milliseconds: name it, not the first mourner.
     failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
-    killed = [item for item in failures if item[1].exitcode < 0]
+    # A killed process takes its peers down within milliseconds: name it, not the first mourner.
+    # Those that torch's launcher ends after a failure, by SIGTERM and half a minute later by
+    # SIGKILL, are listed too (since a release between 2.5 and 2.11), behind the one that failed.
+    soon = failures[0][1].timestamp + 1
+    killed = [
+        item
+        for item in failures
+        if item[1].exitcode < 0
+        and item[1].exitcode != -signal.SIGTERM
+        and item[1].timestamp <= soon
+    ]
     rank, failure = (killed or failures)[0]
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
