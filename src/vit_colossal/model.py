@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +136,8 @@ def build_processor(spec: ModelSpec) -> ViTImageProcessorPil:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError([f"--model {spec.name}: no image processor: {reason}"]) from None
     problems = [
-        f"--model {spec.name}: preprocessor_config.json: {name} is {value!r}: {needed}"
+        f"--model {spec.name}: preprocessor_config.json: {name} is "
+        f"{json.dumps(value, default=repr)}: {needed}"
         for name, value, needed, valid in (
             ("image_mean", processor.image_mean, "3 numbers are needed", _is_triple),
             ("image_std", processor.image_std, "3 positive numbers are needed", _is_scale),

@@ -135,8 +135,8 @@ def _plant_in_layers(planter: Planter, layer: Any) -> None:
             planter.reached("evaluation")
         if planter.inside == "train":
             planter.reached("forward")
-            if output[0].requires_grad:
-                output[0].register_hook(lambda gradient: planter.reached("backward"))
+            if output.requires_grad:
+                output.register_hook(lambda gradient: planter.reached("backward"))
         return output
 
     layer.forward = call

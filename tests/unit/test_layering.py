@@ -40,6 +40,7 @@ ORDER = (
         "runtime.stage_patches",
         "runtime.patches",
         "runtime",
+        "runtime.rendezvous",
         "runtime.launch",
     ),
     *("events", "trackers"),

@@ -259,12 +259,16 @@ def _fetched(encoded: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _with_slices(splits: dict[str, Any], request: SourceRequest) -> dict[str, Any]:
     """The splits, and the parts of them that were asked for as ``train[:4500]``."""
-    found = dict(splits)
+    # First of all: the library decodes a hub's images in threads of its own, as a step that a later
+    # cast would not undo. Where it knows no features yet, it has no such step.
+    found = {
+        name: rows.decode(num_threads=0) if rows.features else rows for name, rows in splits.items()
+    }
     for name in filter(None, (request.train_split, request.eval_split)):
         part = parse_slice(name)
         if part is not None and part[0] in splits:
             start, stop = part[1] or 0, part[2]
-            rows = splits[part[0]].skip(start)
+            rows = found[part[0]].skip(start)
             found[name] = rows if stop is None else rows.take(max(0, stop - start))
     return found
 

@@ -19,6 +19,8 @@ _NOISE = (
     (r"TypedStorage is deprecated", r"colossalai\b"),
     (r"`broadcast_buffers` is deprecated", r"colossalai\b"),
     (r"`torch.jit.script` is deprecated", r"torch\.jit\b"),
+    # Renamed in torch 2.14; ColossalAI calls them by the names that torch 2.11 has too.
+    (r"`torch.distributed.\w+_tensor` is deprecated", r"torch\.distributed\b"),
 )
 _BITSANDBYTES_LOGGER = "bitsandbytes.backends.cpu.ops"
 

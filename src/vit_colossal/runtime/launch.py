@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from vit_colossal.errors import ConfigError
+from vit_colossal.runtime.rendezvous import find_store
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
         timeout_s: seconds after which a collective that a peer never joins fails.
 
     Raises:
-        ConfigError: the address of the launch variables cannot be used.
+        ConfigError: the address of the launch variables cannot be used, or a rank did not come.
     """
     backend = "gloo" if device == "cpu" else "nccl"
     if device == "cuda":
@@ -113,7 +114,12 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     else:
         try:
-            dist.init_process_group(backend, timeout=timeout)
+            store, rank, world_size = find_store(timeout)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+            )
+        except TimeoutError as error:
+            raise ConfigError([f"environment: {error}"]) from None
         except RuntimeError as error:
             taken = "EADDRINUSE" in str(error)
             if not taken and not isinstance(error, dist.DistNetworkError):
