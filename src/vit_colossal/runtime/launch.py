@@ -110,8 +110,8 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
         compute_exactly()
     timeout = timedelta(seconds=timeout_s)
     if topology.world_size == 1 and "RANK" not in os.environ:
-        store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timeout)
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        own = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timeout)
+        dist.init_process_group(backend, store=own, rank=0, world_size=1, timeout=timeout)
     else:
         try:
             store, rank, world_size = find_store(timeout)
