@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from vit_colossal import __version__
 from vit_colossal.errors import ConfigError, UserError
+from vit_colossal.importing import without_collecting
 from vit_colossal.redaction import SafeFormatter, hide_secrets
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
         if name in _COMMANDS:
             return _run(name, flags, prog)
         # Imported when asked for: no command pays for what another one needs.
-        command = import_module(f"vit_colossal.commands.{name}")
+        with without_collecting():
+            command = import_module(f"vit_colossal.commands.{name}")
         return int(command.main(flags, prog))
     except UserError as error:
         if debug:
@@ -101,6 +103,8 @@ def _run(name: str, flags: Sequence[str], prog: str) -> int:
     if name == "eval":
         from vit_colossal.eval_config import EvalConfig as kind
     config, problems = parse_config(flags, prog, kind)
+    with without_collecting():
+        import_module("vit_colossal.run")
     if problems or config.nproc is not None:
         return _spawn(name, config, list(flags), problems)
     return _COMMANDS[name](config)

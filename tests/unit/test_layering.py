@@ -20,7 +20,7 @@ MAX_FUNCTION_LINES = 62
 #: Each may import what stands before it. A module that is not named here stands after all others,
 #: so it may import any of these, and none of these may import it: `cli` and each command's work.
 ORDER = (
-    *("errors", "colossalai_pins"),
+    *("errors", "colossalai_pins", "importing"),
     *("settings.base", "settings", "settings.strategy", "settings.data"),
     *("settings.augmentation", "settings.optimization", "settings.output"),
     *("train_config", "config"),

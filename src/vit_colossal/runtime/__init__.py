@@ -10,6 +10,8 @@ import logging
 import os
 import warnings
 
+from vit_colossal.importing import without_collecting
+
 # Each is the beginning of one message that ColossalAI causes with every import or run, and the
 # module that is blamed for it: two are about optional packages that no plugin here uses, the others
 # about its use of PyTorch.
@@ -49,6 +51,7 @@ _quiet_imports()
 _start_no_compilers()
 
 
+@without_collecting()
 def activate(device_type: str) -> None:
     """Prepare this process for ColossalAI's plugins; a second call changes nothing.
 
