@@ -31,9 +31,9 @@ SETTINGS = {"model": "vit-tiny", "device": "cpu", "epochs": 1, "lr": 1e-3}
 
 def prepared(**settings: Any) -> tuple[Any, Any]:
     """A plan and its decoded data, as a run has them."""
-    from vit_colossal.config import TrainConfig
-    from vit_colossal.run import plan_run
-    from vit_colossal.runtime.launch import Topology
+    from vit_colossal.config.reading import TrainConfig
+    from vit_colossal.training.run import plan_run
+    from vit_colossal.runtime.group import Topology
 
     return plan_run(TrainConfig(**SETTINGS, **settings), Topology())
 
@@ -42,9 +42,9 @@ def feed(rank: int, seconds: float, together: Any, answers: Any) -> None:
     """One process of the loader's measurement."""
     import torch
 
-    from vit_colossal.bench_worker import mapped_bytes
+    from vit_colossal.bench.worker import mapped_bytes
     from vit_colossal.data.loaders import Shard
-    from vit_colossal.run_data import train_batches
+    from vit_colossal.data.prepare import train_batches
 
     torch.set_num_threads(1)
     plan, data = prepared(dataset="digits", global_batch_size=64)

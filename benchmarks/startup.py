@@ -29,13 +29,13 @@ from colossalai.booster.plugin import (
 """
 READY = """
 from vit_colossal import runtime
-from vit_colossal.config import load_config
-from vit_colossal.run import plan_run
-from vit_colossal.runtime.launch import Topology, start, stop
+from vit_colossal.config.reading import load_config
+from vit_colossal.training.run import plan_run
+from vit_colossal.runtime.group import Topology, start, stop
 flags = ["--dataset", "digits", "--model", "vit-micro", "--device", "cpu"]
 plan, data = plan_run(load_config(flags), Topology())
 runtime.activate("cpu")
-from vit_colossal.trainer import Trainer
+from vit_colossal.training.job import Trainer
 trainer = Trainer(plan, data, start(Topology(), "cpu", 60))
 """
 MODULES = "\nimport sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"

@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vit_colossal.layouts import SMALL_CHUNKS
-from vit_colossal.run_record import describe_software
+from vit_colossal.plan.layouts import SMALL_CHUNKS
+from vit_colossal.rundir.record import describe_software
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "configs/digits_cpu_pp2.yaml"

@@ -33,7 +33,7 @@ from gpu_check.running import ROOT, Runner
 from gpu_check.timing import offload, speed
 from gpu_check.training import train
 
-from vit_colossal.colossalai_pins import colossalai_problems
+from vit_colossal.runtime.pins import colossalai_problems
 
 #: In this order: what each does, and its share of the time limit; what it leaves, the next has.
 PARTS: dict[str, tuple[Callable[[Check], None], int]] = {

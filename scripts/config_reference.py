@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from vit_colossal.settings.base import Settings  # noqa: E402
-from vit_colossal.train_config import TrainConfig  # noqa: E402
+from vit_colossal.config.settings.base import Settings  # noqa: E402
+from vit_colossal.config.train_config import TrainConfig  # noqa: E402
 
 HEAD = """# Configuration
 

@@ -22,7 +22,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # names drawn at random are asked of no hub
 
 from bad_input import ALL, CATEGORIES  # noqa: E402
 from fuzzing import fuzz  # noqa: E402
-from vit_colossal.run_record import describe_software  # noqa: E402
+from vit_colossal.rundir.record import describe_software  # noqa: E402
 
 
 def main() -> int:

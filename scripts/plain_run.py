@@ -13,13 +13,13 @@ import sys
 
 import torch
 
-from vit_colossal.config import load_config
+from vit_colossal.config.reading import load_config
 from vit_colossal.errors import UserError
-from vit_colossal.metrics import RunReporter
-from vit_colossal.plain_loop import Grouping, train_plain
-from vit_colossal.run import plan_run
-from vit_colossal.run_record import describe_run
-from vit_colossal.runtime.launch import Topology
+from vit_colossal.rundir.metrics import RunReporter
+from vit_colossal.parity.plain_loop import Grouping, train_plain
+from vit_colossal.training.run import plan_run
+from vit_colossal.rundir.record import describe_run
+from vit_colossal.runtime.group import Topology
 
 
 def main(arguments: list[str]) -> None:

@@ -14,7 +14,7 @@ fi
 use_environment dev
 offer_chromium
 
-python -m vit_colossal.requirements_check
+python -m vit_colossal.doctor.requirements
 ruff format --check .
 ruff check .
 mypy

@@ -11,11 +11,11 @@ import yaml
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from vit_colossal.config import parse_config
+from vit_colossal.config.reading import parse_config
 from vit_colossal.errors import ConfigError
-from vit_colossal.model_spec import PRESETS
-from vit_colossal.train_config import TrainConfig
-from vit_colossal.validation import Device, make_plan
+from vit_colossal.plan.model_spec import PRESETS
+from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.plan.plan import Device, make_plan
 
 #: Numbers at the edges of what fields take, and beyond.
 _NUMBERS = (0, 1, 2, 3, 4, 5, 8, 16, 64, 1000, 2**31, 2**63, -1, 0.5, 0.1, 1e-8, -0.5, 1e300)

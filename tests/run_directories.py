@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from vit_colossal import predictions
-from vit_colossal.config import TrainConfig
-from vit_colossal.predictions import Predictions
+from vit_colossal.evaluation import predictions
+from vit_colossal.config.reading import TrainConfig
+from vit_colossal.evaluation.predictions import Predictions
 
 PER_EPOCH, EPOCHS = 50, 4
 

@@ -9,8 +9,8 @@ import yaml
 
 from gpu_check.check import Check, Outcome, events, failed, passed, slug
 from gpu_check.running import ROOT, Argument
-from vit_colossal.layouts import SMALL_CHUNKS
-from vit_colossal.references import Result, load_references, save_reference, spread
+from vit_colossal.plan.layouts import SMALL_CHUNKS
+from vit_colossal.rundir.references import Result, load_references, save_reference, spread
 
 REFERENCE = "digits-pp2"
 #: The reference's job has 30. With 15, ddp and gemini on a CPU got 353 and 352 of 360 right, as

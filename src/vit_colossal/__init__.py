@@ -10,13 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vit_colossal.config import TrainConfig, load_config
+    from vit_colossal.config.reading import TrainConfig, load_config
     from vit_colossal.errors import ConfigError, UserError
-    from vit_colossal.predictor import Prediction, PredictResult, predict
-    from vit_colossal.run import train
-    from vit_colossal.run_evaluation import evaluate
-    from vit_colossal.scores import Evaluation
-    from vit_colossal.trainer import TrainResult
+    from vit_colossal.trained.predict import Prediction, PredictResult, predict
+    from vit_colossal.training.run import train
+    from vit_colossal.trained.evaluate import evaluate
+    from vit_colossal.evaluation.scores import Evaluation
+    from vit_colossal.training.job import TrainResult
 
 __version__ = "0.1.0"
 

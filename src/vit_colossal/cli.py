@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from vit_colossal import __version__
 from vit_colossal.errors import ConfigError, UserError
-from vit_colossal.importing import without_collecting
+from vit_colossal.runtime.importing import without_collecting
 from vit_colossal.redaction import SafeFormatter, hide_secrets
 
 if TYPE_CHECKING:
-    from vit_colossal.config import TrainConfig
-    from vit_colossal.runtime.launch import Topology
+    from vit_colossal.config.reading import TrainConfig
+    from vit_colossal.runtime.group import Topology
 
 #: In the order of the help; those beside train and eval are modules of ``commands``.
 SUMMARIES = {
@@ -97,14 +97,14 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
 
 def _run(name: str, flags: Sequence[str], prog: str) -> int:
     """A command that trains or evaluates, in this process or in N."""
-    from vit_colossal.config import TrainConfig, parse_config
+    from vit_colossal.config.reading import TrainConfig, parse_config
 
     kind: type[TrainConfig] = TrainConfig
     if name == "eval":
-        from vit_colossal.eval_config import EvalConfig as kind
+        from vit_colossal.config.eval_config import EvalConfig as kind
     config, problems = parse_config(flags, prog, kind)
     with without_collecting():
-        import_module("vit_colossal.run")
+        import_module("vit_colossal.training.run")
     if problems or config.nproc is not None:
         return _spawn(name, config, list(flags), problems)
     return _COMMANDS[name](config)
@@ -112,15 +112,15 @@ def _run(name: str, flags: Sequence[str], prog: str) -> int:
 
 def _spawn(name: str, config: TrainConfig, flags: list[str], problems: list[str]) -> int:
     """Validate here, before anything starts; then run the same command in N processes."""
-    from vit_colossal.launcher import launch
+    from vit_colossal.runtime.spawn import launch
 
     topology = _topology(config, problems)
     if name == "eval":
-        from vit_colossal.run_evaluation import plan_evaluation
+        from vit_colossal.trained.evaluate import plan_evaluation
 
         plan_evaluation(config, topology, problems)
     else:
-        from vit_colossal.run import plan_run
+        from vit_colossal.training.run import plan_run
 
         plan_run(config, topology, problems)
     count = topology.world_size
@@ -129,7 +129,7 @@ def _spawn(name: str, config: TrainConfig, flags: list[str], problems: list[str]
 
 def _topology(config: TrainConfig, problems: list[str]) -> Topology:
     """This process's place, or that of the first of N processes that are yet to be started."""
-    from vit_colossal.runtime.launch import Topology
+    from vit_colossal.runtime.group import Topology
 
     if "RANK" in os.environ:
         if config.nproc is not None:
@@ -151,7 +151,7 @@ def _without_nproc(flags: list[str]) -> list[str]:
 
 
 def _train(config: TrainConfig) -> int:
-    from vit_colossal.run import rehearse, train
+    from vit_colossal.training.run import rehearse, train
 
     if config.dry_run:
         rehearse(config)
@@ -163,7 +163,7 @@ def _train(config: TrainConfig) -> int:
 
 
 def _evaluate(config: TrainConfig) -> int:
-    from vit_colossal.run_evaluation import evaluate
+    from vit_colossal.trained.evaluate import evaluate
 
     result = evaluate(config)
     if os.environ.get("RANK", "0") == "0":
@@ -198,7 +198,7 @@ def _printable(text: str) -> str:
 
 
 def _set_up_logging() -> None:
-    from vit_colossal.metrics import TqdmHandler
+    from vit_colossal.rundir.metrics import TqdmHandler
 
     handler = TqdmHandler()
     handler.setFormatter(SafeFormatter("%(message)s"))

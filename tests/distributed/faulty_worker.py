@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vit_colossal import parity_worker
+from vit_colossal.parity import worker as parity_worker
 from vit_colossal.data.loaders import Batch
-from vit_colossal.engine import Engine
-from vit_colossal.train_step import StepOutput, train_step
+from vit_colossal.strategies.engine import Engine
+from vit_colossal.training.step import StepOutput, train_step
 
 FAULT_STEP = 5
 

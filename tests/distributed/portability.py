@@ -146,13 +146,13 @@ def _run_task(task: Task) -> None:
     """One run on this rank, through the project's own loop."""
     import torch.distributed as dist
 
-    from vit_colossal.config import load_config
-    from vit_colossal.loop import Loop
-    from vit_colossal.metrics import NullReporter
-    from vit_colossal.run import plan_run
-    from vit_colossal.runtime.launch import Topology
-    from vit_colossal.stop import StopRequest
-    from vit_colossal.trainer import Trainer
+    from vit_colossal.config.reading import load_config
+    from vit_colossal.training.loop import Loop
+    from vit_colossal.rundir.metrics import NullReporter
+    from vit_colossal.training.run import plan_run
+    from vit_colossal.runtime.group import Topology
+    from vit_colossal.training.stop import StopRequest
+    from vit_colossal.training.job import Trainer
 
     losses: dict[int, float] = {}
 
@@ -189,7 +189,7 @@ def _run_task(task: Task) -> None:
 def main(path: Path) -> None:
     """Run a file's tasks one after the other."""
     from vit_colossal import runtime
-    from vit_colossal.runtime.launch import Topology, start, stop
+    from vit_colossal.runtime.group import Topology, start, stop
 
     runtime.activate("cpu")
     start(Topology.from_environment(), "cpu", timeout_s=300)

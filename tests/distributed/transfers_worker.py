@@ -11,14 +11,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from vit_colossal import plugins, runtime
-from vit_colossal.config import load_config
-from vit_colossal.run import plan_run
-from vit_colossal.runtime.launch import Topology, start, stop
-from vit_colossal.train_step import train_step
-from vit_colossal.trainer import Trainer
-from vit_colossal.transfers import ZeroPlugin, _average_gradients
-from vit_colossal.weights import gather_weights
+from vit_colossal import runtime
+
+from vit_colossal.strategies import table as plugins
+from vit_colossal.config.reading import load_config
+from vit_colossal.training.run import plan_run
+from vit_colossal.runtime.group import Topology, start, stop
+from vit_colossal.training.step import train_step
+from vit_colossal.training.job import Trainer
+from vit_colossal.strategies.transfers import ZeroPlugin, _average_gradients
+from vit_colossal.checkpoints.weights import gather_weights
 
 STEPS = 3
 

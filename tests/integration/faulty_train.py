@@ -104,7 +104,13 @@ def plant(fault: Fault) -> None:
     from torch.optim.optimizer import register_optimizer_step_post_hook
     from transformers.models.vit.modeling_vit import ViTLayer
 
-    from vit_colossal import checkpoint, loop, train_state, trainer
+    from vit_colossal.checkpoints import files as checkpoint
+
+    from vit_colossal.training import loop
+
+    from vit_colossal.checkpoints import state as train_state
+
+    from vit_colossal.training import job as trainer
 
     planter = Planter(fault)
     planter.within(loop, "train_step", "train")
@@ -145,7 +151,7 @@ def _plant_in_layers(planter: Planter, layer: Any) -> None:
 def main(arguments: list[str]) -> int:
     processes, *flags = arguments
     if int(processes) > 1 and "RANK" not in os.environ:
-        from vit_colossal.launcher import launch
+        from vit_colossal.runtime.spawn import launch
 
         return launch([__file__, *arguments], int(processes))
     from vit_colossal.cli import run_command

@@ -13,10 +13,10 @@ import yaml
 from torch.autograd import DeviceType
 
 from launching import ROOT, environment, run
-from vit_colossal.bench import Row
-from vit_colossal.bench_config import BenchConfig, make_cases
-from vit_colossal.bench_phases import DATA, OPTIMIZER, PIPELINE, STEP, divide, merge, subtract
-from vit_colossal.bench_report import as_markdown, same_work, summarize
+from vit_colossal.bench.compare import Row
+from vit_colossal.bench.config import BenchConfig, make_cases
+from vit_colossal.bench.phases import DATA, OPTIMIZER, PIPELINE, STEP, divide, merge, subtract
+from vit_colossal.bench.report import as_markdown, same_work, summarize
 from vit_colossal.errors import ConfigError
 
 pytestmark = pytest.mark.slow

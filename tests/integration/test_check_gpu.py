@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from launching import ROOT, Finished, environment, run
-from vit_colossal.references import Result, load_references, save_reference
+from vit_colossal.rundir.references import Result, load_references, save_reference
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launching import ROOT, Finished, environment, run
-from vit_colossal.checkpoint import newest_valid
+from vit_colossal.checkpoints.files import newest_valid
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from launching import ROOT, Finished, environment, run
-from vit_colossal import doctor, machine_checks
-from vit_colossal.machine_checks import Check
-from vit_colossal.requirements_check import clashes, pinned
+from vit_colossal.doctor import examine as doctor
+from vit_colossal.doctor import machine as machine_checks
+from vit_colossal.doctor.machine import Check
+from vit_colossal.doctor.requirements import clashes, pinned
 
 DOCTOR = [sys.executable, "-m", "vit_colossal", "doctor"]
 NO_HUB = {"HF_HUB_OFFLINE": "1"}

@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from launching import ROOT, environment, run
-from vit_colossal.finished_run import read_run
+from vit_colossal.rundir.finished import read_run
 
 pytestmark = pytest.mark.slow
 

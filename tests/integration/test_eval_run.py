@@ -14,7 +14,7 @@ import torch
 
 from launching import ROOT, run
 from vit_colossal.cli import main
-from vit_colossal.saved_model import load_model, locate
+from vit_colossal.trained.saved import load_model, locate
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,11 @@ from transformers import ViTForImageClassification, ViTImageProcessor
 
 from vit_colossal import predict
 from vit_colossal.cli import main
-from vit_colossal.eval_data import open_split
-from vit_colossal.export import ExportError, export_onnx, new_directory
-from vit_colossal.model_names import named_weights
-from vit_colossal.saved_model import locate
-from vit_colossal.train_config import TrainConfig
+from vit_colossal.trained.split import open_split
+from vit_colossal.trained.export import ExportError, export_onnx, new_directory
+from vit_colossal.plan.weight_names import named_weights
+from vit_colossal.trained.saved import locate
+from vit_colossal.config.train_config import TrainConfig
 
 
 def counts(run_dir: Path) -> dict[int, int]:
@@ -154,7 +154,7 @@ def test_onnx_that_computes_something_else_is_not_kept(
 ) -> None:
     """A tracer that got the weights wrong: caught on the split, and nothing is left."""
     pytest.importorskip("onnxruntime")
-    from vit_colossal import export
+    from vit_colossal.trained import export
 
     traced = export._trace
 
@@ -177,7 +177,7 @@ def test_onnx_without_its_packages_names_the_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from vit_colossal import export
+    from vit_colossal.trained import export
 
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     assert main(["export", str(trained), str(tmp_path / "x"), "--format", "onnx"]) == 2

@@ -19,7 +19,7 @@ from kill_chain import SCRIPT
 from safetensors.torch import load_file
 
 from launching import MARK, ROOT, Finished, environment, kill_marked, marked, run, torchrun
-from vit_colossal.checkpoint import listed, newest_valid
+from vit_colossal.checkpoints.files import listed, newest_valid
 from vit_colossal.cli import main
 
 STEPS = 150

@@ -15,7 +15,7 @@ from launching import ROOT, environment, run
 from vit_colossal import __version__
 from vit_colossal.cli import SUMMARIES, main
 from vit_colossal.commands.doctor import _line
-from vit_colossal.machine_checks import Check
+from vit_colossal.doctor.machine import Check
 
 PROGRAM = [sys.executable, "-m", "vit_colossal"]
 

@@ -13,7 +13,7 @@ from bad_files import folder, model
 from launching import ROOT, Finished, environment, run
 from run_directories import make_run
 from vit_colossal.cli import SUMMARIES
-from vit_colossal.colossalai_pins import install_command
+from vit_colossal.runtime.pins import install_command
 
 REASON = f"error: ColossalAI is not installed, and this needs it: {install_command()}"
 

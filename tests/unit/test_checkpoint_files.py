@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vit_colossal import checkpoint as files
-from vit_colossal.checkpoint import CheckpointError, newest_valid, verify
+from vit_colossal.checkpoints import files
+from vit_colossal.checkpoints.files import CheckpointError, newest_valid, verify
 
 EVERY_FILE = (*files.FILES, files.MANIFEST)
 IDENTITY = {"model": {"hidden": 4}, "labels": ["a", "b"]}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from vit_colossal import ConfigError, load_config
-from vit_colossal.config import read_yaml
+from vit_colossal.config.reading import read_yaml
 
 
 def problems(*flags: str) -> list[str]:

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_colossal.config import TrainConfig
+from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.decoding import Row, decode_rows
 from vit_colossal.errors import DataError
-from vit_colossal.run_data import RunData, prepare_data
-from vit_colossal.validation import Device, make_plan
+from vit_colossal.data.prepare import RunData, prepare_data
+from vit_colossal.plan.plan import Device, make_plan
 
 SIZE = 16
 LABELS = ("cat", "dog")

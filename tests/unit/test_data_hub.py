@@ -24,9 +24,9 @@ SCRIPT = """
 import json, sys
 from vit_colossal.data.sources import SourceRequest, open_source
 from vit_colossal.errors import ConfigError
-from vit_colossal.model import build_model, build_processor
-from vit_colossal.model_files import check_weights
-from vit_colossal.model_spec import read_spec
+from vit_colossal.model.vit import build_model, build_processor
+from vit_colossal.plan.model_files import check_weights
+from vit_colossal.plan.model_spec import read_spec
 
 def data(name, revision=None):
     source = open_source(SourceRequest(name, revision=revision))

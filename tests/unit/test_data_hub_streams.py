@@ -28,7 +28,7 @@ from pathlib import Path
 from vit_colossal.data.cache import CacheOptions, prepare_images
 from vit_colossal.data.request import SourceRequest
 from vit_colossal.errors import DataError
-from vit_colossal.run_data import open_data
+from vit_colossal.data.prepare import open_data
 for name, way, *label_column in json.loads(sys.argv[1]):
     request = SourceRequest(name, None, *label_column, streaming=way == "streamed")
     options = CacheOptions((16, 16), 2, Path("cache"))

@@ -14,7 +14,7 @@ from vit_colossal.data.cache import CachedSplit
 from vit_colossal.data.loaders import Batch, Shard, TrainBatches, epoch_order
 from vit_colossal.data.mixing import Box, Draw, Mixing, mix_pixels
 from vit_colossal.data.transforms import Augmentation, normalize, seeded, stable_seed
-from vit_colossal.loss import criterion
+from vit_colossal.model.loss import criterion
 
 GLOBAL, COUNT, LABELS = 12, 40, 5
 EVERYTHING = Augmentation(

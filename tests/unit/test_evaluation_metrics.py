@@ -18,7 +18,7 @@ from sklearn.metrics import (
 
 from vit_colossal.data.cache import CachedSplit
 from vit_colossal.data.loaders import IGNORED_LABEL, PADDING_INDEX, EvalBatches, Shard
-from vit_colossal.evaluation import Evaluation, _Sums
+from vit_colossal.evaluation.exact import Evaluation, _Sums
 
 CPU = torch.device("cpu")
 EXAMPLES = settings(max_examples=80, deadline=None)

@@ -136,7 +136,7 @@ IMPORTS = {name: set(_imports(path)) for name, path in FILES.items()}
 
 def test_the_modules_are_found() -> None:
     assert {"config", "trainer", "data.sources", "runtime"} <= FILES.keys()
-    assert "vit_colossal.trainer" in IMPORTS["run"]
+    assert "vit_colossal.training.job" in IMPORTS["run"]
     assert "colossalai.booster" in IMPORTS["plugins"]
 
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from vit_colossal.model_directory import ModelNotWritten, save_directory
-from vit_colossal.model_names import named_weights, published, wrapper_prefix
+from vit_colossal.model.directory import ModelNotWritten, save_directory
+from vit_colossal.plan.weight_names import named_weights, published, wrapper_prefix
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 12, "num_attention_heads": 2, "image_size": 8}
 SIZES |= {"intermediate_size": 16, "patch_size": 4, "num_labels": 3}

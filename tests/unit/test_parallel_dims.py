@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vit_colossal.errors import ConfigError
-from vit_colossal.parallel_dims import (
+from vit_colossal.plan.parallel_dims import (
     TARGET_BUBBLE,
     BatchPlan,
     Coordinate,

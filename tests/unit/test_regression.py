@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vit_colossal.cli import main
-from vit_colossal.config import TrainConfig, load_config
+from vit_colossal.config.reading import TrainConfig, load_config
 from vit_colossal.data.sources import SourceRequest, open_source
 from vit_colossal.errors import ConfigError
-from vit_colossal.finished_run import hyperparameters
-from vit_colossal.references import Reference, find_reference, load_references
-from vit_colossal.regression import (
+from vit_colossal.rundir.finished import hyperparameters
+from vit_colossal.rundir.references import Reference, find_reference, load_references
+from vit_colossal.rundir.regression import (
     check_run,
     fisher_p,
     lowest_passing,

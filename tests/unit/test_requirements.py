@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from vit_colossal import colossalai_pins, requirements_check
-from vit_colossal.colossalai_pins import (
+from vit_colossal.runtime import pins as colossalai_pins
+
+from vit_colossal.doctor import requirements as requirements_check
+from vit_colossal.runtime.pins import (
     colossalai_problems,
     passed_over,
     plain_name,
     require_colossalai,
     wanted_version,
 )
-from vit_colossal.doctor import PYTHON
+from vit_colossal.doctor.examine import PYTHON
 from vit_colossal.errors import ConfigError
-from vit_colossal.requirements_check import clashes, judge
+from vit_colossal.doctor.requirements import clashes, judge
 
 ROOT = Path(__file__).parents[2]
 SETUP = (ROOT / "setup.py").read_text(encoding="utf-8")
@@ -64,7 +66,7 @@ def test_a_listed_complaint_that_is_gone_is_reported() -> None:
 
 
 def test_pip_check_complains_here_about_what_is_listed_and_nothing_else() -> None:
-    command = [sys.executable, "-m", "vit_colossal.requirements_check"]
+    command = [sys.executable, "-m", "vit_colossal.doctor.requirements"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vit_colossal import ConfigError, TrainConfig
-from vit_colossal.model_spec import PRESETS
-from vit_colossal.validation import Device, RunPlan, check_data, fit_batch, make_plan
+from vit_colossal.plan.model_spec import PRESETS
+from vit_colossal.plan.plan import Device, RunPlan, check_data, fit_batch, make_plan
 
 CPU, CUDA, OLD_CUDA = Device("cpu"), Device("cuda"), Device("cuda", bf16=False)
 

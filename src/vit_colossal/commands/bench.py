@@ -8,13 +8,13 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_colossal.bench import Bench
-from vit_colossal.bench_config import BenchConfig, make_cases
-from vit_colossal.bench_plot import plot
-from vit_colossal.bench_report import as_document, as_markdown, as_text, write
-from vit_colossal.colossalai_pins import require_colossalai
-from vit_colossal.config import flags_parser, load_config
-from vit_colossal.run_record import describe_software
+from vit_colossal.bench.compare import Bench
+from vit_colossal.bench.config import BenchConfig, make_cases
+from vit_colossal.bench.plot import plot
+from vit_colossal.bench.report import as_document, as_markdown, as_text, write
+from vit_colossal.runtime.pins import require_colossalai
+from vit_colossal.config.reading import flags_parser, load_config
+from vit_colossal.rundir.record import describe_software
 
 
 def build_parser(prog: str) -> ArgumentParser:

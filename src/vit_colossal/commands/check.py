@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_colossal.regression import check_run, record
+from vit_colossal.rundir.regression import check_run, record
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:

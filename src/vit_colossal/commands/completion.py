@@ -63,12 +63,12 @@ def whole_parser() -> argparse.ArgumentParser:
 def _parser_of(name: str) -> argparse.ArgumentParser:
     prog = f"vit-colossal {name}"
     if name in ("train", "eval"):
-        from vit_colossal.config import flags_parser
-        from vit_colossal.train_config import TrainConfig
+        from vit_colossal.config.reading import flags_parser
+        from vit_colossal.config.train_config import TrainConfig
 
         if name == "train":
             return flags_parser(prog, TrainConfig)
-        from vit_colossal.eval_config import EvalConfig
+        from vit_colossal.config.eval_config import EvalConfig
 
         return flags_parser(prog, EvalConfig)
     parser: argparse.ArgumentParser = import_module(f"vit_colossal.commands.{name}").build_parser(

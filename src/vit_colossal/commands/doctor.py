@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vit_colossal.doctor import examine
-from vit_colossal.machine_checks import Check
+from vit_colossal.doctor.examine import examine
+from vit_colossal.doctor.machine import Check
 
 _COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
 

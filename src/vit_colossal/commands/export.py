@@ -37,8 +37,8 @@ def main(flags: Sequence[str], prog: str) -> int:
     asked = parser.parse_args(flags)
     if asked.format == "hf" and (asked.dataset or asked.eval_split):
         parser.error("--dataset and --eval-split are for --format onnx")
-    from vit_colossal.export import export_hf, export_onnx, refuse_existing, require_onnx
-    from vit_colossal.saved_model import locate
+    from vit_colossal.trained.export import export_hf, export_onnx, refuse_existing, require_onnx
+    from vit_colossal.trained.saved import locate
 
     if asked.format == "onnx":
         require_onnx()
@@ -47,8 +47,8 @@ def main(flags: Sequence[str], prog: str) -> int:
     if asked.format == "hf":
         export_hf(saved, asked.output, overwrite=asked.overwrite)
     else:
-        from vit_colossal.eval_data import open_split
-        from vit_colossal.train_config import TrainConfig
+        from vit_colossal.trained.split import open_split
+        from vit_colossal.config.train_config import TrainConfig
 
         data = {"dataset": asked.dataset, "eval_split": asked.eval_split}
         config = TrainConfig(**{name: value for name, value in data.items() if value is not None})

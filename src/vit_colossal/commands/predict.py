@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from vit_colossal.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vit_colossal.predictor import Prediction, Unreadable
+    from vit_colossal.trained.predict import Prediction, Unreadable
 
 FORMATS = ("table", "json", "jsonl", "csv")
 
@@ -56,8 +56,8 @@ def main(flags: Sequence[str], prog: str) -> int:
     """Label images; 1 when none could be read."""
     asked = build_parser(prog).parse_args(flags)
     _check(asked)
-    from vit_colossal.predictor import Predictor, Unreadable, find_images
-    from vit_colossal.saved_model import locate
+    from vit_colossal.trained.predict import Predictor, Unreadable, find_images
+    from vit_colossal.trained.saved import locate
 
     predictor = Predictor(locate(asked.model, asked.checkpoint), asked.device)
     files, unreadable = find_images(_names(asked.images))

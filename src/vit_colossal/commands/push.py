@@ -41,9 +41,9 @@ def main(flags: Sequence[str], prog: str) -> int:
     """Push, or show the card."""
     asked = build_parser(prog).parse_args(flags)
     from vit_colossal.errors import ConfigError
-    from vit_colossal.hub_push import check_name, push
-    from vit_colossal.model_card import model_card
-    from vit_colossal.saved_model import locate
+    from vit_colossal.trained.push import check_name, push
+    from vit_colossal.trained.card import model_card
+    from vit_colossal.trained.saved import locate
 
     check_name(asked.repository)
     saved = locate(asked.model, asked.checkpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vit_colossal.report.figures import Chart, Series, draw
-from vit_colossal.report.run_files import RunFiles
+from vit_colossal.rundir.files import RunFiles
 
 
 def run_charts(run: RunFiles, key: str) -> list[Chart]:

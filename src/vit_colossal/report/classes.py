@@ -9,8 +9,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from vit_colossal.predictions import Predictions
-from vit_colossal.scores import ClassScores, class_scores
+from vit_colossal.evaluation.predictions import Predictions
+from vit_colossal.evaluation.scores import ClassScores, class_scores
 
 #: More labels than this are shown as a picture: as a table, nobody could read them.
 MAX_TABLE = 24

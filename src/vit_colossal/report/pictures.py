@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from vit_colossal.predictions import Predictions, sample_right, thumbnail, worst_wrong
+from vit_colossal.evaluation.predictions import Predictions, sample_right, thumbnail, worst_wrong
 
 #: Scores shown beside a picture, the true label's included.
 NUM_SCORES = 3

@@ -1,0 +1,170 @@
+"""``vit-colossal bench``: strategies and peers side by side, each case in processes of its own.
+
+All cases run once, then all once more, and so on, every other time in reverse: what the machine
+does meanwhile meets all of them. Every repetition is written at once, and not measured again when
+the same command is started anew with the same ``--output-dir`` on the same commit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vit_colossal.bench.case import BenchCase, Order, write_result
+from vit_colossal.bench.config import BenchConfig
+from vit_colossal.bench.data import plan_case, prepare_work
+from vit_colossal.bench.peer import peer_command
+from vit_colossal.errors import ConfigError
+from vit_colossal.runtime.spawn import launch
+from vit_colossal.model.vit import flops_per_image
+from vit_colossal.plan.parallel_dims import bubble
+from vit_colossal.runtime.group import Topology
+from vit_colossal.plan.plan import RunPlan
+
+logger = logging.getLogger("vit_colossal")
+
+WORKER = ["-m", "vit_colossal.bench.worker"]
+
+
+@dataclass
+class Row:
+    """One case and what was measured.
+
+    Attributes:
+        case: what it is.
+        facts: what follows from its plan: ``device``, ``layout``, ``batches``, ``global_batch``,
+            ``flops_per_image`` and, for a pipeline, ``bubble``.
+        repetitions: the numbers of each launch.
+        error: why there are no more of them.
+    """
+
+    case: BenchCase
+    facts: dict[str, Any] = field(default_factory=dict)
+    repetitions: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+
+
+class Bench:
+    """The rows of a benchmark, filled in as repetitions are run.
+
+    Attributes:
+        rows: one for each case, in order.
+        folder: where everything is written.
+    """
+
+    def __init__(
+        self, config: BenchConfig, cases: list[BenchCase], folder: Path, commit: str | None
+    ) -> None:
+        """Plan every case; one that is refused keeps its row, with the reason.
+
+        Args:
+            config: how often and how long.
+            cases: what to measure.
+            folder: where everything is written; ``--overwrite`` drops what was measured before.
+            commit: of the code; what another one measured is not used.
+        """
+        self.config, self.folder, self.commit = config, folder, commit
+        self.rows = [Row(case) for case in cases]
+        self._work: dict[str, Path] = {}
+        if config.overwrite:
+            shutil.rmtree(folder / "raw", ignore_errors=True)
+        (folder / "raw").mkdir(parents=True, exist_ok=True)
+        for row in self.rows:
+            try:
+                plan, data = plan_case(row.case, _topology(row.case), None)
+                row.facts = _facts(plan, len(data.labels))
+                if row.case.peer is not None:
+                    peer_command(row.case, plan, Path(), Path())
+                self._work[row.case.slug] = prepare_work(plan, data, folder / "work")
+            except ConfigError as error:
+                row.error = "refused: " + "; ".join(error.problems)
+
+    def run(self) -> Iterator[None]:
+        """Measure what is not measured yet; yields after every repetition of a case."""
+        for repetition in range(self.config.repetitions):
+            for row in self.rows if repetition % 2 == 0 else self.rows[::-1]:
+                if not row.error:
+                    self._repeat(row, repetition)
+                    yield
+
+    def _repeat(self, row: Row, repetition: int) -> None:
+        case = row.case
+        result = self.folder / "raw" / f"{case.slug}-{repetition}.json"
+        if result.exists() and json.loads(result.read_text()).get("commit", "") != self.commit:
+            result.unlink()
+        if not result.exists():
+            total = self.config.repetitions
+            logger.info("%s: repetition %d of %d", case.name, repetition + 1, total)
+            self._launch(case, result, profile=repetition == 0)
+        values = json.loads(result.read_text(encoding="utf-8"))
+        if "error" in values:
+            row.error = values["error"]
+        else:
+            row.repetitions.append(values)
+
+    def _launch(self, case: BenchCase, result: Path, *, profile: bool) -> None:
+        load, work = os.getloadavg()[0], self._work[case.slug]
+        os.environ["OMP_NUM_THREADS"] = str(case.threads)
+        order = result.with_suffix(".order")
+        command = [*WORKER, str(order)]
+        if case.peer is not None:
+            command = peer_command(case, plan_case(case, _topology(case), None)[0], work, result)
+        started = time.time()
+        steps = self.config.profile_steps if profile else 0
+        Order(case, work, result, started, steps).write(order)
+        with _limited(self.config.case_timeout):
+            code = launch(command, case.processes)
+        if code in (130, 143):  # the whole benchmark was asked to end
+            raise SystemExit(code)
+        values: dict[str, Any] = {"error": f"exit code {code}: see the messages of the run"}
+        if result.exists():
+            values = json.loads(result.read_text(encoding="utf-8"))
+        if "first_step_at" in values:
+            values["time_to_first_step"] = values.pop("first_step_at") - started
+        write_result(result, {**values, "load_before": load, "commit": self.commit})
+
+
+def _topology(case: BenchCase) -> Topology:
+    return Topology(world_size=case.processes, local_world_size=case.processes)
+
+
+def _facts(plan: RunPlan, num_labels: int) -> dict[str, Any]:
+    idle = bubble(plan.dims.pp, plan.batches.num_microbatches) if plan.dims.pp > 1 else None
+    return {
+        "device": plan.device.kind,
+        "layout": str(plan.dims),
+        "batches": str(plan.batches),
+        "global_batch": plan.batches.global_batch,
+        "flops_per_image": flops_per_image(plan.spec, num_labels),
+        "bubble": idle,
+    }
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """End the processes that this one started when they take longer."""
+
+    def end() -> None:
+        logger.warning("no end after %g s (--case-timeout): the run is ended", seconds)
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

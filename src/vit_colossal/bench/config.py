@@ -1,0 +1,157 @@
+"""What a benchmark measures: its flags, and the cases that they or a file make."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from vit_colossal.bench.case import BenchCase
+from vit_colossal.config.reading import TrainConfig
+from vit_colossal.errors import ConfigError
+from vit_colossal.plan.layouts import fitting_layouts
+from vit_colossal.plan.model_spec import read_spec
+from vit_colossal.config.train_config import problems_of
+
+
+class BenchConfig(TrainConfig):
+    """Measure strategies and peers side by side."""
+
+    cases: Path | None = None
+    """YAML file with the cases, in place of --layouts and --peers; see docs/performance.md."""
+    layouts: str = "all"
+    """Comma-separated layout names (ddp, zero1, hybrid tp2, ...), or all that fit --nproc."""
+    peers: str = ""
+    """Comma-separated scripts to run beside them, such as benchmarks/peers/ddp_loop.py."""
+    data: Literal["synthetic", "real"] = "synthetic"
+    """Images held in memory, or the data set's through the loader."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads per process; default the cores divided by --nproc."""
+    steps: int = Field(10, ge=1)
+    """Optimizer steps that are timed, in each repetition."""
+    warmup_steps: int = Field(3, ge=1)
+    """Steps before them that are not."""
+    repetitions: int = Field(5, ge=1)
+    """How often every case is run, in processes of its own each time."""
+    profile_steps: int = Field(3, ge=0)
+    """Steps under the profiler after the timed ones of the first repetition; 0 for none."""
+    case_timeout: FiniteFloat = Field(900.0, gt=0)
+    """Seconds after which one repetition of one case is ended."""
+
+    def job(self, steps: int, changes: dict[str, Any]) -> TrainConfig:
+        """The run of a case: a constant learning rate, nothing saved.
+
+        Raises:
+            ConfigError: the changes are no settings.
+        """
+        own = set(BenchConfig.model_fields) - set(TrainConfig.model_fields)
+        values = {key: value for key, value in dict(self).items() if key not in own}
+        fixed: dict[str, Any] = {"nproc": None, "output_dir": None, "save_every": 0, "epochs": 1}
+        fixed |= {"max_steps": steps, "lr_schedule": "constant", "warmup_ratio": 0.0}
+        fixed |= {"tensorboard": False, "overwrite": False}
+        if self.model is None and "model" not in changes:
+            fixed["model"] = "vit-micro"
+        if self.dataset is None and "dataset" not in changes:
+            fixed["dataset"] = "digits"
+        try:
+            return TrainConfig.model_validate({**values, **fixed, **changes})
+        except ValidationError as error:
+            raise ConfigError(problems_of(error)) from None
+
+
+class CaseSpec(BaseModel):
+    """One entry of a cases file; what is left out is as on the command line."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    peer: Path | None = None
+    processes: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    data: Literal["synthetic", "real"] | None = None
+    steps: int | None = Field(default=None, ge=1)
+    warmup_steps: int | None = Field(default=None, ge=1)
+    settings: dict[str, Any] = {}
+
+
+class CasesFile(BaseModel):
+    """A cases file: settings of all cases, and the cases."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    settings: dict[str, Any] = {}
+    cases: list[CaseSpec]
+
+
+def make_cases(config: BenchConfig) -> list[BenchCase]:
+    """The cases of the command line or the cases file.
+
+    Raises:
+        ConfigError: the file cannot be used, or a name in it or on the command line is unknown.
+    """
+    specs = _from_layouts(config) if config.cases is None else _from_file(config.cases)
+    names = [spec.name for spec in specs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError([f"--cases: two cases are called {name!r}" for name in twice])
+    return [_case(config, spec) for spec in specs]
+
+
+def _case(config: BenchConfig, spec: CaseSpec) -> BenchCase:
+    processes = spec.processes or config.nproc or 1
+    cores = len(os.sched_getaffinity(0))
+    steps, warmup = spec.steps or config.steps, spec.warmup_steps or config.warmup_steps
+    try:
+        job = config.job(steps + warmup, spec.settings)
+    except ConfigError as error:
+        raise ConfigError([f"case {spec.name!r}: {text}" for text in error.problems]) from None
+    return BenchCase(
+        name=spec.name,
+        config=job,
+        processes=processes,
+        threads=spec.threads or config.threads or max(1, cores // processes),
+        data=spec.data or config.data,
+        steps=steps,
+        warmup=warmup,
+        peer=spec.peer,
+    )
+
+
+def _from_file(path: Path) -> list[CaseSpec]:
+    try:
+        file = CasesFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError([f"--cases {path}: cannot be read ({error})"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"--cases {path}: not YAML ({' '.join(str(error).split())})"]) from None
+    except ValidationError as error:
+        places = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+        raise ConfigError([f"--cases {path}: {place}: {text}" for place, text in places]) from None
+    return [
+        spec.model_copy(update={"settings": {**file.settings, **spec.settings}})
+        for spec in file.cases
+    ]
+
+
+def _from_layouts(config: BenchConfig) -> list[CaseSpec]:
+    spec = read_spec(config.model or "vit-micro", config.model_overrides)
+    fitting = fitting_layouts(config.nproc or 1, spec)
+    if config.precision is not None:
+        fitting = [layout for layout in fitting if layout.precision == config.precision]
+    wanted = {name.strip() for name in config.layouts.split(",")}
+    known = {layout.name for layout in fitting}
+    if config.layouts != "all":
+        unknown = sorted(wanted - known)
+        if unknown:
+            listed = ", ".join(sorted(known))
+            raise ConfigError([f"--layouts {name}: not one of {listed}" for name in unknown])
+        fitting = [layout for layout in fitting if layout.name in wanted]
+    scripts = [Path(name.strip()) for name in config.peers.split(",") if name.strip()]
+    peer = {"plugin": "ddp", "precision": config.precision or "fp32"}
+    return [
+        *(CaseSpec(name=path.stem, peer=path, settings=peer) for path in scripts),
+        *(CaseSpec(name=str(layout), settings=layout.flags) for layout in fitting),
+    ]

@@ -1,0 +1,192 @@
+"""Where a step's time goes: some steps under PyTorch's profiler, apart from those that are timed.
+
+The device is synchronized around data, optimizer and step, so that each owns the time it causes;
+that is why these steps are no part of the throughput. Communication is what the profiler saw of
+gloo or NCCL, and counts as communication only while this rank computes nothing meanwhile; the rest
+of it is hidden behind computation and listed as overlapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from vit_colossal.data.loaders import Batch
+from vit_colossal.strategies.engine import Engine
+from vit_colossal.training.step import train_step
+
+DATA, STEP, OPTIMIZER, PIPELINE = "bench/data", "bench/step", "bench/optimizer", "bench/pipeline"
+
+#: A stretch of time in microseconds.
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds of one step on one rank; the first four add up to ``step``.
+
+    Attributes:
+        data: waiting for the batch.
+        forward_backward: the rest of the step; Python's own time is in it.
+        optimizer: update, zeroing, and under ZeRO what goes with them.
+        communication: transfers, and waiting for peers, while nothing was computed.
+        overlapped: communication behind computation; part of the others.
+        step: all of it.
+        pipeline: inside the pipeline's schedule; 0 without one.
+        idle: of that, waiting for another stage.
+    """
+
+    data: float
+    forward_backward: float
+    optimizer: float
+    communication: float
+    overlapped: float
+    step: float
+    pipeline: float
+    idle: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def profile_phases(engine: Engine, batches: Iterator[list[Batch]], steps: int) -> Phases:
+    """Take ``steps`` steps under the profiler and divide their time. All ranks call this alike."""
+    activities = [ProfilerActivity.CPU]
+    if engine.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with ExitStack() as stack:
+        stack.enter_context(_marked(engine.optimizer, "step", OPTIMIZER, engine.device))
+        stack.enter_context(_marked(engine.optimizer, "zero_grad", OPTIMIZER, engine.device))
+        stack.enter_context(_marked(engine.booster, "execute_pipeline", PIPELINE, engine.device))
+        profiler = stack.enter_context(profile(activities=activities))
+        for _ in range(steps):
+            with _range(DATA, engine.device):
+                batch = next(batches)
+            with _range(STEP, engine.device):
+                train_step(engine, batch)
+    return divide(list(profiler.events() or []), engine.device.type, steps)
+
+
+def divide(events: list[Any], device: str, steps: int) -> Phases:
+    """The phases that the profiler's events show, per step."""
+    marks: dict[str, list[Interval]] = {DATA: [], STEP: [], OPTIMIZER: [], PIPELINE: []}
+    compute: list[Interval] = []
+    transfers: list[Interval] = []
+    stages: list[Interval] = []
+    for event in events:
+        stretch = (event.time_range.start, event.time_range.end)
+        on_device = event.device_type != DeviceType.CPU
+        name = event.name
+        if name in marks:
+            # On CUDA the profiler repeats each range as the device saw it.
+            if not on_device:
+                marks[name].append(stretch)
+        elif _is_transfer(name, device, on_device):
+            transfers.append(stretch)
+            if "send" in name.lower() or "recv" in name.lower():
+                stages.append(stretch)
+        elif on_device or (device == "cpu" and name.startswith("aten::")):
+            compute.append(stretch)
+    ranges = {name: merge(found) for name, found in marks.items()}
+    busy, moving = merge(compute), merge(transfers)
+    exposed = subtract(moving, busy)
+    inside = intersect(exposed, ranges[STEP])
+    data, step = length(ranges[DATA]), length(ranges[STEP])
+    optimizer = length(subtract(ranges[OPTIMIZER], exposed))
+    communication = length(inside)
+    waiting = intersect(subtract(merge(stages), busy), ranges[PIPELINE])
+    seconds = 1e6 * steps
+    return Phases(
+        data=data / seconds,
+        forward_backward=(step - optimizer - communication) / seconds,
+        optimizer=optimizer / seconds,
+        communication=communication / seconds,
+        overlapped=length(intersect(intersect(moving, busy), ranges[STEP])) / seconds,
+        step=(data + step) / seconds,
+        pipeline=length(ranges[PIPELINE]) / seconds,
+        idle=length(waiting) / seconds,
+    )
+
+
+def _is_transfer(name: str, device: str, on_device: bool) -> bool:
+    """gloo's operations from their submission to their end; NCCL's kernels."""
+    if device == "cpu":
+        return name.startswith("gloo:")
+    return on_device and "nccl" in name.lower()
+
+
+def merge(intervals: list[Interval]) -> list[Interval]:
+    """The union, as intervals that neither touch nor overlap, in order."""
+    merged: list[Interval] = []
+    for start, end in sorted(intervals):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        elif end > start:
+            merged.append((start, end))
+    return merged
+
+
+def intersect(left: list[Interval], right: list[Interval]) -> list[Interval]:
+    """What lies in both; the arguments are merged."""
+    found, i, j = [], 0, 0
+    while i < len(left) and j < len(right):
+        start, end = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
+        if start < end:
+            found.append((start, end))
+        if left[i][1] < right[j][1]:
+            i += 1
+        else:
+            j += 1
+    return found
+
+
+def subtract(left: list[Interval], right: list[Interval]) -> list[Interval]:
+    """What lies in ``left`` alone; the arguments are merged."""
+    edges = [-float("inf"), *(edge for interval in right for edge in interval), float("inf")]
+    gaps = list(zip(edges[::2], edges[1::2], strict=True))
+    return intersect(left, gaps)
+
+
+def length(intervals: list[Interval]) -> float:
+    """How long merged intervals are together."""
+    return sum(end - start for start, end in intervals)
+
+
+@contextmanager
+def _range(name: str, device: torch.device) -> Iterator[None]:
+    synchronize(device)
+    with record_function(name):
+        yield
+        synchronize(device)
+
+
+@contextmanager
+def _marked(owner: Any, method: str, name: str, device: torch.device) -> Iterator[None]:
+    """Put the calls of one object's method into a range of the profiler."""
+    own = vars(owner).get(method)
+    call: Callable[..., Any] = getattr(owner, method)
+
+    def marked(*args: Any, **options: Any) -> Any:
+        with _range(name, device):
+            return call(*args, **options)
+
+    setattr(owner, method, marked)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(owner, method)
+        else:
+            setattr(owner, method, own)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,250 @@
+"""One rank of a measurement: ``python -m vit_colossal.bench.worker ORDER.json``.
+
+It runs the project's own training loop, reports and all; only evaluation and checkpoints are left
+out. The clock hangs on the batches: when the loop asks for the next one, a step has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from vit_colossal import runtime
+from vit_colossal.bench.case import LOSSES, Order, write_result
+from vit_colossal.bench.data import InMemory, plan_case
+from vit_colossal.data.loaders import Batch
+from vit_colossal.rundir.metrics import NullReporter, peak_memory_bytes
+from vit_colossal.runtime.group import Topology, start, stop
+from vit_colossal.training.stop import LossWatch, StopRequest
+
+if TYPE_CHECKING:
+    from vit_colossal.data.prepare import RunData
+    from vit_colossal.training.job import Trainer
+    from vit_colossal.plan.plan import RunPlan
+
+
+class Source(Protocol):
+    """Where the loop's batches come from."""
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]: ...
+
+
+class Stopwatch:
+    """A source of batches that notes when each is asked for and when it is there.
+
+    Attributes:
+        first_step_at: when the first step was done, in seconds since the epoch.
+        first_step: how long it took, in seconds.
+        began: start of the timed window, on the host's clock.
+    """
+
+    def __init__(self, source: Source, warmup: int, device: torch.device) -> None:
+        self.source, self.warmup, self.device = source, warmup, device
+        self.first_step_at = self.first_step = self.began = 0.0
+        self._asked: list[Any] = []
+        self._waited: list[float] = []
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
+        source = self.source.batches(epoch, first_step)
+        while True:
+            self._next_step()
+            asked = time.perf_counter()
+            try:
+                batch = next(source)
+            except StopIteration:
+                self._asked.pop()
+                return
+            self._waited.append(time.perf_counter() - asked)
+            yield batch
+
+    def _next_step(self) -> None:
+        step = len(self._asked)
+        if step == 1:
+            _synchronize(self.device)
+            self.first_step_at = time.time()
+            self.first_step = self._mark_seconds(self._asked[0], self._mark())
+        if step == self.warmup:
+            _synchronize(self.device)
+            dist.barrier()
+            self.began = time.perf_counter()
+        self._asked.append(self._mark())
+
+    def _mark(self) -> Any:
+        """A moment of the device: its own event, so that no step waits to be timed."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _mark_seconds(self, begin: Any, end: Any) -> float:
+        if self.device.type != "cuda":
+            return float(end - begin)
+        end.synchronize()
+        return float(begin.elapsed_time(end)) / 1e3
+
+    def finish(self) -> tuple[float, list[float], float]:
+        """After the last step: seconds of the window, of each step, and of waiting for data."""
+        last = self._mark()
+        _synchronize(self.device)
+        window = time.perf_counter() - self.began
+        marks = [*self._asked[self.warmup :], last]
+        steps = [self._mark_seconds(begin, end) for begin, end in pairwise(marks)]
+        return window, steps, sum(self._waited[self.warmup :])
+
+
+class Losses(LossWatch):
+    """Keeps the first losses beside watching them."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.seen: list[torch.Tensor] = []
+
+    def update(self, loss: torch.Tensor | None) -> None:
+        super().update(loss)
+        if loss is not None and len(self.seen) < LOSSES:
+            self.seen.append(loss.detach().float())
+
+
+def measure(order: Order, plan: RunPlan, data: RunData, device: torch.device) -> dict[str, Any]:
+    """Run one case; every rank returns the same numbers."""
+    from vit_colossal.training.loop import Loop
+    from vit_colossal.training.job import Trainer
+
+    case = order.case
+    trainer = Trainer(plan, data, device)
+    engine = trainer.engine
+    # In the data's own order, which the peers' samplers have too.
+    ordered = replace(trainer.train_batches, shuffle=False)
+    source: Source = InMemory(ordered) if case.data == "synthetic" else ordered
+    watch = Stopwatch(source, case.warmup, device)
+    trainer.train_batches = watch  # type: ignore[assignment]
+    with tempfile.TemporaryDirectory() as folder:
+        loop = Loop(trainer, NullReporter(), Path(folder))
+        loop.watch = losses = Losses(device)
+        loop.evaluated_step = trainer.total_steps + 1  # no evaluation is due before that
+        with loop.watchdog.watching(engine.model):
+            loop.run(StopRequest())
+        window, steps, waited = watch.finish()
+    memory = peak_memory_bytes(device)
+    values = {
+        "losses": _mean_losses(trainer, losses.seen),
+        "window_seconds": window,
+        "step_seconds": steps,
+        "data_seconds": waited / case.steps,
+        "first_step_at": watch.first_step_at,
+        "first_step_seconds": watch.first_step,
+        "peak_memory_bytes": memory,
+        "data_resident_bytes": mapped_bytes(data.train.images),
+    }
+    phases = None
+    if order.profile_steps:
+        from vit_colossal.bench.phases import profile_phases
+
+        phases = profile_phases(engine, _endless(source), order.profile_steps).as_dict()
+    ranks = _gather({**values, "phases": phases})
+    return _over_ranks(ranks, engine.dims.lead_rank)
+
+
+def _over_ranks(ranks: list[dict[str, Any]], lead: int) -> dict[str, Any]:
+    """The slowest rank's window, the lead's steps, the mean of the phases, all peaks."""
+    phases = [rank["phases"] for rank in ranks]
+    known = phases if phases[0] is not None else []
+    return {
+        "losses": ranks[lead]["losses"],
+        "step_seconds": ranks[lead]["step_seconds"],
+        "window_seconds": max(rank["window_seconds"] for rank in ranks),
+        "data_seconds": max(rank["data_seconds"] for rank in ranks),
+        "first_step_at": max(rank["first_step_at"] for rank in ranks),
+        "first_step_seconds": max(rank["first_step_seconds"] for rank in ranks),
+        "peak_memory_bytes": [rank["peak_memory_bytes"] for rank in ranks],
+        "data_resident_bytes": [rank["data_resident_bytes"] for rank in ranks],
+        "phases": {key: sum(p[key] for p in known) / len(known) for key in known[0]}
+        if known
+        else None,
+    }
+
+
+def _gather(values: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, values)
+    return found
+
+
+def _mean_losses(trainer: Trainer, seen: list[torch.Tensor]) -> list[float]:
+    """Over the replicas, in double precision; empty where no loss is seen."""
+    engine = trainer.engine
+    if not engine.last_stage:
+        return []
+    parts = [torch.zeros(len(seen), device=engine.device) for _ in range(engine.dims.dp)]
+    dist.all_gather(parts, torch.stack(seen), group=engine.dp_group)
+    mean: list[float] = (torch.stack(parts).double().sum(0) / len(parts)).tolist()
+    return mean
+
+
+def _endless(source: Source) -> Iterator[list[Batch]]:
+    while True:
+        yield from source.batches(0)
+
+
+def mapped_bytes(images: Any) -> int:
+    """This process's share of a memory-mapped array: pages that n processes map count 1/n each.
+
+    From /proc/self/smaps (proc(5), ``Pss``); 0 for an array that is not mapped, or without /proc.
+    """
+    file = getattr(images, "filename", None)
+    smaps = Path("/proc/self/smaps")
+    if file is None or not smaps.exists():
+        return 0
+    name, inside, total = str(Path(file).resolve()), False, 0
+    for line in smaps.read_text(encoding="utf-8").splitlines():
+        head = line.split(maxsplit=5)
+        if "-" in head[0] and not head[0].endswith(":"):
+            inside = head[-1] == name
+        elif inside and head[0] == "Pss:":
+            total += int(head[1]) * 1024
+    return total
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main(path: Path) -> None:
+    """Carry out an order; the lead rank, or one that fails, writes the result."""
+    order, topology = Order.read(path), Topology.from_environment()
+    try:
+        plan, data = plan_case(order.case, topology, order.work)
+        kind = plan.device.kind
+        if kind == "cuda":
+            torch.cuda.set_device(topology.local_rank)
+        runtime.activate(kind)
+        device = start(topology, kind, timeout_s=300)
+        values = measure(order, plan, data, device)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, torch.OutOfMemoryError):
+            reason = f"out of memory: {reason}"
+        write_result(order.result, {"error": reason})
+        # The peers may wait in a collective for ever: leave at once, and the launcher ends them.
+        sys.excepthook(type(error), error, error.__traceback__)
+        os._exit(1)
+    if topology.rank == plan.dims.lead_rank:
+        seconds = values.pop("first_step_at") - order.started
+        write_result(order.result, {**values, "time_to_first_step": seconds})
+    stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,63 @@
+"""Batches, schedule and optimizer."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, FiniteFloat
+
+from vit_colossal.config.settings.base import Settings, alias
+
+
+class OptimizationSettings(Settings):
+    """The recipe: none of these may change what another strategy would compute."""
+
+    global_batch_size: int | None = Field(None, ge=1)
+    """Samples per optimizer step over all replicas. Default 16 for a pretrained model, 64 from
+    scratch."""
+    batch_size: int | None = Field(None, ge=1)
+    """Upstream's spelling: samples per data-parallel replica and step, in place of
+    --global-batch-size."""
+    num_microbatches: int | None = Field(None, ge=1)
+    """Micro-batches of one replica's batch under a pipeline; default keeps the bubble under 12 %
+    where the batch allows."""
+    microbatch_size: int | None = Field(None, ge=1)
+    """Samples per micro-batch, instead of --num-microbatches."""
+    grad_accumulation: int = Field(1, ge=1)
+    """Split each step's batch into this many sequential parts; the global batch stays the same."""
+    epochs: int | None = alias("epochs", "num_epoch", "num_epochs", ge=1)
+    """Passes over the training split. Default 3 for a pretrained model, 20 from scratch."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after this many optimizer steps; the schedule spans them."""
+    lr: FiniteFloat | None = alias("lr", "learning_rate", ge=0)
+    """Peak learning rate, never scaled. Default 2e-4 for a pretrained model, 1e-3 from scratch."""
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape after the warm-up."""
+    warmup_ratio: FiniteFloat = Field(0.1, ge=0, lt=1)
+    """Share of all steps with linearly rising learning rate."""
+    weight_decay: FiniteFloat = Field(0.05, ge=0)
+    """AdamW weight decay."""
+    decay_all: bool = False
+    """One parameter group: decay biases and norms too (transformers leaves them out)."""
+    adam_beta1: FiniteFloat = Field(0.9, ge=0, lt=1)
+    """AdamW beta1."""
+    adam_beta2: FiniteFloat = Field(0.999, ge=0, lt=1)
+    """AdamW beta2."""
+    adam_eps: FiniteFloat = Field(1e-8, gt=0)
+    """AdamW epsilon."""
+    clip_grad_norm: FiniteFloat = Field(0.0, ge=0)
+    """Clip the global gradient norm to this value; 0 is off."""
+    freeze: Literal["backbone"] | None = None
+    """Train the classifier alone, on the features of a fixed backbone (a linear probe)."""
+    freeze_layers: int | None = Field(None, ge=0)
+    """Keep the embeddings and the first N encoder layers as they are."""
+    layer_decay: FiniteFloat | None = Field(None, gt=0, le=1)
+    """Each layer below the head learns at this factor of the rate of the one above it."""
+    ema: FiniteFloat | None = Field(None, gt=0, lt=1)
+    """Evaluate and save an exponential moving average of the weights with this decay; in the first
+    steps it decays faster."""
+    early_stopping_patience: int | None = Field(None, ge=1)
+    """Stop after this many evaluations without a better accuracy, and return to the best weights
+    (where --keep-best has kept them)."""
+    seed: int = Field(42, ge=0, lt=2**32)
+    """Seeds the weights of a new head or model, the order and the augmentation."""

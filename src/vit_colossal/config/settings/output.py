@@ -1,0 +1,50 @@
+"""What a run leaves, how it continues and when it gives up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, FiniteFloat
+
+from vit_colossal.config.settings.base import Settings, alias
+
+
+class OutputSettings(Settings):
+    """The run directory, checkpoints, limits and reports."""
+
+    output_dir: Path | None = alias("output_dir", "output_path")
+    """The run directory; default runs/DATASET-PLUGIN-TIME."""
+    overwrite: bool = Field(False, exclude=True)
+    """Replace the run that --output-dir holds."""
+    resume: str | None = None
+    """Continue: auto (if the run has a checkpoint), last, best, or the path of a checkpoint."""
+    save_every: int | None = Field(None, ge=0)
+    """Steps between checkpoints; default after each epoch, 0 for none."""
+    async_save: bool = False
+    """Go on training while a checkpoint's files are written."""
+    keep_last: int = Field(2, ge=1)
+    """Checkpoints kept beside the best one."""
+    keep_best: bool = True
+    """Keep the checkpoint with the best evaluation accuracy."""
+    max_bad_steps: int = Field(3, ge=1)
+    """Stop after this many consecutive steps whose loss is not finite."""
+    timeout: FiniteFloat = Field(120.0, gt=0)
+    """Seconds after which a rank that hangs ends the run (start-up: at least 600)."""
+    log_every: int = Field(10, ge=1)
+    """Steps between log lines."""
+    tensorboard: bool = True
+    """Write TensorBoard events where tensorboard is installed."""
+    wandb: bool = False
+    """Send the metrics to Weights & Biases too (pip install wandb)."""
+    mlflow: bool = False
+    """Send the metrics to MLflow too (pip install mlflow-skinny sqlalchemy alembic)."""
+    dry_run: bool = Field(False, exclude=True)
+    """Validate, build the model in its layout, print the plan and stop; nothing is written but
+    the image cache."""
+    check_reference: str | None = Field(None, exclude=True)
+    """After training, compare the accuracy with this reference; exit with 3 if it is significantly
+    below."""
+    references: Path | None = Field(None, exclude=True)
+    """File with the reference that --check-reference names; default the package's own."""
+    debug: bool = Field(False, exclude=True)
+    """Show tracebacks."""

@@ -1,0 +1,89 @@
+"""The run configuration: all settings together, and a dump that runs again.
+
+pydantic checks the types and ranges and reports all problems at once; what needs
+several fields, the number of processes, the model or the data is checked in ``validation``.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import CliUnknownArgs
+
+from vit_colossal.errors import ConfigError
+from vit_colossal.config.settings.augmentation import AugmentationSettings
+from vit_colossal.config.settings.data import DataSettings, ModelSettings
+from vit_colossal.config.settings.optimization import OptimizationSettings
+from vit_colossal.config.settings.output import OutputSettings
+from vit_colossal.config.settings.strategy import StrategySettings
+
+#: Names that ColossalAI's own examples use for the same strategies.
+PLUGIN_ALIASES = {
+    "torch_ddp": "ddp",
+    "torch_ddp_fp16": "ddp",
+    "low_level_zero": "zero1",
+    "hybrid_parallel": "hybrid",
+}
+
+
+# Bases stand last group first: their fields are listed from the last base to the first.
+class TrainConfig(
+    OutputSettings,
+    OptimizationSettings,
+    AugmentationSettings,
+    DataSettings,
+    ModelSettings,
+    StrategySettings,
+):
+    """Fine-tune a Vision Transformer with a ColossalAI plugin."""
+
+    unknown: CliUnknownArgs = Field(default=[], exclude=True)
+
+    @field_validator("plugin", mode="before")
+    @classmethod
+    def _plugin_alias(cls, value: Any) -> Any:
+        return PLUGIN_ALIASES.get(value, value) if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fp16_in_plugin_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("plugin") == "torch_ddp_fp16":
+            values = {**values, "precision": values.get("precision") or "fp16"}
+        return values
+
+    def dump(self) -> str:
+        """The configuration as YAML that ``--config`` reads back to an equal one."""
+        values = self.model_dump(mode="json", by_alias=True, exclude={"unknown"})
+        return yaml.safe_dump(
+            {key: value for key, value in values.items() if value is not None}, sort_keys=False
+        )
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated again."""
+        try:
+            return type(self).model_validate({**dict(self), **changes})
+        except ValidationError as error:
+            raise ConfigError(problems_of(error)) from None
+
+
+def problems_of(error: ValidationError) -> list[str]:
+    """pydantic's findings, one line each, in terms of flags."""
+    lines = []
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else "configuration"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{name}: no such setting (see --help)")
+            continue
+        message = item["msg"].removeprefix("Value error, ")
+        value = shown(item["input"])
+        lines.append(f"--{name.replace('_', '-')} {value}: {message[0].lower()}{message[1:]}")
+    return lines
+
+
+def shown(value: Any) -> str:
+    """A value at a length that people read: a few lines of YAML can stand for billions of items."""
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -1,0 +1,262 @@
+"""A run's splits, opened, checked and decoded: what every rank maps into memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
+from vit_colossal.data.lazy import check_images
+from vit_colossal.data.request import SourceRequest, default_cache_root
+from vit_colossal.data.sources import ImageSource, choose, load
+from vit_colossal.data.streams import StreamedSource, read_streams
+from vit_colossal.errors import DataError
+from vit_colossal.plan.plan import RunPlan
+
+if TYPE_CHECKING:
+    from transformers import ViTImageProcessorPil
+
+    from vit_colossal.config.reading import TrainConfig
+    from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
+    from vit_colossal.plan.model_spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Decoded splits and how to normalize them.
+
+    Attributes:
+        name: what ``--dataset`` said.
+        fingerprint: identity of the content.
+        eval_split: name of the evaluation split.
+        labels: label names, in order.
+        train, evaluation: uint8 images and int64 labels, memory-mapped or decoded on the fly.
+        image_mean, image_std: per channel, from the model's processor.
+        notes: what a person should know about the data, one line each.
+    """
+
+    name: str
+    fingerprint: str
+    eval_split: str
+    labels: tuple[str, ...]
+    train: CachedSplit
+    evaluation: CachedSplit
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+
+def train_batches(
+    plan: RunPlan, data: RunData, shard: Shard, *, pixels: bool = True
+) -> TrainBatches:
+    """The plan's batches for one data-parallel coordinate; without pixels, where nobody reads them.
+
+    Later pipeline stages need labels and how to mix them, and so neither decode nor augment.
+    """
+    from vit_colossal.data.loaders import TrainBatches
+    from vit_colossal.data.mixing import Mixing
+    from vit_colossal.data.transforms import Augmentation
+
+    config, on_cuda = plan.config, plan.device.kind == "cuda"
+    red, green, blue = (round(255 * mean) for mean in data.image_mean)
+    augmentation = Augmentation(
+        random_resized_crop=config.random_resized_crop,
+        min_scale=config.min_crop_scale,
+        horizontal_flip=config.horizontal_flip,
+        auto=config.auto_augment,
+        num_ops=config.randaugment_num_ops or 2,
+        magnitude=9 if config.randaugment_magnitude is None else config.randaugment_magnitude,
+        erasing=config.random_erasing or 0.0,
+        fill=(red, green, blue),
+    )
+    return TrainBatches(
+        data.train,
+        plan.batches.global_batch,
+        plan.batches.accumulation,
+        shard,
+        config.seed,
+        augmentation,
+        Mixing(config.mixup or 0.0, config.cutmix or 0.0),
+        num_workers=loader_workers(config, busy=on_cuda and augmentation.active) if pixels else 0,
+        pin_memory=on_cuda,
+        pixels=pixels,
+    )
+
+
+def eval_batches(
+    plan: RunPlan, split: CachedSplit, shard: Shard, *, pixels: bool = True
+) -> EvalBatches:
+    """The batches of an evaluation, likewise."""
+    from vit_colossal.data.loaders import EvalBatches
+
+    return EvalBatches(
+        split,
+        plan.batches.forward_batch,
+        shard,
+        num_workers=loader_workers(plan.config) if pixels else 0,
+        pin_memory=plan.device.kind == "cuda",
+        pixels=pixels,
+    )
+
+
+def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:
+    """Open the source, and decode what is not cached yet.
+
+    Needs no process group: the first process to get here builds the cache, the others wait for it.
+
+    Args:
+        plan: the validated run.
+        progress: show a progress bar while decoding.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    from vit_colossal.model.vit import build_processor
+
+    config = plan.config
+    processor = build_processor(plan.spec)
+    options = cache_options(config, plan.spec, processor, progress=progress)
+    source = open_data(source_request(config), options)
+    train, evaluation = _decode_both(source, config, options)
+    return RunData(
+        name=source.name,
+        fingerprint=_fingerprint(source, train, evaluation),
+        eval_split=source.eval_split,
+        labels=source.labels,
+        train=train,
+        evaluation=evaluation,
+        image_mean=tuple(processor.image_mean),
+        image_std=tuple(processor.image_std),
+        notes=(*source.notes, *_left_out(train, evaluation)),
+    )
+
+
+def cache_options(
+    config: TrainConfig, spec: ModelSpec, processor: ViTImageProcessorPil, *, progress: bool
+) -> CacheOptions:
+    """How images are decoded for a model, and where they are kept."""
+    return CacheOptions(
+        size=(spec.image_size, spec.image_size),
+        resample=int(processor.resample),
+        root=config.cache_dir or default_cache_root(),
+        skip_bad=config.skip_bad_images,
+        progress=progress,
+    )
+
+
+def open_data(request: SourceRequest, options: CacheOptions) -> ImageSource | StreamedSource:
+    """Find the data set, its columns and its splits; a streamed one is decoded on the way.
+
+    Args:
+        request: what the settings ask for.
+        options: how to decode.
+
+    Raises:
+        DataError: it cannot be found, read or used for classification.
+    """
+    loaded = load(request)
+    return read_streams(loaded, request, options) if loaded.streamed else choose(loaded, request)
+
+
+def loader_workers(config: TrainConfig, *, busy: bool = False) -> int:
+    """Loader processes of this rank; they change speed and nothing else.
+
+    Args:
+        config: what was asked for.
+        busy: there is more to do than reading the cache, and the cores are not computing.
+    """
+    if config.num_workers is not None:
+        return config.num_workers
+    if config.cache and not busy:
+        return 0
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(8, len(os.sched_getaffinity(0)) // ranks))
+
+
+def source_request(config: TrainConfig) -> SourceRequest:
+    """What the settings ask for."""
+    return SourceRequest(
+        dataset=config.dataset or "",
+        image_column=config.image_column,
+        label_column=config.label_column,
+        train_split=config.train_split,
+        eval_split=config.eval_split,
+        val_split=config.val_split,
+        seed=config.seed,
+        dataset_config=config.dataset_config,
+        revision=config.dataset_revision,
+        max_train_samples=config.max_train_samples,
+        max_eval_samples=config.max_eval_samples,
+        streaming=config.streaming,
+        cache_dir=config.cache_dir,
+    )
+
+
+def decode_split(
+    source: ImageSource | StreamedSource, name: str, config: TrainConfig, options: CacheOptions
+) -> CachedSplit:
+    """The split ``name`` (``train`` or ``evaluation``), from the cache or decoded on the fly.
+
+    Raises:
+        DataError: images cannot be decoded, or the cache cannot be written.
+    """
+    if isinstance(source, StreamedSource):
+        split: CachedSplit = getattr(source, name)
+        return split
+    options = replace(options, split="training" if name == "train" else name)
+    columns = source.image_column, source.label_column
+    prepare = prepare_images if config.cache else check_images
+    return prepare(getattr(source, name), *columns, _key(source, name), options)
+
+
+def _decode_both(
+    source: ImageSource | StreamedSource, config: TrainConfig, options: CacheOptions
+) -> tuple[CachedSplit, CachedSplit]:
+    """Both splits; what is wrong with either is said at once."""
+    splits, problems = [], []
+    for name in ("train", "evaluation"):
+        if isinstance(source, ImageSource):
+            options = replace(options, images_to_follow=_to_follow(source, name, options))
+        try:
+            splits.append(decode_split(source, name, config, options))
+        except DataError as error:
+            problems += [line for line in error.problems if line not in problems]
+    if problems:
+        raise DataError(problems)
+    return splits[0], splits[1]
+
+
+def _key(source: ImageSource, name: str) -> str:
+    return f"{source.fingerprint}/{name}"
+
+
+def _to_follow(source: ImageSource, name: str, options: CacheOptions) -> int:
+    """How many images the other split has yet to write: hours later is late to miss the room."""
+    other = "evaluation" if name == "train" else "train"
+    entry = options.entry(_key(source, other), source.image_column, source.label_column)
+    return 0 if entry.exists() else len(getattr(source, other))
+
+
+def _fingerprint(
+    source: ImageSource | StreamedSource, train: CachedSplit, evaluation: CachedSplit
+) -> str:
+    """The identity of what is left when bad images were left out."""
+    if not train.bad and not evaluation.bad:
+        return source.fingerprint
+    numbers = [[image.number for image in split.bad] for split in (train, evaluation)]
+    return hashlib.sha256(json.dumps([source.fingerprint, numbers]).encode()).hexdigest()
+
+
+def _left_out(train: CachedSplit, evaluation: CachedSplit) -> list[str]:
+    """How many images were skipped, and the first of them."""
+    notes = []
+    for name, split in (("training", train), ("evaluation", evaluation)):
+        if split.bad:
+            total = len(split) + len(split.bad)
+            notes.append(f"left out {len(split.bad)} of {total} {name} images:")
+            notes += [f"  {image}" for image in split.bad[:10]]
+            notes += ["  ..."] if len(split.bad) > 10 else []
+    return notes

@@ -1,0 +1,109 @@
+"""AdamW, its parameter groups and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import torch
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import ViTForImageClassification, get_scheduler
+from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
+from transformers.trainer_pt_utils import get_parameter_names
+
+from vit_colossal.config.reading import TrainConfig
+from vit_colossal.plan.weight_names import named_weights, published
+
+#: transformers' names of the schedules.
+SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+
+#: Name patterns that transformers' Trainer leaves without weight decay.
+_NOT_DECAYED = ["bias", "layernorm", "rmsnorm"]
+
+
+def freeze(model: ViTForImageClassification, config: TrainConfig) -> None:
+    """Take from training what ``--freeze`` or ``--freeze-layers`` names; before boosting."""
+    fixed = -1 if config.freeze_layers is None else config.freeze_layers
+    for name, parameter in named_weights(model):
+        backbone = config.freeze == "backbone" and not name.startswith("classifier.")
+        if backbone or depth_of(name, model.config.num_hidden_layers) <= fixed:
+            parameter.requires_grad_(False)
+
+
+def depth_of(name: str, num_layers: int) -> int:
+    """Where a parameter stands: 0 in the embeddings, i + 1 in encoder layer i, then the rest.
+
+    Args:
+        name: its published name.
+        num_layers: of the encoder.
+    """
+    if name.startswith("vit.embeddings."):
+        return 0
+    layer = re.match(r"vit\.encoder\.layer\.(\d+)\.", name)
+    return int(layer[1]) + 1 if layer else num_layers + 1
+
+
+def parameter_groups(model: ViTForImageClassification, config: TrainConfig) -> list[dict[str, Any]]:
+    """The trained parameters: decayed weights first, then biases and norm weights without decay.
+
+    The split is transformers' own (``Trainer.get_decay_parameter_names``). With a layer-wise decay
+    there are such groups for each depth, from the head down, with the learning rate
+    ``lr * layer_decay ** n`` for n depths below the head; the final norm stands beside the head
+    (as in BEiT, Bao et al. 2022, arXiv:2106.08254, and in timm).
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = {name for name, _ in named}
+    if config.weight_decay and not config.decay_all:
+        decayed = set(get_parameter_names(model, ALL_LAYERNORM_LAYERS, _NOT_DECAYED))
+    layers, rate = model.config.num_hidden_layers, config.layer_decay or 1.0
+    below = {n: layers + 1 - depth_of(published(n), layers) if rate < 1 else 0 for n, _ in named}
+    groups = []
+    for steps in sorted(set(below.values())):
+        lr = (config.lr or 0.0) * rate**steps
+        for decay in (True, False):
+            params = [p for n, p in named if below[n] == steps and (n in decayed) == decay]
+            if params:
+                weight_decay = config.weight_decay if decay else 0.0
+                groups.append({"params": params, "weight_decay": weight_decay, "lr": lr})
+    return groups
+
+
+def build_optimizer(model: torch.nn.Module, config: TrainConfig, device: str) -> Optimizer:
+    """AdamW as the plugin wants it.
+
+    Gemini takes ColossalAI's HybridAdam by exact type; all others PyTorch's own: fused on CUDA, and
+    on the CPU the operations of its plain loop over tensors, where every plugin then rounds alike.
+    """
+    groups = parameter_groups(model, config)
+    betas = (config.adam_beta1, config.adam_beta2)
+    if config.plugin == "gemini":
+        from colossalai.nn.optimizer import HybridAdam
+
+        return HybridAdam(groups, betas=betas, eps=config.adam_eps)
+    # On the CPU lists of tensors round as single ones do. PyTorch's fused kernel is twice as fast,
+    # but rounds the elements that fill no whole vector otherwise: an element's bits then depend on
+    # where a shard begins and ends (torch 2.5.1 and 2.14.1; tests/unit/test_optim.py).
+    fused = device == "cuda"
+    return AdamW(groups, betas=betas, eps=config.adam_eps, fused=fused, foreach=not fused)
+
+
+def ema_decay(decay: float, step: int) -> float:
+    """The decay after ``step`` steps: (1 + n) / (10 + n) until that reaches ``decay``.
+
+    A constant decay would leave the initial weights in the average of a short run. The formula is
+    that of ``tf.train.ExponentialMovingAverage``.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+def build_schedule(optimizer: Optimizer, config: TrainConfig, total_steps: int) -> LRScheduler:
+    """Linear warm-up over ``ceil(warmup_ratio * total_steps)`` steps, then the chosen shape."""
+    warmup = math.ceil(config.warmup_ratio * total_steps)
+    return get_scheduler(
+        SCHEDULES[config.lr_schedule],
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=total_steps,
+    )

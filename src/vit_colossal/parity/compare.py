@@ -1,0 +1,309 @@
+"""``vit-colossal parity``: the same training in every layout, in a plain loop and in Trainer.
+
+Everything is compared step by step with a plain single-process PyTorch loop. How far a run may be
+off is not guessed: the plain loop is compared with itself under reordered reductions (other
+micro-batches, summed backwards, split matrix products), and a layout may be off by
+``TOLERANCE_FACTOR`` times as much.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, FiniteFloat
+
+from vit_colossal.config.reading import TrainConfig
+from vit_colossal.errors import ConfigError
+from vit_colossal.runtime.spawn import launch
+from vit_colossal.plan.layouts import Layout, fitting_layouts
+from vit_colossal.parity.case import Case
+from vit_colossal.parity.plain_loop import Grouping, train_plain
+from vit_colossal.training.run import choose_device, plan_run
+from vit_colossal.data.prepare import RunData
+from vit_colossal.runtime.group import Topology
+from vit_colossal.parity.trace import Difference, Trace, compare, first_beyond
+from vit_colossal.plan.plan import RunPlan
+
+logger = logging.getLogger("vit_colossal")
+
+#: How many times the plain loop's own spread a layout may be off.
+TOLERANCE_FACTOR = 4.0
+#: No tolerance is below two units in the last place of an fp32 loss.
+FLOOR = 2.0**-22
+#: The reductions that the plain loop is reordered by to measure its spread.
+REORDERED = (
+    Grouping(parts=2),
+    Grouping(parts=4),
+    Grouping(parts=8, backwards=True),
+    Grouping(split_products=2),
+    Grouping(split_products=4),
+)
+#: What transformers' Trainer updates with: the optimizer that runs here on a CPU, and its default,
+#: whose fused kernel rounds some elements otherwise.
+TRAINER_OPTIMS = ("adamw_torch", "adamw_torch_fused")
+#: What transformers' Trainer is not given here.
+_OURS_ALONE: tuple[str, ...] = (
+    "random_resized_crop",
+    "horizontal_flip",
+    "auto_augment",
+    "random_erasing",
+    "mixup",
+)
+_OURS_ALONE += ("cutmix", "label_smoothing", "freeze", "layer_decay", "ema")
+WORKER = ("-m", "vit_colossal.parity.worker")
+
+
+class ParityConfig(TrainConfig):
+    """Compare every layout, a plain PyTorch loop and transformers' Trainer step by step."""
+
+    layouts: str = "all"
+    """Comma-separated layout names (ddp, zero1, hybrid tp2, ...), or all that fit --nproc."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where all of them train, the plain loop too: cuda takes one device for each process."""
+    peers: bool = True
+    """Run transformers.Trainer too, alone and data-parallel."""
+    clip_too: FiniteFloat = Field(1.0, ge=0)
+    """Repeat the fp32 rows with the gradient norm clipped to this value; 0 leaves them out."""
+
+    def job(self, **changes: Any) -> TrainConfig:
+        """The training that all subjects run."""
+        own = set(ParityConfig.model_fields) - set(TrainConfig.model_fields)
+        values = {key: value for key, value in dict(self).items() if key not in own}
+        defaults: dict[str, Any] = {"nproc": None, "output_dir": None}
+        if self.max_steps is None and self.epochs is None:
+            defaults["max_steps"] = 50
+        if self.global_batch_size is None and self.batch_size is None:
+            defaults["global_batch_size"] = 16
+        return TrainConfig.model_validate({**values, **defaults, **changes})
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a run of one precision may be off from the plain loop.
+
+    Attributes:
+        loss, grad_norm, weights: relative; see ``Difference``.
+        correct: images.
+        spread: the plain loop's own largest differences, from which the others follow.
+    """
+
+    loss: float
+    grad_norm: float
+    weights: float
+    correct: int
+    spread: dict[str, float]
+
+
+@dataclass
+class Row:
+    """One line of the report."""
+
+    name: str
+    precision: str
+    clip: float
+    processes: int
+    difference: Difference | None = None
+    tolerance: Tolerance | None = None
+    accuracy: str = ""
+    problems: list[str] = field(default_factory=list)
+    trace: Trace | None = None
+    reference: Trace | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.difference is not None and not self.problems
+
+
+def run_parity(config: ParityConfig) -> tuple[list[Row], Path]:
+    """Run all subjects and compare them.
+
+    Args:
+        config: the job, and which layouts on how many processes.
+
+    Returns:
+        The rows and the folder with ``parity.json``, ``parity.png``, ``parity.md`` and the traces.
+    """
+    processes = config.nproc or 2
+    folder = config.output_dir or Path("runs") / time.strftime("parity-%Y%m%d-%H%M%S")
+    folder.mkdir(parents=True, exist_ok=True)
+    everyone = Topology(world_size=processes, local_world_size=processes)
+    choose_device(config.job(), everyone)  # one CUDA device for each, where they are asked for
+    cases = make_cases(config, processes, folder)
+    return compare_cases(config, cases, folder), folder
+
+
+def compare_cases(
+    config: ParityConfig, cases: list[Case], folder: Path, worker: Sequence[str] = WORKER
+) -> list[Row]:
+    """Run the cases in processes of their own and judge each against the plain loop.
+
+    Args:
+        config: the job.
+        cases: what to run.
+        folder: for the files that pass between this process and the workers.
+        worker: the python arguments that run a file of cases in each process.
+    """
+    torch.set_num_threads(1)  # like every rank, so that products are blocked alike
+    _run_cases(cases, folder, worker)
+    references = _References(config)
+    return [_judge(case, references) for case in cases]
+
+
+def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]:
+    """Every layout, and Trainer, in the asked precision and clipping."""
+    plan, _ = plan_run(config.job(plugin="ddp", pp=1, tp=1), Topology())
+    layouts = _select(fitting_layouts(processes, plan.spec), config.layouts)
+    if config.precision is not None:
+        layouts = [layout for layout in layouts if layout.precision == config.precision]
+    clips = [config.clip_grad_norm]
+    if config.clip_too and config.clip_grad_norm == 0:
+        clips.append(config.clip_too)
+    subjects: list[tuple[str | None, Layout]] = [(None, layout) for layout in layouts]
+    if config.peers:
+        _refuse_what_peers_lack(config)
+        flags = {"plugin": "ddp", "precision": "fp32"}
+        for count in sorted({1, processes}):
+            for optim in TRAINER_OPTIMS:
+                subjects.append((optim, Layout(f"transformers.Trainer {optim}", flags, count)))
+    cases: list[Case] = []
+    for trainer_optim, layout in subjects:
+        for clip in clips if layout.precision == "fp32" else clips[:1]:
+            job = config.job(**layout.flags, clip_grad_norm=clip)
+            trace = folder / "traces" / f"{len(cases):03d}"
+            cases.append(Case(layout.name, trainer_optim, layout.processes, job, trace))
+    return cases
+
+
+def _refuse_what_peers_lack(config: ParityConfig) -> None:
+    found = [f"--{name.replace('_', '-')}" for name in _OURS_ALONE if getattr(config, name)]
+    found += ["--freeze-layers"] if config.freeze_layers is not None else []
+    if found:
+        flags = ", ".join(found)
+        raise ConfigError([f"{flags}: Trainer is compared without it: add --no-peers"])
+
+
+def _select(layouts: list[Layout], wanted: str) -> list[Layout]:
+    if wanted == "all":
+        return layouts
+    names = [name.strip() for name in wanted.split(",")]
+    known = sorted({layout.name for layout in layouts})
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        fitting = ", ".join(known)
+        raise ConfigError([f"--layouts {name}: not one of {fitting}" for name in unknown])
+    return [layout for layout in layouts if layout.name in names]
+
+
+def _run_cases(cases: list[Case], folder: Path, worker: Sequence[str]) -> None:
+    """One launch per number of processes; a case that breaks it is left out of the next."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for processes in sorted({case.processes for case in cases}):
+        todo = [case for case in cases if case.processes == processes]
+        while todo:
+            logger.info("running %d cases on %d processes", len(todo), processes)
+            file = folder / f"cases-{processes}.json"
+            file.write_text(json.dumps([case.to_json() for case in todo]), encoding="utf-8")
+            launch([*worker, str(file)], processes)
+            left = [case for case in todo if not (case.trace_dir / "trace.json").exists()]
+            todo = left[1:]
+
+
+class _References:
+    """Plain loops, one for each precision, clipping and grouping that is asked for."""
+
+    def __init__(self, config: ParityConfig) -> None:
+        self.config = config
+        self._traces: dict[tuple[Any, ...], Trace] = {}
+        self._tolerances: dict[tuple[Any, ...], Tolerance] = {}
+        self._data: RunData | None = None
+
+    def trace(self, job: TrainConfig, grouping: Grouping) -> Trace:
+        """The plain run of a job; weights in fp32, or in bf16 with fp32 masters, as it trains."""
+        autocast = job.plugin == "ddp"
+        key = (job.precision, job.clip_grad_norm, autocast, grouping)
+        if key not in self._traces:
+            plain = self.config.job(
+                plugin="ddp" if autocast else "zero1",
+                precision=job.precision,
+                clip_grad_norm=job.clip_grad_norm,
+                pp=1,
+                tp=1,
+                zero=0,
+            )
+            plan, data = plan_run(plain, Topology())
+            self._traces[key] = train_plain(plan, data, _total_steps(plan, data), grouping)
+        return self._traces[key]
+
+    def tolerance(self, job: TrainConfig) -> Tolerance:
+        """The spread of the plain loop under reordered reductions, times the factor."""
+        key = (job.precision, job.clip_grad_norm, job.plugin == "ddp")
+        if key not in self._tolerances:
+            base = self.trace(job, Grouping())
+            batch = self.config.job().global_batch_size or 16
+            reordered = [g for g in REORDERED if batch % g.parts == 0]
+            off = [compare(self.trace(job, grouping), base) for grouping in reordered]
+            spread = {
+                name: max(abs(getattr(difference, name) or 0.0) for difference in off)
+                for name in ("loss", "grad_norm", "weights", "weights_in_lr", "correct")
+            }
+            self._tolerances[key] = Tolerance(
+                loss=max(TOLERANCE_FACTOR * spread["loss"], FLOOR),
+                grad_norm=max(TOLERANCE_FACTOR * spread["grad_norm"], FLOOR),
+                weights=max(TOLERANCE_FACTOR * spread["weights"], FLOOR),
+                correct=max(1, round(TOLERANCE_FACTOR * spread["correct"])),
+                spread=spread,
+            )
+        return self._tolerances[key]
+
+
+def _judge(case: Case, references: _References) -> Row:
+    """Compare one trace with the plain loop that mirrors its layout."""
+    job = case.config
+    row = Row(case.name, job.precision or "fp32", job.clip_grad_norm, case.processes)
+    if not (case.trace_dir / "trace.json").exists():
+        row.problems.append("the run failed: see its messages above")
+        return row
+    trace = Trace.load(case.trace_dir)
+    plan, _ = plan_run(job, Topology(world_size=case.processes))
+    reference = references.trace(job, Grouping.of(plan))
+    row.tolerance = references.tolerance(job)
+    row.difference = compare(trace, reference)
+    row.trace, row.reference = trace, reference
+    row.accuracy = f"{trace.correct}/{trace.total}"
+    row.problems += _problems(trace, reference, row.difference, row.tolerance)
+    return row
+
+
+def _total_steps(plan: RunPlan, data: RunData) -> int:
+    per_epoch = len(data.train) // plan.batches.global_batch
+    return plan.config.max_steps or (plan.config.epochs or 1) * per_epoch
+
+
+def _problems(
+    trace: Trace, reference: Trace, difference: Difference, tolerance: Tolerance
+) -> list[str]:
+    problems = []
+    step = first_beyond(trace.losses, reference.losses, tolerance.loss)
+    if step is not None:
+        problems.append(
+            f"loss differs from step {step}: {trace.losses[step - 1]:.9g} against "
+            f"{reference.losses[step - 1]:.9g}"
+        )
+    if difference.grad_norm is not None and difference.grad_norm > tolerance.grad_norm:
+        step = first_beyond(trace.grad_norms, reference.grad_norms, tolerance.grad_norm)
+        problems.append(f"gradient norm differs from step {step}: {difference.grad_norm:.1e}")
+    if difference.lr > 1e-12:
+        problems.append(f"learning rate differs by {difference.lr:.1e}")
+    if difference.weights > tolerance.weights:
+        problems.append(f"weights differ by {difference.weights:.1e} (L2, relative)")
+    if abs(difference.correct) > tolerance.correct:
+        problems.append(f"accuracy differs by {difference.correct:+d} images")
+    return problems

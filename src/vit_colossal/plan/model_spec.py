@@ -1,0 +1,190 @@
+"""What is known of a model before any framework is imported: its shape, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vit_colossal.errors import ModelError
+from vit_colossal.plan.model_files import is_local, read_config
+
+#: ViTConfig keys of the presets. tiny to large are the standard sizes (Dosovitskiy et al. 2021,
+#: table 1; Touvron et al. 2021 for tiny and small); micro is ours, for small images on a CPU.
+#: Its initializer_range is near 1 / sqrt(64), which keeps the scale of the activations; ViT's 0.02
+#: is meant for widths of 768 and up, and learns digits several times slower.
+PRESETS: dict[str, dict[str, Any]] = {
+    "vit-micro": {
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 16,
+        "patch_size": 4,
+        "initializer_range": 0.1,
+    },
+    "vit-tiny": {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3},
+    "vit-small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    "vit-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "vit-large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+}
+
+
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "selu", "silu")
+
+_SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads"),
+    *("intermediate_size", "image_size", "patch_size"),
+)
+
+#: ViTConfig keys that shape a model, and what each takes.
+_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **{
+        key: ("a positive integer", lambda value: type(value) is int and value > 0)
+        for key in _SIZES
+    },
+    **{
+        key: ("a share from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
+        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    },
+    **{
+        key: ("a positive number", lambda value: _is_number(value) and value > 0)
+        for key in ("initializer_range", "layer_norm_eps")
+    },
+    "hidden_act": (f"one of {', '.join(_ACTIVATIONS)}", lambda value: value in _ACTIVATIONS),
+    "qkv_bias": ("true or false", lambda value: isinstance(value, bool)),
+    "num_channels": ("3, as images are RGB", lambda value: value == 3),
+}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _override_problems(overrides: dict[str, Any]) -> list[str]:
+    """``--model-config`` entries that ViT does not have or cannot be built with."""
+    problems = []
+    for key, value in overrides.items():
+        if key not in _KEYS:
+            problems.append(f"--model-config {key}={value}: no such key, only {', '.join(_KEYS)}")
+        elif not _KEYS[key][1](value):
+            problems.append(f"--model-config {key}={value!r}: must be {_KEYS[key][0]}")
+    return problems
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The shape of a ViT.
+
+    Attributes:
+        name: what ``--model`` said.
+        pretrained: weights come from a directory or the hub, not from a seed.
+        hidden_size, num_layers, num_heads, intermediate_size: the encoder.
+        image_size, patch_size: pixels.
+        overrides: ViTConfig keys for a model trained from scratch.
+    """
+
+    name: str
+    pretrained: bool
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    image_size: int
+    patch_size: int
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Sequence length: patches and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+def read_spec(name: str, overrides: dict[str, Any]) -> ModelSpec:
+    """Find the model's shape from a preset, a directory's or a hub repository's ``config.json``.
+
+    Raises:
+        ModelError: no such model, not a ViT, or overrides for a pretrained model.
+    """
+    if name in PRESETS and not Path(name).is_dir():
+        problems = _override_problems(overrides)
+        if problems:
+            raise ModelError(problems)
+        values = {**PRESETS[name], **overrides}
+        values.setdefault("intermediate_size", 4 * values["hidden_size"])
+        return _spec(name, values, pretrained=False)
+    if overrides:
+        raise ModelError(
+            [
+                f"--model-config {' '.join(overrides)} is for presets: "
+                f"--model {name} brings its own configuration"
+            ]
+        )
+    values = _config_of(name)
+    if values.get("model_type") != "vit":
+        raise ModelError(
+            [f"--model {name} is of type {values.get('model_type')!r}: a 'vit' is needed"]
+        )
+    if values.get("num_channels", 3) != 3:
+        channels = values["num_channels"]
+        raise ModelError([f"--model {name}: num_channels is {channels!r}: 3 is needed, for RGB"])
+    return _spec(name, values, pretrained=True)
+
+
+def read_labels(name: str) -> tuple[str, ...]:
+    """The label names that a directory's or a hub repository's ``config.json`` lists, in order.
+
+    Raises:
+        ModelError: it cannot be read, or lists none.
+    """
+    named = _config_of(name).get("id2label")
+    if isinstance(named, dict):
+        labels = [named.get(str(index)) for index in range(len(named))]
+        if len(labels) > 1 and all(isinstance(label, str) for label in labels):
+            return tuple(str(label) for label in labels)
+    raise ModelError([f"--model {name}: config.json has no id2label that names its labels"])
+
+
+def _spec(name: str, values: dict[str, Any], *, pretrained: bool) -> ModelSpec:
+    def size(key: str, default: int) -> int:
+        value = values.get(key, default)
+        if type(value) is not int or value < 1:
+            raise ModelError([f"--model {name}: {key} must be a positive integer, got {value!r}"])
+        return value
+
+    spec = ModelSpec(
+        name=name,
+        pretrained=pretrained,
+        hidden_size=size("hidden_size", 768),
+        num_layers=size("num_hidden_layers", 12),
+        num_heads=size("num_attention_heads", 12),
+        intermediate_size=size("intermediate_size", 3072),
+        image_size=size("image_size", 224),
+        patch_size=size("patch_size", 16),
+        overrides={} if pretrained else values,
+    )
+    if spec.hidden_size % spec.num_heads:
+        raise ModelError(
+            [
+                f"--model {name}: hidden_size {spec.hidden_size} is not divisible by "
+                f"{spec.num_heads} attention heads"
+            ]
+        )
+    if spec.image_size % spec.patch_size:
+        raise ModelError(
+            [
+                f"--model {name}: image_size {spec.image_size} is not divisible by "
+                f"patch_size {spec.patch_size}"
+            ]
+        )
+    return spec
+
+
+def _config_of(name: str) -> dict[str, Any]:
+    try:
+        return read_config(name)
+    except ModelError as error:
+        if name.count("/") == 1 or is_local(name):
+            raise
+        presets = ", ".join(PRESETS)
+        raise ModelError([f"{line}, or a preset ({presets})" for line in error.problems]) from None

@@ -1,0 +1,205 @@
+"""What a report shows of a run directory: whatever is there, of any run that began."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vit_colossal.checkpoints import files as checkpoint
+
+from vit_colossal.evaluation import predictions
+from vit_colossal.errors import ConfigError
+from vit_colossal.rundir.events import (
+    EndEvent,
+    EvalEvent,
+    Event,
+    StartEvent,
+    StopEvent,
+    TrainEvent,
+    parse_events,
+)
+from vit_colossal.evaluation.predictions import Predictions
+from vit_colossal.rundir.regression import Verdict, check_run
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """One checkpoint; ``problem`` is why it cannot be used, empty for a valid one."""
+
+    name: str
+    links: tuple[str, ...]
+    num_bytes: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run as its directory tells it.
+
+    Attributes:
+        directory: where it lies.
+        config, environment: config.yaml and environment.json; empty where missing.
+        events: of metrics.jsonl, in order.
+        last_event: when metrics.jsonl was written last.
+        predictions: of the last evaluation, where the run saved them.
+        checkpoints: newest first, each verified.
+        verdict: the comparison with a reference, or None.
+        no_verdict: why there is none.
+        notes: what is missing or unreadable, one line each.
+    """
+
+    directory: Path
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    events: list[Event]
+    last_event: datetime | None
+    predictions: Predictions | None
+    checkpoints: list[CheckpointRow]
+    verdict: Verdict | None
+    no_verdict: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def start(self) -> StartEvent | None:
+        """The first start event; older runs have none."""
+        return next((e for e in self.events if isinstance(e, StartEvent)), None)
+
+    @property
+    def train(self) -> list[TrainEvent]:
+        return [event for event in self.events if isinstance(event, TrainEvent)]
+
+    @property
+    def evaluations(self) -> list[EvalEvent]:
+        return [event for event in self.events if isinstance(event, EvalEvent)]
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """``finished``, ``stopped`` or ``unfinished``, and a sentence that says more."""
+        last = self.events[-1] if self.events else None
+        if isinstance(last, EndEvent):
+            return "finished", f"finished after step {last.step}"
+        if isinstance(last, StopEvent):
+            name = signal.Signals(last.signal).name if last.signal in _SIGNALS else last.signal
+            return "stopped", f"stopped by {name} after step {last.step}; --resume auto goes on"
+        if last is None or self.last_event is None:
+            return "unfinished", "no event yet: it is starting, or failed before its first"
+        when = self.last_event.strftime("%Y-%m-%d %H:%M:%S %Z")
+        return "unfinished", f"no end: at step {last.step} on {when}, running then or ended since"
+
+
+_SIGNALS = {int(number) for number in signal.Signals}
+
+
+def read_run_files(
+    directory: Path, reference: str | None = None, references: Path | None = None
+) -> RunFiles:
+    """Read a run that has finished, is still going, or died.
+
+    Args:
+        directory: the run directory.
+        reference: name of the reference to judge it by; the one that matches when not given.
+        references: a file of references other than the package's.
+
+    Raises:
+        ConfigError: this is no run directory.
+    """
+    if not directory.is_dir():
+        raise ConfigError([f"{directory}: no such run directory"])
+    if not any((directory / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
+        raise ConfigError([f"{directory}: neither config.yaml nor metrics.jsonl: not a run"])
+    notes: list[str] = []
+    config = _mapping(directory / "config.yaml", notes)
+    environment = _mapping(directory / "environment.json", notes)
+    events, written = _events(directory / "metrics.jsonl", notes)
+    verdict, no_verdict = _verdict(directory, reference, references)
+    return RunFiles(
+        directory=directory,
+        config=config,
+        environment=environment,
+        events=events,
+        last_event=written,
+        predictions=_predictions(directory, events, notes),
+        checkpoints=_checkpoints(directory / "checkpoints"),
+        verdict=verdict,
+        no_verdict=no_verdict,
+        notes=notes,
+    )
+
+
+def _mapping(path: Path, notes: list[str]) -> dict[str, Any]:
+    """A YAML or JSON mapping; JSON is YAML."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        notes.append(f"{path.name} is {'missing' if missing else 'unreadable'}")
+        return {}
+    if not isinstance(values, dict):
+        notes.append(f"{path.name} holds no names and values")
+        return {}
+    return {str(key): value for key, value in values.items()}
+
+
+def _events(path: Path, notes: list[str]) -> tuple[list[Event], datetime | None]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        notes.append(f"{path.name} is missing")
+        return [], None
+    events, others = parse_events(text.splitlines())
+    if others:
+        notes.append(
+            f"{path.name}: lines that are no events, as a killed run leaves them: {others}"
+        )
+    return events, datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+
+
+def _predictions(directory: Path, events: list[Event], notes: list[str]) -> Predictions | None:
+    """The saved predictions, if they are those of the last evaluation."""
+    try:
+        found = predictions.load(directory)
+    except ValueError as error:
+        notes.append(str(error))
+        return None
+    if found is None:
+        notes.append(
+            "no predictions.parquet, which a run writes when it ends: no confusion matrix, classes "
+            "and images"
+        )
+        return None
+    counts = [(e.correct, e.total) for e in events if isinstance(e, EvalEvent)]
+    if counts and counts[-1] != (int(found.right.sum()), len(found)):
+        notes.append("predictions.parquet is of another evaluation than the last: left out")
+        return None
+    return found
+
+
+def _verdict(
+    directory: Path, reference: str | None, references: Path | None
+) -> tuple[Verdict | None, str]:
+    try:
+        return check_run(directory, reference, references), ""
+    except ConfigError as error:
+        prefix = f"{directory}: "
+        return None, "; ".join(problem.removeprefix(prefix) for problem in error.problems)
+
+
+def _checkpoints(root: Path) -> list[CheckpointRow]:
+    rows = []
+    for path in checkpoint.listed(root):
+        try:
+            checkpoint.verify(path)
+            problem = ""
+        except checkpoint.CheckpointError as error:
+            problem = str(error).removeprefix(f"checkpoint {path}: ")
+        names = (name for name in ("last", "best") if (root / name).resolve() == path.resolve())
+        size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+        rows.append(CheckpointRow(path.name, tuple(names), size, problem))
+    return rows

@@ -1,0 +1,238 @@
+"""What a run directory says about its run: read strictly, for a judgement rests on it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from vit_colossal.config.reading import TrainConfig
+from vit_colossal.errors import ConfigError
+from vit_colossal.rundir.references import Result, RunLayout, Value
+
+#: The settings that may move an accuracy; layout, model and data are kept apart.
+HYPERPARAMETERS = (
+    *("global_batch_size", "grad_accumulation", "epochs", "max_steps", "lr", "lr_schedule"),
+    *("warmup_ratio", "weight_decay", "decay_all", "adam_beta1", "adam_beta2", "adam_eps"),
+    *("clip_grad_norm", "random_resized_crop", "min_crop_scale", "horizontal_flip"),
+    *("auto_augment", "randaugment_num_ops", "randaugment_magnitude", "random_erasing", "mixup"),
+    *("cutmix", "label_smoothing", "freeze", "freeze_layers", "layer_decay", "ema"),
+    *("early_stopping_patience", "max_train_samples", "precision"),
+)
+VERSIONS = ("vit_colossal", "python", "torch", "colossalai", "transformers", "datasets")
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Model and data of a run: what has to agree before accuracies may be compared.
+
+    Attributes:
+        model: as configured; ``model_overrides`` are the preset's changed keys.
+        dataset: name with aliases resolved.
+        train_split, split: names of the training and the evaluation split.
+        labels: label names, in order.
+        fingerprint: identity of the data.
+        eval_images: images that are evaluated.
+    """
+
+    model: str
+    model_overrides: dict[str, Value]
+    dataset: str
+    train_split: str
+    split: str
+    labels: tuple[str, ...]
+    fingerprint: str
+    eval_images: int
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that ended, and its last evaluation."""
+
+    directory: Path
+    subject: Subject
+    layout: RunLayout
+    settings: dict[str, Value]
+    result: Result
+    commit: str | None
+    versions: dict[str, str]
+    device: str = ""
+
+
+class _Environment(BaseModel):
+    """What is needed of environment.json."""
+
+    dataset: str
+    eval_split: str
+    data_fingerprint: str = Field(min_length=1)
+    labels: tuple[str, ...] = Field(min_length=1)
+    world_size: int = Field(ge=1)
+    commit: str | None = None
+    device: str = ""
+    device_name: str = ""
+    plain_loop: bool = False
+
+
+class _Evaluation(BaseModel):
+    """What is needed of an "eval" event."""
+
+    step: int
+    accuracy: float
+    correct: int
+    total: int
+
+
+class _End(BaseModel):
+    """What is needed of an "end" event."""
+
+    step: int
+    accuracy: float
+
+
+def read_run(directory: Path, step: int | None = None) -> FinishedRun:
+    """Read a finished run, or how a run stood at one of its evaluations.
+
+    Args:
+        directory: holds config.yaml, environment.json and metrics.jsonl.
+        step: take the evaluation after this step; the run need not have ended.
+
+    Raises:
+        ConfigError: something is missing, unreadable or contradictory, or the run has not ended.
+    """
+    if not directory.is_dir():
+        raise ConfigError([f"{directory}: no such run directory"])
+    config = read_run_config(directory)
+    values = _read_json(directory / "environment.json")
+    environment = _validated(_Environment, values, directory / "environment.json")
+    events = _read_events(directory / "metrics.jsonl")
+    if step is None:
+        result = _last_evaluation(directory / "metrics.jsonl", events, config.seed)
+    else:
+        result = _evaluation_at(directory / "metrics.jsonl", events, config.seed, step)
+    subject = Subject(
+        model=config.model or "",
+        model_overrides=dict(config.model_overrides),
+        dataset=environment.dataset,
+        train_split=config.train_split or "train",
+        split=environment.eval_split,
+        labels=environment.labels,
+        fingerprint=environment.data_fingerprint,
+        eval_images=result.total,
+    )
+    layout = RunLayout(
+        plugin="plain" if environment.plain_loop else config.plugin,
+        tp=config.tp,
+        pp=config.pp,
+        zero=config.zero,
+        processes=environment.world_size,
+    )
+    versions = {name: str(values[name]) for name in VERSIONS if name in values}
+    settings = hyperparameters(config)
+    device = environment.device_name or environment.device
+    return FinishedRun(
+        directory, subject, layout, settings, result, environment.commit, versions, device
+    )
+
+
+def hyperparameters(config: TrainConfig) -> dict[str, Value]:
+    """The settings that a reference records, without those that are not set."""
+    values = {name: getattr(config, name) for name in HYPERPARAMETERS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def read_run_config(directory: Path) -> TrainConfig:
+    """The resolved settings of a run, finished or not.
+
+    Raises:
+        ConfigError: its config.yaml is missing or is none.
+    """
+    path = directory / "config.yaml"
+    try:
+        values = yaml.safe_load(_read_text(path))
+        return TrainConfig.model_validate(values)
+    except (yaml.YAMLError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError([f"{path}: not the configuration of a run ({reason})"]) from None
+
+
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            raise ConfigError(
+                [f"{path}: line {number} is not JSON: was the run cut off?"]
+            ) from None
+        events += [event] if isinstance(event, dict) else []
+    return events
+
+
+def _evaluation_at(path: Path, events: list[dict[str, Any]], seed: int, step: int) -> Result:
+    """The "eval" event after ``step``."""
+    found = [event for event in events if event.get("event") == "eval" and event["step"] == step]
+    if not found:
+        raise ConfigError([f"{path}: nothing was evaluated after step {step}"])
+    return _result(path, _validated(_Evaluation, found[-1], path), seed)
+
+
+def _result(path: Path, evaluation: _Evaluation, seed: int) -> Result:
+    try:
+        return Result(seed=seed, correct=evaluation.correct, total=evaluation.total)
+    except ValidationError:
+        counts = f"{evaluation.correct} of {evaluation.total}"
+        raise ConfigError([f"{path}: the last evaluation counts {counts} images"]) from None
+
+
+def _last_evaluation(path: Path, events: list[dict[str, Any]], seed: int) -> Result:
+    """The last "eval" event, if an "end" event after it says that it is the result."""
+    kinds = [event.get("event") for event in events]
+    last = {kind: len(kinds) - 1 - kinds[::-1].index(kind) for kind in set(kinds)}
+    if "end" not in last or last["end"] < max(last.get("train", 0), last.get("eval", 0)):
+        raise ConfigError([f'{path}: no "end" event: the run has not finished'])
+    if "eval" not in last:
+        raise ConfigError([f'{path}: no "eval" event: the run was never evaluated'])
+    evaluation = _validated(_Evaluation, events[last["eval"]], path)
+    end = _validated(_End, events[last["end"]], path)
+    result = _result(path, evaluation, seed)
+    exact = result.correct / result.total
+    agrees = evaluation.step == end.step and evaluation.accuracy == end.accuracy
+    if not agrees or abs(exact - end.accuracy) > 1e-9:
+        raise ConfigError(
+            [f"{path}: step, accuracy and counts of the last evaluation and the end differ"]
+        )
+    return result
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
+        raise ConfigError([f"{path}: {reason}: not a run directory, or not a whole one"]) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise ConfigError([f"{path}: not JSON ({error})"]) from None
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path}: expected names and values"])
+    return values
+
+
+def _validated(kind: type[M], values: dict[str, Any], path: Path) -> M:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            f"{path}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
+        ]
+        raise ConfigError(problems) from None

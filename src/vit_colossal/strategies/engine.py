@@ -1,0 +1,157 @@
+"""A boosted model with all that a step, an evaluation or a checkpoint needs of it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from colossalai.booster import Booster
+from colossalai.booster.mixed_precision.fp16_torch import TorchAMPModule
+from colossalai.interface import ModelWrapper, OptimizerWrapper
+from colossalai.shardformer.layer.utils import Randomizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import ViTForImageClassification
+
+from vit_colossal.data.transforms import normalize
+from vit_colossal.plan.weight_names import named_weights
+from vit_colossal.model.optim import build_optimizer, build_schedule
+from vit_colossal.plan.parallel_dims import Coordinate, ParallelDims
+from vit_colossal.strategies.table import AutocastModel, build_booster
+from vit_colossal.plan.plan import RunPlan
+
+if TYPE_CHECKING:
+    from vit_colossal.strategies.ema import Ema
+
+
+@dataclass
+class Engine:
+    """What the booster made of a model.
+
+    Attributes:
+        plan: the validated run.
+        device: where this rank computes.
+        rank: this process.
+        booster, model, optimizer, schedule: as ColossalAI wrapped them.
+        image_mean, image_std: per channel, from the model's processor.
+        shapes: full shape of every parameter by its published name, whatever part this rank holds.
+        ema: the average of the weights, where one is kept.
+    """
+
+    plan: RunPlan
+    device: torch.device
+    rank: int
+    booster: Booster
+    model: ModelWrapper
+    optimizer: OptimizerWrapper
+    schedule: LRScheduler
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    shapes: dict[str, torch.Size]
+    ema: Ema | None = None
+
+    @property
+    def dims(self) -> ParallelDims:
+        return self.plan.dims
+
+    @property
+    def coordinate(self) -> Coordinate:
+        return self.dims.coordinate(self.rank)
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether this rank owns the loss and reports."""
+        return self.rank == self.dims.lead_rank
+
+    @property
+    def first_stage(self) -> bool:
+        return self.coordinate.pp == 0
+
+    @property
+    def last_stage(self) -> bool:
+        return self.coordinate.pp == self.dims.pp - 1
+
+    @property
+    def pipelined(self) -> bool:
+        return self.dims.pp > 1
+
+    @property
+    def dp_group(self) -> dist.ProcessGroup | None:
+        """The ranks that hold the same weights for other samples; None is the whole world."""
+        if self.plan.config.plugin == "hybrid":
+            return self.booster.plugin.dp_group
+        return None
+
+    def pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images [B, 3, H, W] to normalized fp32 on the device; the plugin casts further."""
+        images = images.to(self.device, non_blocking=True)
+        return normalize(images, self.image_mean, self.image_std, torch.float32)
+
+    def evaluated_weights(self) -> AbstractContextManager[Any]:
+        """Compute with the weights that are evaluated and saved; every rank has to call this."""
+        return nullcontext() if self.ema is None else self.ema.in_place()
+
+    def no_sync(self) -> AbstractContextManager[Any]:
+        """Leave out the gradient reduction of all but the last accumulated backward."""
+        model = self.model
+        while isinstance(model, (AutocastModel, TorchAMPModule)):
+            model = model.module
+        return self.booster.no_sync(model, self.optimizer)
+
+
+def checkpoint_activations(model: ViTForImageClassification) -> None:
+    """Compute each layer's activations again in the backward pass, instead of keeping them."""
+    # The first name warns in releases that have the second.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
+
+
+def build_engine(
+    plan: RunPlan,
+    model: ViTForImageClassification,
+    image_mean: tuple[float, ...],
+    image_std: tuple[float, ...],
+    total_steps: int,
+    device: torch.device,
+) -> Engine:
+    """Wrap a plain model for the plan's plugin. The process group must exist.
+
+    Args:
+        plan: the validated run.
+        model: the same plain fp32 model on every rank.
+        image_mean: per channel, from the model's processor.
+        image_std: likewise.
+        total_steps: length of the learning-rate schedule in optimizer steps.
+        device: where this rank computes.
+    """
+    if plan.config.grad_checkpoint:
+        checkpoint_activations(model)
+    if plan.config.compile:
+        # Meant for whole models that are compiled at once: it would cut every layer in two, as
+        # soon as its gradients make up DDP's first bucket of 1 MB.
+        torch._dynamo.config.optimize_ddp = False
+        # In place: parameters keep their names, and layers of one shape share one compilation.
+        for layer in model.vit.layers:
+            layer.compile()
+    shapes = {name: parameter.shape for name, parameter in named_weights(model)}
+    optimizer = build_optimizer(model, plan.config, device.type)
+    schedule = build_schedule(optimizer, plan.config, total_steps)
+    # Dropout under tensor parallelism numbers its generators; an earlier model in this process may
+    # have left the ranks of a pipeline with different counts.
+    Randomizer.reset_index()
+    booster = build_booster(plan)
+    boosted, optimizer, _, _, schedule = booster.boost(model, optimizer, lr_scheduler=schedule)
+    return Engine(
+        plan=plan,
+        device=device,
+        rank=dist.get_rank(),
+        booster=booster,
+        model=boosted,
+        optimizer=optimizer,
+        schedule=schedule,
+        image_mean=image_mean,
+        image_std=image_std,
+        shapes=shapes,
+    )

@@ -1,0 +1,201 @@
+"""A trained model, wherever it lies: a Hugging Face directory, a run, or one of its checkpoints.
+
+None of them needs ColossalAI or a process group: a checkpoint holds whole tensors by name.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vit_colossal.errors import ConfigError, ModelError
+from vit_colossal.rundir.finished import read_run_config
+from vit_colossal.model.vit import load_pretrained
+from vit_colossal.plan.model_files import check_weights
+from vit_colossal.plan.model_files import read_config as read_model_config
+from vit_colossal.plan.weight_names import published
+from vit_colossal.plan.model_spec import PRESETS, ModelSpec, read_labels, read_spec
+
+if TYPE_CHECKING:
+    from transformers import ViTForImageClassification
+
+    from vit_colossal.checkpoints.files import Checkpoint
+
+logger = logging.getLogger("vit_colossal")
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """Where a model's parts are.
+
+    Attributes:
+        spec: its shape; ``spec.name`` has the configuration and the image processor.
+        labels: label names, in the order of the outputs.
+        checkpoint: the folder with its weights; None is ``spec.name``.
+        step: optimizer steps of that checkpoint.
+        averaged: it is evaluated with the moving average of its weights.
+        run_dir: the run that made it, where that is known.
+    """
+
+    spec: ModelSpec
+    labels: tuple[str, ...]
+    checkpoint: Path | None = None
+    step: int | None = None
+    averaged: bool = False
+    run_dir: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.checkpoint or self.spec.name)
+
+
+def locate(name: str, checkpoint: str | None = None) -> SavedModel:
+    """Find a model by what a person calls it; no weights are loaded yet.
+
+    Args:
+        name: a model directory, a run directory, the folder of a checkpoint, or a hub name.
+        checkpoint: of a run: ``last``, ``best``, or a checkpoint's path; None is its final model.
+
+    Raises:
+        ConfigError: nothing usable is there, or the checkpoint is damaged.
+    """
+    path = Path(name).expanduser()
+    try:
+        if (path / "config.yaml").is_file():
+            return _of_run(path, checkpoint)
+        if checkpoint is not None:
+            raise ModelError([f"--checkpoint {checkpoint}: {name} is no run: name a run directory"])
+        if (path / "MANIFEST.json").is_file():
+            from vit_colossal.checkpoints.files import named
+
+            return _of_checkpoint(named(path, name), path.resolve().parents[1])
+        if name in PRESETS and not path.is_dir():
+            raise ModelError([f"{name} is a preset without weights: name a trained model or a run"])
+        beside = path.parent != Path() and path.parent.is_dir()
+        if not path.exists() and (beside or name.startswith((".", "/", "~"))):
+            raise ModelError([f"{name}: no such model, run or checkpoint"])
+        folder = path.resolve()
+        made_here = folder.name == "model" and (folder.parent / "config.yaml").is_file()
+        return _of_directory(
+            str(path) if path.exists() else name, path.parent if made_here else None
+        )
+    except ModelError as error:
+        # There may be a positional argument behind it.
+        raise ModelError([line.removeprefix("--model ") for line in error.problems]) from None
+
+
+def _of_run(run_dir: Path, which: str | None) -> SavedModel:
+    if which is not None:
+        return _of_checkpoint(_find(run_dir, which), run_dir)
+    if not (run_dir / "model" / "config.json").is_file():
+        raise ModelError([f"{run_dir} has no model yet: add --checkpoint last, or finish the run"])
+    return _of_directory(str(run_dir / "model"), run_dir)
+
+
+def _of_directory(name: str, run_dir: Path | None) -> SavedModel:
+    spec = read_spec(name, {})
+    check_weights(spec)
+    return SavedModel(spec, read_labels(name), run_dir=run_dir)
+
+
+def _find(run_dir: Path, which: str) -> Checkpoint:
+    from vit_colossal.checkpoints.files import named, newest_valid
+
+    root = run_dir / "checkpoints"
+    if which == "last":
+        found, skipped = newest_valid(root)
+        for reason in skipped:
+            logger.warning("skipped %s", reason)
+        if found is None:
+            raise ModelError([f"--checkpoint last: {root} has no valid checkpoint"])
+        return found
+    # A path, or a name inside of the run: best, step-000120.
+    path = next((p for p in (root / which, Path(which)) if p.is_dir()), root / which)
+    return named(path, "--checkpoint")
+
+
+def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> SavedModel:
+    """The shape comes from the run: its model, or what it was configured to train."""
+    model = run_dir / "model"
+    if (model / "config.json").is_file():
+        spec = read_spec(str(model), {})
+    elif (run_dir / "config.yaml").is_file():
+        config = read_run_config(run_dir)
+        spec = read_spec(config.model or "", config.model_overrides)
+    else:
+        raise ModelError([f"{checkpoint.path} lies in no run: its config.yaml is missing"])
+    saved, here = checkpoint.identity.get("model"), asdict(spec)
+    if not isinstance(saved, dict) or any(here.get(key) != value for key, value in saved.items()):
+        raise ModelError([f"{checkpoint.path} is of another model than {spec.name}: {saved}"])
+    labels = tuple(str(label) for label in checkpoint.identity.get("labels", ()))
+    averaged = bool(checkpoint.identity.get("weight average"))
+    return SavedModel(spec, labels, checkpoint.path, checkpoint.step, averaged, run_dir)
+
+
+def load_model(saved: SavedModel) -> ViTForImageClassification:
+    """The model with its weights: fp32, on the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: weights are missing, of other shapes, or unreadable.
+    """
+    if saved.checkpoint is not None:
+        return _from_checkpoint(saved, saved.checkpoint)
+    model, missing = load_pretrained(saved.spec.name, str(saved))
+    if missing:
+        # transformers would make these up and carry on.
+        raise ModelError(
+            [f"{saved}: no trained classifier: it has no weights for {', '.join(missing[:4])}"]
+        )
+    return model.eval()
+
+
+def _from_checkpoint(saved: SavedModel, path: Path) -> ViTForImageClassification:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import ViTConfig, ViTForImageClassification
+
+    from vit_colossal.checkpoints.files import AVERAGE
+
+    if saved.spec.pretrained:
+        config = ViTConfig.from_dict(read_model_config(saved.spec.name))
+    else:
+        config = ViTConfig(**saved.spec.overrides)
+    config.id2label = dict(enumerate(saved.labels))
+    config.label2id = {label: index for index, label in enumerate(saved.labels)}
+    config.problem_type = "single_label_classification"
+    model = ViTForImageClassification(config)
+    try:
+        weights = load_file(path / "weights.safetensors")
+        if saved.averaged:  # of all but the frozen ones
+            weights |= load_file(path / AVERAGE)
+        modules = {published(name): name for name in model.state_dict()}
+        model.load_state_dict({modules.get(name, name): w for name, w in weights.items()})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError([f"{path}: its weights are not this model's: {reason}"]) from None
+    return model.eval()
+
+
+def require_labels(saved: SavedModel, labels: tuple[str, ...], dataset: str) -> tuple[int, ...]:
+    """For each of a data set's labels, the model's output that has the same name.
+
+    Raises:
+        ConfigError: a name is missing on either side.
+    """
+    ours, theirs = set(saved.labels), set(labels)
+    differences = (("the model", theirs - ours), ("the data set", ours - theirs))
+    lines = [
+        f"{where} lacks {len(names)} labels: {', '.join(map(repr, sorted(names)[:5]))}"
+        + (" ..." if len(names) > 5 else "")
+        for where, names in differences
+        if names
+    ]
+    if lines:
+        raise ConfigError(
+            [
+                f"--dataset {dataset}: its labels are not those of {saved} ({'; '.join(lines)}): "
+                "choose a data set with the same label names"
+            ]
+        )
+    return tuple(saved.labels.index(label) for label in labels)

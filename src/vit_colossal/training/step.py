@@ -1,0 +1,125 @@
+"""One optimizer step. The only place in the loop that knows whether there is a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from vit_colossal.data.loaders import Batch
+from vit_colossal.data.mixing import mix_pixels
+from vit_colossal.strategies.engine import Engine
+from vit_colossal.model.loss import criterion
+
+
+class StepOutput(NamedTuple):
+    """What one step tells.
+
+    Attributes:
+        loss: mean loss of this replica's samples, a detached fp32 scalar on the device; None on
+            pipeline stages that do not see the loss.
+        grad_norm: global gradient norm before clipping; None when clipping is off or under fp16,
+            where the plugins know it scaled only.
+        lr: learning rate of this step's update.
+    """
+
+    loss: torch.Tensor | None
+    grad_norm: torch.Tensor | float | None
+    lr: float
+
+
+def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
+    """Forward, backward, clip, update; nothing is synchronized with the host on purpose.
+
+    Args:
+        engine: the boosted model.
+        batches: this replica's share of the global batch, one entry per accumulation step
+            (always one under a pipeline, whose micro-batches accumulate).
+    """
+    loss = _pipeline(engine, batches[0]) if engine.pipelined else _accumulate(engine, batches)
+    config, optimizer = engine.plan.config, engine.optimizer
+    lr = float(engine.schedule.get_last_lr()[0])
+    norm = None
+    if config.plugin == "ddp" and config.clip_grad_norm > 0:
+        if config.precision == "fp16":
+            optimizer.unscale_grad()
+        # In the model's order of parameters, like everyone who clips a plain model: the wrapped
+        # optimizer would go by groups, and add the same squares up in another order.
+        norm = clip_grad_norm_(engine.model.parameters(), config.clip_grad_norm)
+    optimizer.step()
+    if config.plugin != "ddp" and config.clip_grad_norm > 0:
+        # These clip by themselves inside step(), where the norm over all shards is known.
+        norm = optimizer.get_grad_norm()
+    engine.schedule.step()
+    optimizer.zero_grad()
+    if engine.ema is not None:
+        engine.ema.update(engine.schedule.last_epoch)
+    return StepOutput(loss, None if config.precision == "fp16" else norm, lr)
+
+
+def _accumulate(engine: Engine, batches: list[Batch]) -> torch.Tensor:
+    total = torch.zeros((), device=engine.device)
+    can_skip = engine.booster.plugin.support_no_sync()
+    for index, batch in enumerate(batches):
+        last = index == len(batches) - 1
+        with nullcontext() if last or not can_skip else engine.no_sync():
+            logits = engine.model(pixel_values=_pixels(engine, batch)).logits
+            labels = batch.labels.to(engine.device, non_blocking=True)
+            [partners] = _partners(engine, batch, len(labels))
+            loss = _loss(engine, batch, logits, labels, partners) / len(batches)
+            engine.booster.backward(loss, engine.optimizer)
+        total += loss.detach()
+    return total
+
+
+def _pipeline(engine: Engine, batch: Batch) -> torch.Tensor | None:
+    # The schedule hands all inputs to the model's forward, which has no place for the partners'
+    # labels. The last stage asks for its losses in the order of the micro-batches.
+    partners = iter(_partners(engine, batch, engine.plan.batches.microbatch))
+    result = engine.booster.execute_pipeline(
+        iter([stage_inputs(engine, batch)]),
+        engine.model,
+        lambda outputs, inputs: _loss(
+            engine, batch, outputs.logits, inputs["labels"], next(partners)
+        ),
+        engine.optimizer,
+        return_loss=True,
+    )
+    return result["loss"] if engine.last_stage else None
+
+
+def stage_inputs(engine: Engine, batch: Batch) -> dict[str, Any]:
+    """What this stage reads: pixels on the first; labels, from which all tell the batch's size."""
+    inputs = {"labels": batch.labels.to(engine.device, non_blocking=True)}
+    if engine.first_stage:
+        inputs["pixel_values"] = _pixels(engine, batch)
+    return inputs
+
+
+def _pixels(engine: Engine, batch: Batch) -> torch.Tensor:
+    """Normalized and, if the batch says so, mixed: fp32 [b, 3, H, W] on the device."""
+    images = engine.pixels(batch.images)
+    if batch.mix is None:
+        return images
+    return mix_pixels(images, engine.pixels(batch.mix.image), batch.mix.draw)
+
+
+def _partners(engine: Engine, batch: Batch, size: int) -> Sequence[torch.Tensor | None]:
+    """The labels that are mixed in, on the device, in micro-batches of ``size`` rows."""
+    if batch.mix is None:
+        return [None] * (len(batch.labels) // size)
+    return batch.mix.labels.to(engine.device, non_blocking=True).split(size)
+
+
+def _loss(
+    engine: Engine,
+    batch: Batch,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    partners: torch.Tensor | None,
+) -> torch.Tensor:
+    weight = 1.0 if batch.mix is None else batch.mix.draw.weight
+    return criterion(logits, labels, engine.plan.config.label_smoothing or 0.0, partners, weight)
