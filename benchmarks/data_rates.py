@@ -32,8 +32,8 @@ SETTINGS = {"model": "vit-tiny", "device": "cpu", "epochs": 1, "lr": 1e-3}
 def prepared(**settings: Any) -> tuple[Any, Any]:
     """A plan and its decoded data, as a run has them."""
     from vit_colossal.config.reading import TrainConfig
-    from vit_colossal.training.run import plan_run
     from vit_colossal.runtime.group import Topology
+    from vit_colossal.training.run import plan_run
 
     return plan_run(TrainConfig(**SETTINGS, **settings), Topology())
 

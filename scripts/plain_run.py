@@ -15,11 +15,11 @@ import torch
 
 from vit_colossal.config.reading import load_config
 from vit_colossal.errors import UserError
-from vit_colossal.rundir.metrics import RunReporter
 from vit_colossal.parity.plain_loop import Grouping, train_plain
-from vit_colossal.training.run import plan_run
+from vit_colossal.rundir.metrics import RunReporter
 from vit_colossal.rundir.record import describe_run
 from vit_colossal.runtime.group import Topology
+from vit_colossal.training.run import plan_run
 
 
 def main(arguments: list[str]) -> None:

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from vit_colossal.config.reading import parse_config
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.model_spec import PRESETS
-from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.plan.plan import Device, make_plan
 
 #: Numbers at the edges of what fields take, and beyond.

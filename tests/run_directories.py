@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vit_colossal.evaluation import predictions
 from vit_colossal.config.reading import TrainConfig
+from vit_colossal.evaluation import predictions
 from vit_colossal.evaluation.predictions import Predictions
 
 PER_EPOCH, EPOCHS = 50, 4

@@ -9,33 +9,34 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vit_colossal.version import __version__
+
 if TYPE_CHECKING:
     from vit_colossal.config.reading import TrainConfig, load_config
     from vit_colossal.errors import ConfigError, UserError
-    from vit_colossal.trained.predict import Prediction, PredictResult, predict
-    from vit_colossal.training.run import train
-    from vit_colossal.trained.evaluate import evaluate
     from vit_colossal.evaluation.scores import Evaluation
+    from vit_colossal.trained.evaluate import evaluate
+    from vit_colossal.trained.predict import Prediction, PredictResult, predict
     from vit_colossal.training.job import TrainResult
-
-__version__ = "0.1.0"
+    from vit_colossal.training.run import train
 
 #: Where each public name lives; imported on first use, for torch and ColossalAI take seconds.
 _PUBLIC = {
     "ConfigError": "errors",
-    "Evaluation": "scores",
-    "PredictResult": "predictor",
-    "Prediction": "predictor",
-    "TrainConfig": "config",
-    "TrainResult": "trainer",
+    "Evaluation": "evaluation.scores",
+    "PredictResult": "trained.predict",
+    "Prediction": "trained.predict",
+    "TrainConfig": "config.reading",
+    "TrainResult": "training.job",
     "UserError": "errors",
-    "evaluate": "run_evaluation",
-    "load_config": "config",
-    "predict": "predictor",
-    "train": "run",
+    "evaluate": "trained.evaluate",
+    "load_config": "config.reading",
+    "predict": "trained.predict",
+    "train": "training.run",
 }
 
 __all__ = [
+    "__version__",
     "ConfigError",
     "Evaluation",
     "PredictResult",

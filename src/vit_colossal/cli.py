@@ -11,39 +11,15 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from vit_colossal import __version__
+from vit_colossal.version import __version__
+from vit_colossal.commands.names import SUMMARIES, USAGE, WITHOUT_TORCH
 from vit_colossal.errors import ConfigError, UserError
-from vit_colossal.runtime.importing import without_collecting
 from vit_colossal.redaction import SafeFormatter, hide_secrets
+from vit_colossal.runtime.importing import without_collecting
 
 if TYPE_CHECKING:
     from vit_colossal.config.reading import TrainConfig
     from vit_colossal.runtime.group import Topology
-
-#: In the order of the help; those beside train and eval are modules of ``commands``.
-SUMMARIES = {
-    "train": "fine-tune a Vision Transformer with a ColossalAI plugin",
-    "eval": "evaluate a run or a model on a whole split of any data set",
-    "predict": "label image files with a run or a model",
-    "parity": "compare every layout with a plain PyTorch loop and transformers' Trainer",
-    "bench": "measure strategies and peers side by side",
-    "check": "judge a finished run by a reference accuracy (exit code 3: significantly below)",
-    "report": "write one HTML page about a run, or about several side by side",
-    "export": "turn a run or a checkpoint into a Hugging Face directory or ONNX",
-    "push": "upload a run or a model to a hub, with a model card",
-    "doctor": "say whether training can start on this machine, and what to do if not",
-    "completion": "print a completion script for bash or zsh",
-}
-#: These work where PyTorch is missing or broken.
-WITHOUT_TORCH = ("doctor", "completion")
-USAGE = "\n".join(
-    [
-        "usage: vit-colossal COMMAND [flags]\n",
-        "commands:",
-        *(f"  {name:<10} {summary}" for name, summary in SUMMARIES.items()),
-        "\nvit-colossal COMMAND --help lists the flags; vit-colossal --version the version.",
-    ]
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -147,12 +147,12 @@ def _run_task(task: Task) -> None:
     import torch.distributed as dist
 
     from vit_colossal.config.reading import load_config
-    from vit_colossal.training.loop import Loop
     from vit_colossal.rundir.metrics import NullReporter
-    from vit_colossal.training.run import plan_run
     from vit_colossal.runtime.group import Topology
-    from vit_colossal.training.stop import StopRequest
     from vit_colossal.training.job import Trainer
+    from vit_colossal.training.loop import Loop
+    from vit_colossal.training.run import plan_run
+    from vit_colossal.training.stop import StopRequest
 
     losses: dict[int, float] = {}
 

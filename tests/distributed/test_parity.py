@@ -10,8 +10,8 @@ from faulty_worker import FAULT_STEP, FAULTS
 from PIL import Image
 
 from launching import environment, run
-from vit_colossal.parity.compare import ParityConfig, Row, compare_cases
 from vit_colossal.parity.case import Case
+from vit_colossal.parity.compare import ParityConfig, Row, compare_cases
 
 WORKER = str(Path(__file__).with_name("faulty_worker.py"))
 STEPS = 12

@@ -12,15 +12,14 @@ import torch
 import torch.distributed as dist
 
 from vit_colossal import runtime
-
-from vit_colossal.strategies import table as plugins
-from vit_colossal.config.reading import load_config
-from vit_colossal.training.run import plan_run
-from vit_colossal.runtime.group import Topology, start, stop
-from vit_colossal.training.step import train_step
-from vit_colossal.training.job import Trainer
-from vit_colossal.strategies.transfers import ZeroPlugin, _average_gradients
 from vit_colossal.checkpoints.weights import gather_weights
+from vit_colossal.config.reading import load_config
+from vit_colossal.runtime.group import Topology, start, stop
+from vit_colossal.strategies import table as plugins
+from vit_colossal.strategies.transfers import ZeroPlugin, _average_gradients
+from vit_colossal.training.job import Trainer
+from vit_colossal.training.run import plan_run
+from vit_colossal.training.step import train_step
 
 STEPS = 3
 

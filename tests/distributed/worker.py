@@ -19,14 +19,14 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from vit_colossal import runtime
+from vit_colossal.checkpoints.weights import gather_weights
 from vit_colossal.config.reading import load_config
 from vit_colossal.data.cache import CachedSplit
 from vit_colossal.data.loaders import EvalBatches
-from vit_colossal.training.run import plan_run
 from vit_colossal.runtime.group import Topology, start, stop
-from vit_colossal.training.step import train_step
 from vit_colossal.training.job import Trainer
-from vit_colossal.checkpoints.weights import gather_weights
+from vit_colossal.training.run import plan_run
+from vit_colossal.training.step import train_step
 
 
 def main(cases_file: str, directory: str) -> int:

@@ -105,12 +105,9 @@ def plant(fault: Fault) -> None:
     from transformers.models.vit.modeling_vit import ViTLayer
 
     from vit_colossal.checkpoints import files as checkpoint
-
-    from vit_colossal.training import loop
-
     from vit_colossal.checkpoints import state as train_state
-
     from vit_colossal.training import job as trainer
+    from vit_colossal.training import loop
 
     planter = Planter(fault)
     planter.within(loop, "train_step", "train")

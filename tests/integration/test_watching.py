@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from launching import ROOT, Finished, environment, run
-from vit_colossal.evaluation import predictions
 from vit_colossal.cli import main
+from vit_colossal.evaluation import predictions
 from vit_colossal.rundir.events import EvalEvent, StartEvent, StopEvent, parse_events
 
 JOB = ("--dataset", "digits", "--model", "vit-micro", "--device", "cpu", "--lr", "1e-3")

@@ -17,8 +17,8 @@ from PIL import Image
 
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.decoding import Row, decode_rows
-from vit_colossal.errors import DataError
 from vit_colossal.data.prepare import RunData, prepare_data
+from vit_colossal.errors import DataError
 from vit_colossal.plan.plan import Device, make_plan
 
 SIZE = 16

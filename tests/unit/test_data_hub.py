@@ -25,7 +25,7 @@ import json, sys
 from vit_colossal.data.sources import SourceRequest, open_source
 from vit_colossal.errors import ConfigError
 from vit_colossal.model.vit import build_model, build_processor
-from vit_colossal.plan.model_files import check_weights
+from vit_colossal.plan.weights_fit import check_weights
 from vit_colossal.plan.model_spec import read_spec
 
 def data(name, revision=None):

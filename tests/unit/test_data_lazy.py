@@ -18,9 +18,9 @@ from vit_colossal.data import lazy
 from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
 from vit_colossal.data.lazy import check_images
 from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
+from vit_colossal.data.prepare import loader_workers
 from vit_colossal.data.transforms import Augmentation
 from vit_colossal.errors import ConfigError, DataError
-from vit_colossal.data.prepare import loader_workers
 
 FEATURES = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
 

@@ -15,13 +15,13 @@ import pytest
 from pydantic import BaseModel
 
 from launching import ROOT
-from vit_colossal.rundir import trackers
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.errors import ConfigError
+from vit_colossal.rundir import trackers
 from vit_colossal.rundir.events import Event, parse_events
 from vit_colossal.rundir.metrics import RunReporter, keep_events
-from vit_colossal.training.run import plan_run
 from vit_colossal.runtime.group import Topology
+from vit_colossal.training.run import plan_run
 
 KINDS: dict[str, type[BaseModel]] = {
     get_args(kind.model_fields["event"].annotation)[0]: kind

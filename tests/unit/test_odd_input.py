@@ -9,9 +9,9 @@ import pytest
 
 from bad_files import folder, image, put
 from vit_colossal.config.reading import load_config
-from vit_colossal.training.run import plan_run
 from vit_colossal.data.prepare import RunData
 from vit_colossal.runtime.group import Topology
+from vit_colossal.training.run import plan_run
 
 BASE = "--device cpu --model vit-micro --output-dir run --global-batch-size 4"
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from run_directories import make_run, pictures, predict
 from vit_colossal.checkpoints import files as checkpoint
-from vit_colossal.evaluation import predictions
 from vit_colossal.cli import main
+from vit_colossal.evaluation import predictions
 from vit_colossal.report.figures import MAX_POINTS, Series, draw, thinned
 from vit_colossal.report.page import duration, size
 

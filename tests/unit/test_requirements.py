@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from vit_colossal.runtime import pins as colossalai_pins
-
 from vit_colossal.doctor import requirements as requirements_check
+from vit_colossal.doctor.examine import PYTHON
+from vit_colossal.doctor.requirements import clashes, judge
+from vit_colossal.errors import ConfigError
+from vit_colossal.runtime import pins as colossalai_pins
 from vit_colossal.runtime.pins import (
     colossalai_problems,
     passed_over,
@@ -22,9 +24,6 @@ from vit_colossal.runtime.pins import (
     require_colossalai,
     wanted_version,
 )
-from vit_colossal.doctor.examine import PYTHON
-from vit_colossal.errors import ConfigError
-from vit_colossal.doctor.requirements import clashes, judge
 
 ROOT = Path(__file__).parents[2]
 SETUP = (ROOT / "setup.py").read_text(encoding="utf-8")

@@ -26,11 +26,11 @@ from vit_colossal.bench.config import BenchConfig
 from vit_colossal.bench.data import plan_case, prepare_work
 from vit_colossal.bench.peer import peer_command
 from vit_colossal.errors import ConfigError
-from vit_colossal.runtime.spawn import launch
 from vit_colossal.model.vit import flops_per_image
 from vit_colossal.plan.parallel_dims import bubble
-from vit_colossal.runtime.group import Topology
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.runtime.group import Topology
+from vit_colossal.runtime.spawn import launch
 
 logger = logging.getLogger("vit_colossal")
 

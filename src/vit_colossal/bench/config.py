@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from vit_colossal.bench.case import BenchCase
 from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.train_config import problems_of
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.layouts import fitting_layouts
 from vit_colossal.plan.model_spec import read_spec
-from vit_colossal.config.train_config import problems_of
 
 
 class BenchConfig(TrainConfig):

@@ -19,11 +19,11 @@ import numpy as np
 
 from vit_colossal.bench.case import BenchCase
 from vit_colossal.data.cache import CachedSplit
-from vit_colossal.model.vit import build_model, build_processor
-from vit_colossal.training.run import choose_device, plan_run
 from vit_colossal.data.prepare import RunData
-from vit_colossal.runtime.group import Topology
+from vit_colossal.model.vit import build_model, build_processor
 from vit_colossal.plan.plan import RunPlan, make_plan
+from vit_colossal.runtime.group import Topology
+from vit_colossal.training.run import choose_device, plan_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

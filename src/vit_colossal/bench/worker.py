@@ -29,8 +29,8 @@ from vit_colossal.training.stop import LossWatch, StopRequest
 
 if TYPE_CHECKING:
     from vit_colossal.data.prepare import RunData
-    from vit_colossal.training.job import Trainer
     from vit_colossal.plan.plan import RunPlan
+    from vit_colossal.training.job import Trainer
 
 
 class Source(Protocol):
@@ -118,8 +118,8 @@ class Losses(LossWatch):
 
 def measure(order: Order, plan: RunPlan, data: RunData, device: torch.device) -> dict[str, Any]:
     """Run one case; every rank returns the same numbers."""
-    from vit_colossal.training.loop import Loop
     from vit_colossal.training.job import Trainer
+    from vit_colossal.training.loop import Loop
 
     case = order.case
     trainer = Trainer(plan, data, device)

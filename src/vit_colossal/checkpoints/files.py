@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from vit_colossal.errors import ConfigError, UserError
 from vit_colossal.config.train_config import shown
+from vit_colossal.errors import ConfigError, UserError
+from vit_colossal.plan.checkpoint import Checkpoint
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -38,23 +38,6 @@ _NAME = re.compile(r"step-(\d{6,})")
 
 class CheckpointError(UserError):
     """A checkpoint cannot be written, or not be read as it is."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A verified checkpoint.
-
-    Attributes:
-        path: its folder.
-        step: optimizer steps taken.
-        identity: what has to agree to continue (model, labels, data, ...), and the layout.
-        state: where the run was, and what ``TrainState.values`` held.
-    """
-
-    path: Path
-    step: int
-    identity: dict[str, Any]
-    state: dict[str, Any]
 
 
 def write(

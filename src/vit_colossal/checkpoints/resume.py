@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vit_colossal.checkpoints.files import Checkpoint, differences, listed, named, newest_valid
+from vit_colossal.checkpoints.files import differences, listed, named, newest_valid
 from vit_colossal.config.reading import TrainConfig
-from vit_colossal.errors import ConfigError
 from vit_colossal.data.prepare import RunData
+from vit_colossal.errors import ConfigError
+from vit_colossal.plan.checkpoint import Checkpoint
 from vit_colossal.plan.plan import RunPlan
 
 logger = logging.getLogger("vit_colossal")

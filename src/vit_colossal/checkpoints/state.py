@@ -12,8 +12,8 @@ from colossalai.booster.mixed_precision.fp16_torch import TorchAMPOptimizer
 from safetensors import safe_open
 from torch.nn.parallel import DistributedDataParallel
 
-from vit_colossal.strategies.engine import Engine
 from vit_colossal.model.loss import criterion
+from vit_colossal.strategies.engine import Engine
 from vit_colossal.strategies.parts import Part, local_parts, refresh_working_weights
 
 #: AdamW's moments, as PyTorch and ColossalAI name them.

@@ -7,8 +7,8 @@ import torch.distributed as dist
 from colossalai.checkpoint_io.utils import gather_distributed_param
 from colossalai.zero import GeminiDDP
 
-from vit_colossal.strategies.engine import Engine
 from vit_colossal.plan.weight_names import named_weights, published
+from vit_colossal.strategies.engine import Engine
 
 
 def gather_weights(engine: Engine) -> dict[str, torch.Tensor] | None:

@@ -10,8 +10,9 @@ from typing import Any
 import torch.distributed as dist
 
 from vit_colossal.checkpoints import files
-from vit_colossal.strategies.engine import Engine
 from vit_colossal.checkpoints.state import TrainState, collect, not_finite, restore
+from vit_colossal.plan.checkpoint import Checkpoint
+from vit_colossal.strategies.engine import Engine
 
 logger = logging.getLogger("vit_colossal")
 
@@ -48,7 +49,7 @@ class Checkpointer:
             best: this is the best model so far.
 
         Raises:
-            CheckpointError: on every rank, when the lead rank could not write.
+            files.CheckpointError: on every rank, when the lead rank could not write.
         """
         # The earlier one first: two states at a time might not fit the memory.
         self.finish()
@@ -62,7 +63,7 @@ class Checkpointer:
         """Wait until what was saved is on the disk.
 
         Raises:
-            CheckpointError: on every rank, when the lead rank could not write.
+            files.CheckpointError: on every rank, when the lead rank could not write.
         """
         if self.engine.plan.config.async_save:
             self._wait()
@@ -95,7 +96,7 @@ class Checkpointer:
             files.point(self.root, "best", path)
         files.prune(self.root, config.keep_last)
 
-    def resume(self, checkpoint: files.Checkpoint) -> dict[str, Any]:
+    def resume(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """Put the checkpoint's state into this run; returns the progress it was saved with."""
         saved = checkpoint.identity.get("layout", {})
         same = saved == self.layout
@@ -113,7 +114,7 @@ class Checkpointer:
         """Put the state of the best checkpoint into this run, if one was kept.
 
         Raises:
-            CheckpointError: it is damaged.
+            files.CheckpointError: it is damaged.
         """
         link = self.root / "best"
         if not link.exists():

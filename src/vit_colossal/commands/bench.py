@@ -12,9 +12,9 @@ from vit_colossal.bench.compare import Bench
 from vit_colossal.bench.config import BenchConfig, make_cases
 from vit_colossal.bench.plot import plot
 from vit_colossal.bench.report import as_document, as_markdown, as_text, write
-from vit_colossal.runtime.pins import require_colossalai
 from vit_colossal.config.reading import flags_parser, load_config
 from vit_colossal.rundir.record import describe_software
+from vit_colossal.runtime.pins import require_colossalai
 
 
 def build_parser(prog: str) -> ArgumentParser:

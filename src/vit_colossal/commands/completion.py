@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from vit_colossal.cli import SUMMARIES
+from vit_colossal.commands.names import SUMMARIES
 from vit_colossal.errors import ConfigError
 
 #: Flags and arguments that take a path, beside those whose type is one.

@@ -47,8 +47,8 @@ def main(flags: Sequence[str], prog: str) -> int:
     if asked.format == "hf":
         export_hf(saved, asked.output, overwrite=asked.overwrite)
     else:
-        from vit_colossal.trained.split import open_split
         from vit_colossal.config.train_config import TrainConfig
+        from vit_colossal.trained.split import open_split
 
         data = {"dataset": asked.dataset, "eval_split": asked.eval_split}
         config = TrainConfig(**{name: value for name, value in data.items() if value is not None})

@@ -6,11 +6,11 @@ import shlex
 from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from vit_colossal.runtime.pins import require_colossalai
 from vit_colossal.config.reading import flags_parser, load_config
 from vit_colossal.parity.compare import ParityConfig, run_parity
 from vit_colossal.parity.report import as_text, write
 from vit_colossal.rundir.record import describe_software
+from vit_colossal.runtime.pins import require_colossalai
 
 
 def build_parser(prog: str) -> ArgumentParser:

@@ -41,8 +41,8 @@ def main(flags: Sequence[str], prog: str) -> int:
     """Push, or show the card."""
     asked = build_parser(prog).parse_args(flags)
     from vit_colossal.errors import ConfigError
-    from vit_colossal.trained.push import check_name, push
     from vit_colossal.trained.card import model_card
+    from vit_colossal.trained.push import check_name, push
     from vit_colossal.trained.saved import locate
 
     check_name(asked.repository)

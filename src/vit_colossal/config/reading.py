@@ -15,8 +15,8 @@ import yaml
 from pydantic import AliasChoices, Field, ValidationError, create_model
 from pydantic_settings import CliSettingsSource, SettingsError
 
-from vit_colossal.errors import ConfigError
 from vit_colossal.config.train_config import TrainConfig, problems_of, shown
+from vit_colossal.errors import ConfigError
 
 C = TypeVar("C", bound=TrainConfig)
 

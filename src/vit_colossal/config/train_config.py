@@ -13,12 +13,12 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import CliUnknownArgs
 
-from vit_colossal.errors import ConfigError
 from vit_colossal.config.settings.augmentation import AugmentationSettings
 from vit_colossal.config.settings.data import DataSettings, ModelSettings
 from vit_colossal.config.settings.optimization import OptimizationSettings
 from vit_colossal.config.settings.output import OutputSettings
 from vit_colossal.config.settings.strategy import StrategySettings
+from vit_colossal.errors import ConfigError
 
 #: Names that ColossalAI's own examples use for the same strategies.
 PLUGIN_ALIASES = {

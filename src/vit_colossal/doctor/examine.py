@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vit_colossal.doctor.machine import GIB, Check, folders, hub, memory
+from vit_colossal.doctor.requirements import clashes, pinned
 from vit_colossal.runtime.pins import (
     colossalai_problems,
     install_command,
     passed_over,
     wanted_version,
 )
-from vit_colossal.doctor.machine import GIB, Check, folders, hub, memory
-from vit_colossal.doctor.requirements import clashes, pinned
 
 #: From the first to below the second.
 PYTHON = ((3, 11), (3, 14))

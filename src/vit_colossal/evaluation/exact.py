@@ -16,10 +16,10 @@ from colossalai.pipeline.schedule import OneForwardOneBackwardSchedule
 from torch.nn.functional import cross_entropy
 
 from vit_colossal.data.loaders import IGNORED_LABEL, PADDING_INDEX, Batch
-from vit_colossal.strategies.engine import Engine
 from vit_colossal.evaluation.predictions import Predictions
 from vit_colossal.evaluation.scores import Evaluation
-from vit_colossal.training.step import stage_inputs
+from vit_colossal.strategies.engine import Engine
+from vit_colossal.strategies.inputs import stage_inputs
 
 
 def evaluate(

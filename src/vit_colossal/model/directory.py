@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vit_colossal.errors import ModelError, UserError
-from vit_colossal.plan.model_files import check_weights, weight_files
-from vit_colossal.plan.weight_names import named_weights
 from vit_colossal.plan.model_spec import read_spec
+from vit_colossal.plan.weight_names import named_weights
+from vit_colossal.plan.weights_fit import check_weights, weight_files
 
 if TYPE_CHECKING:
     from transformers import ViTForImageClassification, ViTImageProcessor

@@ -12,8 +12,8 @@ import torch
 
 from vit_colossal.errors import ModelError
 from vit_colossal.plan.model_files import model_folder, processor_folder, weight_files
-from vit_colossal.plan.weight_names import wrapper_prefix
 from vit_colossal.plan.model_spec import ModelSpec
+from vit_colossal.plan.weight_names import wrapper_prefix
 
 if TYPE_CHECKING:
     from transformers import ViTForImageClassification, ViTImageProcessorPil

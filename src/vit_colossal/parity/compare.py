@@ -21,16 +21,16 @@ import torch
 from pydantic import Field, FiniteFloat
 
 from vit_colossal.config.reading import TrainConfig
+from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
-from vit_colossal.runtime.spawn import launch
-from vit_colossal.plan.layouts import Layout, fitting_layouts
 from vit_colossal.parity.case import Case
 from vit_colossal.parity.plain_loop import Grouping, train_plain
-from vit_colossal.training.run import choose_device, plan_run
-from vit_colossal.data.prepare import RunData
-from vit_colossal.runtime.group import Topology
 from vit_colossal.parity.trace import Difference, Trace, compare, first_beyond
+from vit_colossal.plan.layouts import Layout, fitting_layouts
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.runtime.group import Topology
+from vit_colossal.runtime.spawn import launch
+from vit_colossal.training.run import choose_device, plan_run
 
 logger = logging.getLogger("vit_colossal")
 

@@ -16,16 +16,16 @@ from transformers import ViTForImageClassification
 
 from vit_colossal.data.loaders import Batch, Shard
 from vit_colossal.data.mixing import mix_pixels
+from vit_colossal.data.prepare import RunData, train_batches
 from vit_colossal.data.transforms import normalize
 from vit_colossal.model.loss import criterion
-from vit_colossal.model.vit import build_model
-from vit_colossal.plan.weight_names import COLUMN_PARALLEL, ROW_PARALLEL, named_weights
 from vit_colossal.model.optim import build_schedule, ema_decay, freeze, parameter_groups
-from vit_colossal.plan.parallel_dims import BatchPlan
-from vit_colossal.data.prepare import RunData, train_batches
-from vit_colossal.runtime.group import compute_exactly
+from vit_colossal.model.vit import build_model
 from vit_colossal.parity.trace import Trace
+from vit_colossal.plan.parallel_dims import BatchPlan
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.plan.weight_names import COLUMN_PARALLEL, ROW_PARALLEL, named_weights
+from vit_colossal.runtime.group import compute_exactly
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ import torch.distributed as dist
 from vit_colossal import runtime
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.parity.case import Case
-from vit_colossal.training.run import plan_run
-from vit_colossal.runtime.group import Topology, start, stop
 from vit_colossal.parity.trace import Trace
+from vit_colossal.runtime.group import Topology, start, stop
+from vit_colossal.training.run import plan_run
 
 if TYPE_CHECKING:
     # Imported after `activate` when it runs: ColossalAI opens a context on the current device.
     from vit_colossal.data.loaders import Batch
     from vit_colossal.strategies.engine import Engine
-    from vit_colossal.training.step import StepOutput
     from vit_colossal.training.job import Trainer
+    from vit_colossal.training.step import StepOutput
 
 #: A bound that no gradient reaches: the plugins then report the norm and clip nothing.
 NO_CLIPPING = 1e30
@@ -42,8 +42,8 @@ def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
 
 def record_layout(config: TrainConfig, topology: Topology, device: torch.device) -> Trace | None:
     """Train as configured and record every step; the trace is the lead rank's, None elsewhere."""
-    from vit_colossal.training.job import Trainer
     from vit_colossal.checkpoints.weights import gather_weights
+    from vit_colossal.training.job import Trainer
 
     asked = config.clip_grad_norm
     plan, data = plan_run(config.replace(clip_grad_norm=asked or NO_CLIPPING), topology)

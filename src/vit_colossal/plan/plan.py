@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.errors import ConfigError
+from vit_colossal.plan.checkpoint import Checkpoint
 from vit_colossal.plan.model_spec import ModelSpec, read_spec
 from vit_colossal.plan.parallel_dims import BatchPlan, ParallelDims, plan_batches
-
-if TYPE_CHECKING:
-    from vit_colossal.checkpoints.files import Checkpoint
 
 
 @dataclass(frozen=True)

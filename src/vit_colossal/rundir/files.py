@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from vit_colossal.checkpoints import files as checkpoint
-
-from vit_colossal.evaluation import predictions
 from vit_colossal.errors import ConfigError
+from vit_colossal.evaluation import predictions
+from vit_colossal.evaluation.predictions import Predictions
 from vit_colossal.rundir.events import (
     EndEvent,
     EvalEvent,
@@ -24,7 +24,6 @@ from vit_colossal.rundir.events import (
     TrainEvent,
     parse_events,
 )
-from vit_colossal.evaluation.predictions import Predictions
 from vit_colossal.rundir.regression import Verdict, check_run
 
 

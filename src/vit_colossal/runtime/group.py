@@ -5,15 +5,22 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
+from vit_colossal.plan.plan import Device, RunPlan
+from vit_colossal.runtime import activate
 from vit_colossal.runtime.rendezvous import find_store
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -154,3 +161,40 @@ def stop() -> None:
         # came here straight from a collective, hung for ever in 2 of 9 launches (torch 2.5.1).
         time.sleep(0.1)
         dist.destroy_process_group()
+
+
+def choose_device(config: TrainConfig, topology: Topology) -> Device:
+    """CUDA when every local process gets a device of its own, else the CPU.
+
+    Raises:
+        ConfigError: ``--device cuda`` without enough devices.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    wanted = topology.local_world_size
+    if config.device == "cuda" and available < wanted:
+        raise ConfigError(
+            [
+                f"--device cuda: {available} CUDA devices for {wanted} processes: "
+                "start fewer processes or use --device cpu"
+            ]
+        )
+    if config.device == "cpu" or available < wanted:
+        return Device("cpu")
+    # bf16 came with compute capability 8.0 (Ampere).
+    return Device("cuda", bf16=torch.cuda.get_device_capability(topology.local_rank) >= (8, 0))
+
+
+def in_group(plan: RunPlan, topology: Topology, work: Callable[[torch.device], T]) -> T:
+    """Do ``work`` inside a process group, on this rank's device, and leave.
+
+    ColossalAI opens a CUDA context when it is imported, so the device is chosen before; ``work``
+    imports what needs ColossalAI.
+    """
+    if plan.device.kind == "cuda":
+        torch.cuda.set_device(topology.local_rank)
+    activate(plan.device.kind)
+    device = start(topology, plan.device.kind, timeout_s=600)
+    try:
+        return work(device)
+    finally:
+        stop()

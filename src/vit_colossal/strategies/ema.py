@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
-from vit_colossal.strategies.engine import Engine
 from vit_colossal.model.optim import ema_decay
+from vit_colossal.strategies.engine import Engine
 from vit_colossal.strategies.parts import Part, local_parts, refresh_working_weights
 
 

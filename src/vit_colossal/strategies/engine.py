@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import ViTForImageClassification
 
 from vit_colossal.data.transforms import normalize
-from vit_colossal.plan.weight_names import named_weights
 from vit_colossal.model.optim import build_optimizer, build_schedule
 from vit_colossal.plan.parallel_dims import Coordinate, ParallelDims
-from vit_colossal.strategies.table import AutocastModel, build_booster
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.plan.weight_names import named_weights
+from vit_colossal.strategies.table import AutocastModel, build_booster
 
 if TYPE_CHECKING:
     from vit_colossal.strategies.ema import Ema

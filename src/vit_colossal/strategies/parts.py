@@ -16,8 +16,8 @@ from colossalai.amp.naive_amp.mixed_precision_optimizer import MixedPrecisionOpt
 from colossalai.zero import GeminiDDP
 from colossalai.zero.low_level import LowLevelZeroOptimizer
 
-from vit_colossal.strategies.engine import Engine
 from vit_colossal.plan.weight_names import named_weights, published
+from vit_colossal.strategies.engine import Engine
 
 
 @dataclass(frozen=True)

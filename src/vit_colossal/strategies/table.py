@@ -17,8 +17,8 @@ from colossalai.booster.plugin import GeminiPlugin, TorchDDPPlugin
 from colossalai.booster.plugin.plugin_base import Plugin
 from colossalai.interface import ModelWrapper, OptimizerWrapper
 
-from vit_colossal.strategies.transfers import HybridPlugin, ZeroPlugin
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.strategies.transfers import HybridPlugin, ZeroPlugin
 from vit_colossal.strategies.vit_policy import ViTPolicy
 
 #: First loss scale under fp16: PyTorch's own default, the same for every plugin.

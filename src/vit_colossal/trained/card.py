@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from vit_colossal.data.sources import ALIASES
 from vit_colossal.errors import ConfigError
-from vit_colossal.rundir.finished import FinishedRun, read_run
 from vit_colossal.plan.model_spec import PRESETS
+from vit_colossal.rundir.finished import FinishedRun, read_run
 from vit_colossal.trained.saved import SavedModel, locate
 
 if TYPE_CHECKING:

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vit_colossal.runtime.pins import require_colossalai
-from vit_colossal.errors import ConfigError
 from vit_colossal.config.eval_config import EvalConfig
-from vit_colossal.trained.split import EvalSplit, open_split
-from vit_colossal.plan.model_spec import ModelSpec
-from vit_colossal.training.run import choose_device, in_group
-from vit_colossal.runtime.group import Topology
-from vit_colossal.trained.saved import SavedModel, load_model, locate
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.errors import ConfigError
+from vit_colossal.plan.model_spec import ModelSpec
 from vit_colossal.plan.plan import Device, RunPlan, make_plan
+from vit_colossal.runtime.group import Topology, choose_device, in_group
+from vit_colossal.runtime.pins import require_colossalai
+from vit_colossal.trained.saved import SavedModel, load_model, locate
+from vit_colossal.trained.split import EvalSplit, open_split
 
 if TYPE_CHECKING:
     import torch
@@ -106,9 +105,9 @@ def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluatio
 
 def _evaluate(plan: EvalPlan, device: torch.device) -> Evaluation:
     from vit_colossal.data.loaders import Shard
-    from vit_colossal.strategies.engine import build_engine
-    from vit_colossal.evaluation.exact import evaluate as count
     from vit_colossal.data.prepare import eval_batches
+    from vit_colossal.evaluation.exact import evaluate as count
+    from vit_colossal.strategies.engine import build_engine
 
     run, split = plan.run, plan.split
     engine = build_engine(run, load_model(plan.saved), split.image_mean, split.image_std, 1, device)

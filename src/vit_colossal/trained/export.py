@@ -16,11 +16,11 @@ import torch
 
 from vit_colossal.data.transforms import normalize
 from vit_colossal.errors import ConfigError, UserError
-from vit_colossal.trained.split import EvalSplit
+from vit_colossal.model.directory import save_directory
 from vit_colossal.model.vit import build_processor
 from vit_colossal.trained.card import model_card
-from vit_colossal.model.directory import save_directory
 from vit_colossal.trained.saved import SavedModel, load_model
+from vit_colossal.trained.split import EvalSplit
 
 if TYPE_CHECKING:
     from transformers import ViTForImageClassification

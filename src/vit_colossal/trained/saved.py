@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_colossal.errors import ConfigError, ModelError
-from vit_colossal.rundir.finished import read_run_config
 from vit_colossal.model.vit import load_pretrained
-from vit_colossal.plan.model_files import check_weights
 from vit_colossal.plan.model_files import read_config as read_model_config
-from vit_colossal.plan.weight_names import published
 from vit_colossal.plan.model_spec import PRESETS, ModelSpec, read_labels, read_spec
+from vit_colossal.plan.weight_names import published
+from vit_colossal.plan.weights_fit import check_weights
+from vit_colossal.rundir.finished import read_run_config
 
 if TYPE_CHECKING:
     from transformers import ViTForImageClassification
 
-    from vit_colossal.checkpoints.files import Checkpoint
+    from vit_colossal.plan.checkpoint import Checkpoint
 
 logger = logging.getLogger("vit_colossal")
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vit_colossal.config.settings.data import DataSettings
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.cache import CachedSplit, CacheOptions
+from vit_colossal.data.prepare import cache_options, decode_split, open_data, source_request
 from vit_colossal.data.request import SourceRequest
 from vit_colossal.data.sources import ImageSource
 from vit_colossal.data.streams import StreamedSource
 from vit_colossal.errors import ConfigError, DataError
-from vit_colossal.rundir.finished import read_run_config
 from vit_colossal.model.vit import build_processor
-from vit_colossal.data.prepare import cache_options, decode_split, open_data, source_request
+from vit_colossal.rundir.finished import read_run_config
 from vit_colossal.trained.saved import SavedModel, require_labels
-from vit_colossal.config.settings.data import DataSettings
-from vit_colossal.config.train_config import TrainConfig
 
 Source = ImageSource | StreamedSource
 

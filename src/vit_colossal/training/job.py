@@ -11,27 +11,27 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from vit_colossal.checkpoints.weights import gather_weights
 from vit_colossal.data.loaders import Shard
-from vit_colossal.strategies.ema import Ema
-from vit_colossal.strategies.engine import build_engine
+from vit_colossal.data.prepare import RunData, eval_batches, train_batches
 from vit_colossal.evaluation.exact import Evaluation, evaluate
-from vit_colossal.training.loop import Loop
-from vit_colossal.strategies.memory_use import StateMemory, state_memory
-from vit_colossal.rundir.metrics import NullReporter, Reporter, RunReporter
-from vit_colossal.model.vit import build_model, build_processor, count_parameters, flops_per_image
-from vit_colossal.model.directory import save_directory
-from vit_colossal.model.optim import freeze
-from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.evaluation.predictions import clear
 from vit_colossal.evaluation.predictions import save as save_predictions
-from vit_colossal.rundir.regression import Verdict
-from vit_colossal.data.prepare import RunData, eval_batches, train_batches
-from vit_colossal.runtime.kernels import kernels_in_use
-from vit_colossal.runtime.group import limit_waiting
-from vit_colossal.training.stop import StopRequest
-from vit_colossal.rundir.trackers import open_trackers
+from vit_colossal.model.directory import save_directory
+from vit_colossal.model.optim import freeze
+from vit_colossal.model.vit import build_model, build_processor, count_parameters, flops_per_image
+from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.plan.plan import RunPlan
-from vit_colossal.checkpoints.weights import gather_weights
+from vit_colossal.rundir.metrics import NullReporter, Reporter, RunReporter
+from vit_colossal.rundir.regression import Verdict
+from vit_colossal.rundir.trackers import open_trackers
+from vit_colossal.runtime.group import limit_waiting
+from vit_colossal.runtime.kernels import kernels_in_use
+from vit_colossal.strategies.ema import Ema
+from vit_colossal.strategies.engine import build_engine
+from vit_colossal.strategies.memory_use import StateMemory, state_memory
+from vit_colossal.training.loop import Loop
+from vit_colossal.training.stop import StopRequest
 
 logger = logging.getLogger("vit_colossal")
 

@@ -13,13 +13,13 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from vit_colossal.checkpoints.resume import identity, layout
 from vit_colossal.checkpoints.writer import Checkpointer, checkpoint_bytes
 from vit_colossal.errors import UserError
 from vit_colossal.evaluation.exact import Evaluation
 from vit_colossal.rundir.metrics import Reporter, peak_memory_bytes
-from vit_colossal.checkpoints.resume import identity, layout
-from vit_colossal.training.stop import Consensus, LossWatch, StopRequest, Watchdog
 from vit_colossal.training.step import StepOutput, train_step
+from vit_colossal.training.stop import Consensus, LossWatch, StopRequest, Watchdog
 
 if TYPE_CHECKING:
     from vit_colossal.training.job import Trainer

@@ -8,61 +8,37 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 import torch.distributed as dist
 
-from vit_colossal import runtime
-from vit_colossal.runtime.pins import require_colossalai
+from vit_colossal.checkpoints.resume import wants_resume, with_checkpoint
 from vit_colossal.config.reading import TrainConfig
+from vit_colossal.data.prepare import RunData, prepare_data
 from vit_colossal.data.sources import missing_path
 from vit_colossal.errors import ConfigError
+from vit_colossal.plan.plan import Device, RunPlan, check_data, fit_batch, make_plan
+from vit_colossal.plan.weights_fit import check_weights
 from vit_colossal.rundir.finished import Subject
-from vit_colossal.trained.card import write_card
-from vit_colossal.plan.model_files import check_weights
-from vit_colossal.rundir.references import find_reference
-from vit_colossal.rundir.regression import Verdict, check_run, require_match
-from vit_colossal.checkpoints.resume import wants_resume, with_checkpoint
-from vit_colossal.data.prepare import RunData, prepare_data
 from vit_colossal.rundir.lock import held_by, in_use, locked
 from vit_colossal.rundir.record import describe_run
-from vit_colossal.runtime.group import Topology, start, stop
+from vit_colossal.rundir.references import find_reference
+from vit_colossal.rundir.regression import Verdict, check_run, require_match
 from vit_colossal.rundir.trackers import missing_clients
-from vit_colossal.plan.plan import Device, RunPlan, check_data, fit_batch, make_plan
+from vit_colossal.runtime.group import Topology, choose_device, in_group
+from vit_colossal.runtime.pins import require_colossalai
+from vit_colossal.trained.card import write_card
 
 if TYPE_CHECKING:
     from vit_colossal.training.job import Trainer, TrainResult
 
 logger = logging.getLogger("vit_colossal")
-
-T = TypeVar("T")
-
-
-def choose_device(config: TrainConfig, topology: Topology) -> Device:
-    """CUDA when every local process gets a device of its own, else the CPU.
-
-    Raises:
-        ConfigError: ``--device cuda`` without enough devices.
-    """
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    wanted = topology.local_world_size
-    if config.device == "cuda" and available < wanted:
-        raise ConfigError(
-            [
-                f"--device cuda: {available} CUDA devices for {wanted} processes: "
-                "start fewer processes or use --device cpu"
-            ]
-        )
-    if config.device == "cpu" or available < wanted:
-        return Device("cpu")
-    # bf16 came with compute capability 8.0 (Ampere).
-    return Device("cuda", bf16=torch.cuda.get_device_capability(topology.local_rank) >= (8, 0))
 
 
 def plan_run(
@@ -140,22 +116,6 @@ def rehearse(config: TrainConfig, topology: Topology | None = None) -> None:
     if is_lead:
         where = config.output_dir or "runs/"
         logger.info("dry run: all of this is possible; the run would be written to %s", where)
-
-
-def in_group(plan: RunPlan, topology: Topology, work: Callable[[torch.device], T]) -> T:
-    """Do ``work`` inside a process group, on this rank's device, and leave.
-
-    ColossalAI opens a CUDA context when it is imported, so the device is chosen before; ``work``
-    imports what needs ColossalAI.
-    """
-    if plan.device.kind == "cuda":
-        torch.cuda.set_device(topology.local_rank)
-    runtime.activate(plan.device.kind)
-    device = start(topology, plan.device.kind, timeout_s=600)
-    try:
-        return work(device)
-    finally:
-        stop()
 
 
 def _train(plan: RunPlan, data: RunData, device: torch.device) -> TrainResult:

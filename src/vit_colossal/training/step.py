@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from vit_colossal.data.loaders import Batch
-from vit_colossal.data.mixing import mix_pixels
-from vit_colossal.strategies.engine import Engine
 from vit_colossal.model.loss import criterion
+from vit_colossal.strategies.engine import Engine
+from vit_colossal.strategies.inputs import pixels, stage_inputs
 
 
 class StepOutput(NamedTuple):
@@ -66,7 +66,7 @@ def _accumulate(engine: Engine, batches: list[Batch]) -> torch.Tensor:
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
         with nullcontext() if last or not can_skip else engine.no_sync():
-            logits = engine.model(pixel_values=_pixels(engine, batch)).logits
+            logits = engine.model(pixel_values=pixels(engine, batch)).logits
             labels = batch.labels.to(engine.device, non_blocking=True)
             [partners] = _partners(engine, batch, len(labels))
             loss = _loss(engine, batch, logits, labels, partners) / len(batches)
@@ -89,22 +89,6 @@ def _pipeline(engine: Engine, batch: Batch) -> torch.Tensor | None:
         return_loss=True,
     )
     return result["loss"] if engine.last_stage else None
-
-
-def stage_inputs(engine: Engine, batch: Batch) -> dict[str, Any]:
-    """What this stage reads: pixels on the first; labels, from which all tell the batch's size."""
-    inputs = {"labels": batch.labels.to(engine.device, non_blocking=True)}
-    if engine.first_stage:
-        inputs["pixel_values"] = _pixels(engine, batch)
-    return inputs
-
-
-def _pixels(engine: Engine, batch: Batch) -> torch.Tensor:
-    """Normalized and, if the batch says so, mixed: fp32 [b, 3, H, W] on the device."""
-    images = engine.pixels(batch.images)
-    if batch.mix is None:
-        return images
-    return mix_pixels(images, engine.pixels(batch.mix.image), batch.mix.draw)
 
 
 def _partners(engine: Engine, batch: Batch, size: int) -> Sequence[torch.Tensor | None]:

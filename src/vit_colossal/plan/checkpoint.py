@@ -1,0 +1,24 @@
+"""The checkpoint that a run continues from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint.
+
+    Attributes:
+        path: its folder.
+        step: optimizer steps taken.
+        identity: what has to agree to continue (model, labels, data, ...), and the layout.
+        state: where the run was, and what ``TrainState.values`` held.
+    """
+
+    path: Path
+    step: int
+    identity: dict[str, Any]
+    state: dict[str, Any]
