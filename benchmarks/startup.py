@@ -35,8 +35,8 @@ from vit_colossal.runtime.group import Topology, start, stop
 flags = ["--dataset", "digits", "--model", "vit-micro", "--device", "cpu"]
 plan, data = plan_run(load_config(flags), Topology())
 runtime.activate("cpu")
-from vit_colossal.training.job import Trainer
-trainer = Trainer(plan, data, start(Topology(), "cpu", 60))
+from vit_colossal.training.job import build_job
+job = build_job(plan, data, start(Topology(), "cpu", 60))
 """
 MODULES = "\nimport sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
 #: Packages that cost tenths of a second each.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vit_colossal.evaluation.scores import Evaluation
     from vit_colossal.trained.evaluate import evaluate
     from vit_colossal.trained.predict import Prediction, PredictResult, predict
-    from vit_colossal.training.job import TrainResult
+    from vit_colossal.training.fit import TrainResult
     from vit_colossal.training.run import train
 
 #: Where each public name lives; imported on first use, for torch and ColossalAI take seconds.
@@ -27,7 +27,7 @@ _PUBLIC = {
     "PredictResult": "trained.predict",
     "Prediction": "trained.predict",
     "TrainConfig": "config.reading",
-    "TrainResult": "training.job",
+    "TrainResult": "training.fit",
     "UserError": "errors",
     "evaluate": "trained.evaluate",
     "load_config": "config.reading",
@@ -36,7 +36,6 @@ _PUBLIC = {
 }
 
 __all__ = [
-    "__version__",
     "ConfigError",
     "Evaluation",
     "PredictResult",
@@ -44,6 +43,7 @@ __all__ = [
     "TrainConfig",
     "TrainResult",
     "UserError",
+    "__version__",
     "evaluate",
     "load_config",
     "predict",

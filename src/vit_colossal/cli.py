@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from vit_colossal.version import __version__
 from vit_colossal.commands.names import SUMMARIES, USAGE, WITHOUT_TORCH
 from vit_colossal.errors import ConfigError, UserError
 from vit_colossal.redaction import SafeFormatter, hide_secrets
 from vit_colossal.runtime.importing import without_collecting
+from vit_colossal.version import __version__
 
 if TYPE_CHECKING:
     from vit_colossal.config.reading import TrainConfig

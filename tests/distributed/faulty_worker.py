@@ -9,6 +9,7 @@ from pathlib import Path
 from vit_colossal.data.loaders import Batch
 from vit_colossal.parity import worker as parity_worker
 from vit_colossal.strategies.engine import Engine
+from vit_colossal.training import loop
 from vit_colossal.training.step import StepOutput, train_step
 
 FAULT_STEP = 5
@@ -24,7 +25,7 @@ def scale_gradient(engine: Engine, batches: list[Batch]) -> StepOutput:
 
 
 def skip_reduction(engine: Engine, batches: list[Batch]) -> StepOutput:
-    with engine.no_sync():
+    with engine.strategy.no_sync(engine):
         return train_step(engine, batches)
 
 
@@ -84,7 +85,7 @@ def main(path: Path) -> None:
             steps += 1
             return (FAULTS[case.name] if steps >= FAULT_STEP else train_step)(engine, batches)
 
-        parity_worker.train_step = step
+        loop.train_step = step
         run_case(case, topology, device)
 
     parity_worker.run_case = run_faulty

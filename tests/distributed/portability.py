@@ -149,7 +149,8 @@ def _run_task(task: Task) -> None:
     from vit_colossal.config.reading import load_config
     from vit_colossal.rundir.metrics import NullReporter
     from vit_colossal.runtime.group import Topology
-    from vit_colossal.training.job import Trainer
+    from vit_colossal.training.fit import checkpointer
+    from vit_colossal.training.job import build_job
     from vit_colossal.training.loop import Loop
     from vit_colossal.training.run import plan_run
     from vit_colossal.training.stop import StopRequest
@@ -172,16 +173,16 @@ def _run_task(task: Task) -> None:
     plan, data = plan_run(load_config(arguments, "portability.py"), Topology.from_environment())
     import torch
 
-    trainer = Trainer(plan, data, torch.device("cpu"))
+    job = build_job(plan, data, torch.device("cpu"))
     directory.mkdir(parents=True, exist_ok=True)
     if "sharded" in task.layout:
-        assert any(chunk.is_gathered is False for chunk in trainer.engine.optimizer.chunk16_set)
-    loop = Loop(trainer, Recorder(), directory)
+        assert any(chunk.is_gathered is False for chunk in job.engine.optimizer.chunk16_set)
+    loop = Loop(job, Recorder(), checkpointer(job, directory))
     loop.resume()
     assert loop.run(StopRequest()) == 0
-    if trainer.engine.is_lead:
+    if job.engine.is_lead:
         (directory / "losses.json").write_text(json.dumps(losses))
-    del loop, trainer
+    del loop, job
     gc.collect()
     dist.barrier()
 

@@ -15,9 +15,9 @@ from vit_colossal import runtime
 from vit_colossal.checkpoints.weights import gather_weights
 from vit_colossal.config.reading import load_config
 from vit_colossal.runtime.group import Topology, start, stop
-from vit_colossal.strategies import table as plugins
+from vit_colossal.strategies import zero
 from vit_colossal.strategies.transfers import ZeroPlugin, _average_gradients
-from vit_colossal.training.job import Trainer
+from vit_colossal.training.job import build_job
 from vit_colossal.training.run import plan_run
 from vit_colossal.training.step import train_step
 
@@ -39,15 +39,15 @@ def counted() -> Counter[str]:
 
 
 def run(plugin: Any, flags: list[str], topology: Topology, calls: Counter[str]) -> dict[str, Any]:
-    plugins.ZeroPlugin = plugin  # type: ignore[misc]
+    zero.ZeroPlugin = plugin  # type: ignore[misc]
     plan, data = plan_run(load_config(flags), topology)
-    trainer = Trainer(plan, data, torch.device("cpu"))
-    batches = trainer.train_batches.batches(0)
+    job = build_job(plan, data, torch.device("cpu"))
+    batches = job.train_batches.batches(0)
     losses = []
     for _ in range(STEPS):
         calls.clear()
-        losses.append(float(train_step(trainer.engine, next(batches)).loss or 0.0))
-    weights = gather_weights(trainer.engine)
+        losses.append(float(train_step(job.engine, next(batches)).loss or 0.0))
+    weights = gather_weights(job.engine)
     return {"losses": losses, "calls": sum(calls.values()), "weights": weights}
 
 

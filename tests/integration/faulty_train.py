@@ -59,7 +59,7 @@ class Planter:
         fault = self.fault
         if self.done or self.loop is None or phase != fault.phase or self.loop.step < fault.step:
             return
-        if phase not in ON_THE_LEAD and self.loop.trainer.engine.rank != fault.rank:
+        if phase not in ON_THE_LEAD and self.loop.job.engine.rank != fault.rank:
             return
         self.done = True
         if fault.mark:
@@ -67,7 +67,7 @@ class Planter:
         if fault.kind == "exception":
             raise Planted(f"planted in {phase} of step {self.loop.step}")
         if fault.kind == "nan":
-            next(self.loop.trainer.engine.model.parameters()).data.fill_(float("nan"))
+            next(self.loop.job.engine.model.parameters()).data.fill_(float("nan"))
             return
         os.kill(os.getpid(), getattr(signal, fault.kind))
 
@@ -106,12 +106,11 @@ def plant(fault: Fault) -> None:
 
     from vit_colossal.checkpoints import files as checkpoint
     from vit_colossal.checkpoints import state as train_state
-    from vit_colossal.training import job as trainer
-    from vit_colossal.training import loop
+    from vit_colossal.training import job, loop
 
     planter = Planter(fault)
     planter.within(loop, "train_step", "train")
-    planter.within(trainer.Trainer, "evaluate", "evaluation")
+    planter.within(job.Job, "evaluate", "evaluation")
     _plant_in_layers(planter, ViTLayer)
     # The update is done, what follows it (ZeRO's gathering, the schedule) is not.
     register_optimizer_step_post_hook(lambda *_: planter.reached("optimizer"))

@@ -11,32 +11,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
-from vit_colossal import runtime
 from vit_colossal.bench.case import LOSSES, Order, write_result
 from vit_colossal.bench.data import InMemory, plan_case
 from vit_colossal.data.loaders import Batch
 from vit_colossal.rundir.metrics import NullReporter, peak_memory_bytes
-from vit_colossal.runtime.group import Topology, start, stop
+from vit_colossal.runtime.group import Topology, in_group
 from vit_colossal.training.stop import LossWatch, StopRequest
 
 if TYPE_CHECKING:
     from vit_colossal.data.prepare import RunData
     from vit_colossal.plan.plan import RunPlan
-    from vit_colossal.training.job import Trainer
-
-
-class Source(Protocol):
-    """Where the loop's batches come from."""
-
-    def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]: ...
+    from vit_colossal.training.loop import Batches
 
 
 class Stopwatch:
@@ -48,7 +42,7 @@ class Stopwatch:
         began: start of the timed window, on the host's clock.
     """
 
-    def __init__(self, source: Source, warmup: int, device: torch.device) -> None:
+    def __init__(self, source: Batches, warmup: int, device: torch.device) -> None:
         self.source, self.warmup, self.device = source, warmup, device
         self.first_step_at = self.first_step = self.began = 0.0
         self._asked: list[Any] = []
@@ -118,32 +112,38 @@ class Losses(LossWatch):
 
 def measure(order: Order, plan: RunPlan, data: RunData, device: torch.device) -> dict[str, Any]:
     """Run one case; every rank returns the same numbers."""
-    from vit_colossal.training.job import Trainer
+    from vit_colossal.training.fit import checkpointer
+    from vit_colossal.training.job import build_job
     from vit_colossal.training.loop import Loop
+    from vit_colossal.training.meter import replica_means
 
     case = order.case
-    trainer = Trainer(plan, data, device)
-    engine = trainer.engine
+    job = build_job(plan, data, device)
+    engine = job.engine
     # In the data's own order, which the peers' samplers have too.
-    ordered = replace(trainer.train_batches, shuffle=False)
-    source: Source = InMemory(ordered) if case.data == "synthetic" else ordered
-    watch = Stopwatch(source, case.warmup, device)
-    trainer.train_batches = watch  # type: ignore[assignment]
+    ordered = replace(job.train_batches, shuffle=False)
+    source: Batches = InMemory(ordered) if case.data == "synthetic" else ordered
+    stopwatch, losses = Stopwatch(source, case.warmup, device), Losses(device)
     with tempfile.TemporaryDirectory() as folder:
-        loop = Loop(trainer, NullReporter(), Path(folder))
-        loop.watch = losses = Losses(device)
-        loop.evaluated_step = trainer.total_steps + 1  # no evaluation is due before that
+        loop = Loop(
+            job,
+            NullReporter(),
+            checkpointer(job, Path(folder)),
+            batches=stopwatch,
+            watch=losses,
+            evaluates=False,
+        )
         with loop.watchdog.watching(engine.model):
             loop.run(StopRequest())
-        window, steps, waited = watch.finish()
+        window, steps, waited = stopwatch.finish()
     memory = peak_memory_bytes(device)
     values = {
-        "losses": _mean_losses(trainer, losses.seen),
+        "losses": replica_means(engine, losses.seen) if engine.last_stage else [],
         "window_seconds": window,
         "step_seconds": steps,
         "data_seconds": waited / case.steps,
-        "first_step_at": watch.first_step_at,
-        "first_step_seconds": watch.first_step,
+        "first_step_at": stopwatch.first_step_at,
+        "first_step_seconds": stopwatch.first_step,
         "peak_memory_bytes": memory,
         "data_resident_bytes": mapped_bytes(data.train.images),
     }
@@ -181,18 +181,7 @@ def _gather(values: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _mean_losses(trainer: Trainer, seen: list[torch.Tensor]) -> list[float]:
-    """Over the replicas, in double precision; empty where no loss is seen."""
-    engine = trainer.engine
-    if not engine.last_stage:
-        return []
-    parts = [torch.zeros(len(seen), device=engine.device) for _ in range(engine.dims.dp)]
-    dist.all_gather(parts, torch.stack(seen), group=engine.dp_group)
-    mean: list[float] = (torch.stack(parts).double().sum(0) / len(parts)).tolist()
-    return mean
-
-
-def _endless(source: Source) -> Iterator[list[Batch]]:
+def _endless(source: Batches) -> Iterator[list[Batch]]:
     while True:
         yield from source.batches(0)
 
@@ -221,29 +210,37 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def main(path: Path) -> None:
-    """Carry out an order; the lead rank, or one that fails, writes the result."""
-    order, topology = Order.read(path), Topology.from_environment()
+@contextmanager
+def _failures_told(order: Order) -> Iterator[None]:
+    """Write down why a rank fails, and leave at once: its peers may wait in a collective for ever.
+
+    The launcher then ends them.
+    """
     try:
-        plan, data = plan_case(order.case, topology, order.work)
-        kind = plan.device.kind
-        if kind == "cuda":
-            torch.cuda.set_device(topology.local_rank)
-        runtime.activate(kind)
-        device = start(topology, kind, timeout_s=300)
-        values = measure(order, plan, data, device)
+        yield
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, torch.OutOfMemoryError):
             reason = f"out of memory: {reason}"
         write_result(order.result, {"error": reason})
-        # The peers may wait in a collective for ever: leave at once, and the launcher ends them.
         sys.excepthook(type(error), error, error.__traceback__)
         os._exit(1)
-    if topology.rank == plan.dims.lead_rank:
-        seconds = values.pop("first_step_at") - order.started
-        write_result(order.result, {**values, "time_to_first_step": seconds})
-    stop()
+
+
+def main(path: Path) -> None:
+    """Carry out an order; the lead rank, or one that fails, writes the result."""
+    order, topology = Order.read(path), Topology.from_environment()
+
+    def work(device: torch.device) -> None:
+        with _failures_told(order):
+            values = measure(order, plan, data, device)
+            if topology.rank == plan.dims.lead_rank:
+                seconds = values.pop("first_step_at") - order.started
+                write_result(order.result, {**values, "time_to_first_step": seconds})
+
+    with _failures_told(order):
+        plan, data = plan_case(order.case, topology, order.work)
+        in_group(plan.device.kind, topology, work, timeout_s=300)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from colossalai.booster.mixed_precision.fp16_torch import TorchAMPOptimizer
 from safetensors import safe_open
 from torch.nn.parallel import DistributedDataParallel
 
 from vit_colossal.model.loss import criterion
 from vit_colossal.strategies.engine import Engine
-from vit_colossal.strategies.parts import Part, local_parts, refresh_working_weights
+from vit_colossal.strategies.parts import Part
 
 #: AdamW's moments, as PyTorch and ColossalAI name them.
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -55,7 +54,7 @@ class TrainState:
 
 def collect(engine: Engine) -> TrainState | None:
     """Bring the state together on the lead rank; None elsewhere. Every rank has to call this."""
-    parts = local_parts(engine)
+    parts = engine.parts
     if engine.coordinate.dp:  # what all replicas hold, the first one sends
         parts = [part for part in parts if part.start is not None]
     described = [_Piece.of(part) for part in parts]
@@ -74,7 +73,7 @@ def collect(engine: Engine) -> TrainState | None:
     state.values = {
         "optimizer_step": step,
         "schedule_step": engine.schedule.last_epoch,
-        "scaler": _scaler_state(engine),
+        "scaler": engine.strategy.loss_scale(engine),
     }
     return state
 
@@ -159,7 +158,7 @@ def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout
         safe_open(folder / "weights.safetensors", framework="pt") as weights,
         safe_open(folder / "moments.safetensors", framework="pt") as moments,
     ):
-        for part in local_parts(engine):
+        for part in engine.parts:
             part.master.copy_(part.piece_of(weights.get_tensor(part.name), *at))
             if step and not part.frozen:
                 state = inner.state[part.owner]
@@ -168,10 +167,11 @@ def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout
                     saved = part.piece_of(moments.get_tensor(f"{part.name}.{kind}"), *at)
                     state[kind] = _empty_moment(part)
                     state[kind].view(-1)[: saved.numel()] = saved.flatten()
-        refresh_working_weights(engine)
+        engine.strategy.refresh(engine)
     _restore_average(engine, folder)
     _restore_schedule(engine, int(values["schedule_step"]))
-    _restore_scaler(engine, values["scaler"])
+    if values["scaler"] is not None:
+        engine.strategy.restore_loss_scale(engine, values["scaler"])
     if same_layout:
         _restore_generators(engine, folder / "rng.safetensors")
 
@@ -180,7 +180,7 @@ def _restore_average(engine: Engine, folder: Path) -> None:
     if engine.ema is None:
         return
     with safe_open(folder / "ema.safetensors", framework="pt") as averages:
-        for part in local_parts(engine):
+        for part in engine.parts:
             if not part.frozen:
                 full = averages.get_tensor(part.name)
                 piece = part.piece_of(full, engine.coordinate.tp, engine.dims.tp)
@@ -263,40 +263,3 @@ def _restore_generators(engine: Engine, file: Path) -> None:
         torch.set_rng_state(states.get_tensor(f"rank{engine.rank}.cpu"))
         if engine.device.type == "cuda":
             torch.cuda.set_rng_state(states.get_tensor(f"rank{engine.rank}.cuda"), engine.device)
-
-
-#: Where the plugins keep their dynamic loss scaler.
-_MIXINS = ("mixed_precision_mixin", "mixed_precision", "mix_precision_mixin")
-_SCALER_FIELDS = ("_growth_step", "_hysteresis_step")
-
-
-def _dynamic_scaler(engine: Engine) -> Any:
-    for name in _MIXINS:
-        scaler = getattr(getattr(engine.optimizer, name, None), "grad_scaler", None)
-        if scaler is not None:
-            return scaler
-    return None
-
-
-def _scaler_state(engine: Engine) -> dict[str, float] | None:
-    """The loss scale and its counters; upstream's own state leaves the counters out."""
-    if isinstance(engine.optimizer, TorchAMPOptimizer):
-        return engine.optimizer.scaler.state_dict()
-    scaler = _dynamic_scaler(engine)
-    if scaler is None:
-        return None
-    return {"scale": scaler.scale.item(), **{f: getattr(scaler, f) for f in _SCALER_FIELDS}}
-
-
-def _restore_scaler(engine: Engine, values: dict[str, float] | None) -> None:
-    if values is None:
-        return
-    if isinstance(engine.optimizer, TorchAMPOptimizer):
-        if "growth_interval" in values:
-            engine.optimizer.scaler.load_state_dict(values)
-        return
-    scaler = _dynamic_scaler(engine)
-    if scaler is not None:
-        scaler._scale.fill_(values["scale"])
-        for name in _SCALER_FIELDS:
-            setattr(scaler, name, values.get(name, 0))

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from colossalai.checkpoint_io.utils import gather_distributed_param
-from colossalai.zero import GeminiDDP
 
-from vit_colossal.plan.weight_names import named_weights, published
 from vit_colossal.strategies.engine import Engine
 
 
@@ -26,13 +23,7 @@ def gather_weights(engine: Engine) -> dict[str, torch.Tensor] | None:
 
 
 def _gather(engine: Engine) -> dict[str, torch.Tensor] | None:
-    if isinstance(engine.model, GeminiDDP):
-        weights = _gemini_weights(engine, engine.model)
-    else:
-        weights = {
-            name: gather_distributed_param(parameter).detach().to("cpu", copy=True)
-            for name, parameter in named_weights(engine.model.unwrap())
-        }
+    weights = engine.strategy.weights(engine)
     if engine.pipelined:
         weights = _join_stages(engine, weights)
     if not engine.is_lead:
@@ -44,22 +35,13 @@ def _gather(engine: Engine) -> dict[str, torch.Tensor] | None:
     return {name: weights[name] for name in engine.shapes}
 
 
-def _gemini_weights(engine: Engine, model: GeminiDDP) -> dict[str, torch.Tensor]:
-    """Gemini keeps the updated values in fp32 chunks; evaluation reads them in 16 bit."""
-    return {
-        published(name): tensor.to("cpu", model.mixed_precision, copy=True)
-        for name, tensor in model.state_dict(only_rank_0=False).items()
-        if published(name) in engine.shapes
-    }
-
-
 def _join_stages(engine: Engine, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Send each stage's weights to the lead rank, one tensor at a time."""
     dims, me = engine.dims, engine.coordinate
     lead = dims.lead_rank
     if me.dp or me.tp:
         return {}
-    group = engine.booster.plugin.pp_group
+    group = engine.strategy.stages(engine)
     described = [(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()]
     stages: list[list[tuple[str, torch.Size, torch.dtype]]] = [[] for _ in range(dims.pp)]
     dist.all_gather_object(stages, described, group=group)

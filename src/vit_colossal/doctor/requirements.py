@@ -1,7 +1,7 @@
 """Do the installed packages fit together, as far as this project needs them?
 
-``python -m vit_colossal.doctor.requirements`` runs ``pip check`` and says whether it complains about
-anything but what is passed over on purpose. Exit code 1 when it does, 2 when it does not run.
+``python -m vit_colossal.doctor.requirements`` runs ``pip check`` and says whether it complains
+about anything but what is passed over on purpose. Exit code 1 when it does, 2 when it does not run.
 """
 
 from __future__ import annotations

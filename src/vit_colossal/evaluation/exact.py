@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.distributed as dist
-from colossalai.pipeline.schedule import OneForwardOneBackwardSchedule
 from torch.nn.functional import cross_entropy
 
 from vit_colossal.data.loaders import IGNORED_LABEL, PADDING_INDEX, Batch
@@ -49,7 +48,8 @@ def evaluate(
     engine.model.eval()
     with torch.no_grad(), engine.evaluated_weights():
         if engine.pipelined:
-            _run_pipeline(engine, batches, sums)
+            inputs = (stage_inputs(engine, batch) for batch in batches)
+            engine.strategy.forward_pipeline(engine, inputs, sums.add)
         else:
             for batch in batches:
                 logits = engine.model(pixel_values=engine.pixels(batch.images)).logits
@@ -165,26 +165,3 @@ class _Rows:
             top_labels=places.astype(np.int64),
             top_scores=scores.astype(np.float32),
         )
-
-
-def _run_pipeline(engine: Engine, batches: Iterable[Batch], sums: _Sums) -> None:
-    """Forward-only pipeline with a schedule of its own.
-
-    The training schedule remembers batch sizes and tensor metadata from step to step; an
-    evaluation through it would leave its own behind and break the next training step. The second
-    schedule sees one shape only, so its metadata cache stays valid.
-    """
-    training = engine.booster.plugin.scheduler
-    schedule = OneForwardOneBackwardSchedule(
-        training.stage_manager, microbatch_size=engine.plan.batches.microbatch
-    )
-    schedule.last_batch_size = engine.plan.batches.forward_batch
-
-    def count(outputs: object, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        logits: torch.Tensor = outputs.logits  # type: ignore[attr-defined]
-        sums.add(logits, inputs["labels"])
-        return logits.new_zeros(())
-
-    for batch in batches:
-        data = iter([stage_inputs(engine, batch)])
-        schedule.forward_backward_step(engine.model, data, count)

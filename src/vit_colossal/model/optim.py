@@ -6,7 +6,6 @@ import math
 import re
 from typing import Any
 
-import torch
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import ViTForImageClassification, get_scheduler
@@ -70,22 +69,16 @@ def parameter_groups(model: ViTForImageClassification, config: TrainConfig) -> l
     return groups
 
 
-def build_optimizer(model: torch.nn.Module, config: TrainConfig, device: str) -> Optimizer:
-    """AdamW as the plugin wants it.
+def adamw(groups: list[dict[str, Any]], config: TrainConfig, device: str) -> Optimizer:
+    """PyTorch's AdamW of :func:`parameter_groups`.
 
-    Gemini takes ColossalAI's HybridAdam by exact type; all others PyTorch's own: fused on CUDA, and
-    on the CPU the operations of its plain loop over tensors, where every plugin then rounds alike.
+    Fused on CUDA; on the CPU the operations of its plain loop over tensors, where every plugin then
+    rounds alike.
     """
-    groups = parameter_groups(model, config)
-    betas = (config.adam_beta1, config.adam_beta2)
-    if config.plugin == "gemini":
-        from colossalai.nn.optimizer import HybridAdam
-
-        return HybridAdam(groups, betas=betas, eps=config.adam_eps)
     # On the CPU lists of tensors round as single ones do. PyTorch's fused kernel is twice as fast,
     # but rounds the elements that fill no whole vector otherwise: an element's bits then depend on
     # where a shard begins and ends (torch 2.5.1 and 2.14.1; tests/unit/test_optim.py).
-    fused = device == "cuda"
+    fused, betas = device == "cuda", (config.adam_beta1, config.adam_beta2)
     return AdamW(groups, betas=betas, eps=config.adam_eps, fused=fused, foreach=not fused)
 
 

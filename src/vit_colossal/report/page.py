@@ -15,13 +15,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vit_colossal.version import __version__
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.report.charts import compared_charts, run_charts
 from vit_colossal.report.classes import ClassView, class_view
 from vit_colossal.report.figures import Chart
 from vit_colossal.report.pictures import Picture, pictures
 from vit_colossal.rundir.files import RunFiles, read_run_files
+from vit_colossal.version import __version__
 
 #: Settings that say where a run lies, not what it is.
 _PLACES = ("output_dir", "resume", "cache_dir")

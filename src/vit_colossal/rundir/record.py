@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from vit_colossal.version import __version__
 from vit_colossal.data.prepare import RunData
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.metrics import keep_events
+from vit_colossal.version import __version__
 
 
 def describe_software() -> dict[str, str | None]:

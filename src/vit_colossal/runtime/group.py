@@ -16,7 +16,7 @@ from torch.distributed import distributed_c10d
 
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
-from vit_colossal.plan.plan import Device, RunPlan
+from vit_colossal.plan.plan import Device
 from vit_colossal.runtime import activate
 from vit_colossal.runtime.rendezvous import find_store
 
@@ -184,16 +184,24 @@ def choose_device(config: TrainConfig, topology: Topology) -> Device:
     return Device("cuda", bf16=torch.cuda.get_device_capability(topology.local_rank) >= (8, 0))
 
 
-def in_group(plan: RunPlan, topology: Topology, work: Callable[[torch.device], T]) -> T:
+def in_group(
+    kind: str, topology: Topology, work: Callable[[torch.device], T], *, timeout_s: float = 600
+) -> T:
     """Do ``work`` inside a process group, on this rank's device, and leave.
 
     ColossalAI opens a CUDA context when it is imported, so the device is chosen before; ``work``
     imports what needs ColossalAI.
+
+    Args:
+        kind: ``cpu`` or ``cuda``.
+        topology: this process's place.
+        work: gets this rank's device.
+        timeout_s: seconds after which a collective that a peer never joins fails.
     """
-    if plan.device.kind == "cuda":
+    if kind == "cuda":
         torch.cuda.set_device(topology.local_rank)
-    activate(plan.device.kind)
-    device = start(topology, plan.device.kind, timeout_s=600)
+    activate(kind)
+    device = start(topology, kind, timeout_s)
     try:
         return work(device)
     finally:

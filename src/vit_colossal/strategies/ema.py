@@ -13,7 +13,7 @@ import torch
 
 from vit_colossal.model.optim import ema_decay
 from vit_colossal.strategies.engine import Engine
-from vit_colossal.strategies.parts import Part, local_parts, refresh_working_weights
+from vit_colossal.strategies.parts import Part
 
 
 class Ema:
@@ -54,7 +54,7 @@ class Ema:
             weights = part.master.clone()
             part.master.copy_(value)
             value.copy_(weights)
-        refresh_working_weights(self.engine)
+        self.engine.strategy.refresh(self.engine)
 
     def _parts(self) -> list[Part]:
-        return [part for part in local_parts(self.engine) if not part.frozen]
+        return [part for part in self.engine.parts if not part.frozen]

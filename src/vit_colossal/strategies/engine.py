@@ -1,56 +1,56 @@
-"""A boosted model with all that a step, an evaluation or a checkpoint needs of it."""
+"""From a plain model to a boosted one."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from colossalai.booster import Booster
-from colossalai.booster.mixed_precision.fp16_torch import TorchAMPModule
-from colossalai.interface import ModelWrapper, OptimizerWrapper
 from colossalai.shardformer.layer.utils import Randomizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import ViTForImageClassification
 
 from vit_colossal.data.transforms import normalize
-from vit_colossal.model.optim import build_optimizer, build_schedule
+from vit_colossal.model.optim import build_schedule, parameter_groups
 from vit_colossal.plan.parallel_dims import Coordinate, ParallelDims
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.plan.weight_names import named_weights
-from vit_colossal.strategies.table import AutocastModel, build_booster
+from vit_colossal.strategies.parts import Part
+from vit_colossal.strategies.strategy import Boosted, Strategy
+from vit_colossal.strategies.table import STRATEGIES
 
-if TYPE_CHECKING:
-    from vit_colossal.strategies.ema import Ema
+
+class Average(Protocol):
+    """An average of the weights, as :class:`~vit_colossal.strategies.ema.Ema` keeps it."""
+
+    values: dict[str, torch.Tensor]
+
+    def update(self, step: int) -> None: ...
+
+    def in_place(self) -> AbstractContextManager[Any]: ...
 
 
 @dataclass
-class Engine:
-    """What the booster made of a model.
+class Engine(Boosted):
+    """A boosted model with all that a step, an evaluation or a checkpoint needs of it.
 
     Attributes:
-        plan: the validated run.
-        device: where this rank computes.
+        strategy: what is special about the plan's plugin.
         rank: this process.
-        booster, model, optimizer, schedule: as ColossalAI wrapped them.
+        schedule: of the learning rate, as ColossalAI wrapped it.
         image_mean, image_std: per channel, from the model's processor.
-        shapes: full shape of every parameter by its published name, whatever part this rank holds.
         ema: the average of the weights, where one is kept.
     """
 
-    plan: RunPlan
-    device: torch.device
+    strategy: Strategy
     rank: int
-    booster: Booster
-    model: ModelWrapper
-    optimizer: OptimizerWrapper
     schedule: LRScheduler
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
-    shapes: dict[str, torch.Size]
-    ema: Ema | None = None
+    ema: Average | None = None
 
     @property
     def dims(self) -> ParallelDims:
@@ -80,9 +80,12 @@ class Engine:
     @property
     def dp_group(self) -> dist.ProcessGroup | None:
         """The ranks that hold the same weights for other samples; None is the whole world."""
-        if self.plan.config.plugin == "hybrid":
-            return self.booster.plugin.dp_group
-        return None
+        return self.strategy.replicas(self)
+
+    @property
+    def parts(self) -> list[Part]:
+        """All pieces of the training state that this rank holds."""
+        return list(self.strategy.parts(self))
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images [B, 3, H, W] to normalized fp32 on the device; the plugin casts further."""
@@ -92,13 +95,6 @@ class Engine:
     def evaluated_weights(self) -> AbstractContextManager[Any]:
         """Compute with the weights that are evaluated and saved; every rank has to call this."""
         return nullcontext() if self.ema is None else self.ema.in_place()
-
-    def no_sync(self) -> AbstractContextManager[Any]:
-        """Leave out the gradient reduction of all but the last accumulated backward."""
-        model = self.model
-        while isinstance(model, (AutocastModel, TorchAMPModule)):
-            model = model.module
-        return self.booster.no_sync(model, self.optimizer)
 
 
 def checkpoint_activations(model: ViTForImageClassification) -> None:
@@ -136,22 +132,25 @@ def build_engine(
         for layer in model.vit.layers:
             layer.compile()
     shapes = {name: parameter.shape for name, parameter in named_weights(model)}
-    optimizer = build_optimizer(model, plan.config, device.type)
+    strategy = STRATEGIES[plan.config.plugin]
+    optimizer = strategy.optimizer(parameter_groups(model, plan.config), plan.config, device.type)
     schedule = build_schedule(optimizer, plan.config, total_steps)
     # Dropout under tensor parallelism numbers its generators; an earlier model in this process may
     # have left the ranks of a pipeline with different counts.
     Randomizer.reset_index()
-    booster = build_booster(plan)
+    plugin, mixed_precision = strategy.plugin(plan)
+    booster = Booster(plugin=plugin, mixed_precision=mixed_precision)
     boosted, optimizer, _, _, schedule = booster.boost(model, optimizer, lr_scheduler=schedule)
     return Engine(
         plan=plan,
         device=device,
-        rank=dist.get_rank(),
         booster=booster,
         model=boosted,
         optimizer=optimizer,
+        shapes=shapes,
+        strategy=strategy,
+        rank=dist.get_rank(),
         schedule=schedule,
         image_mean=image_mean,
         image_std=image_std,
-        shapes=shapes,
     )

@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 
 from vit_colossal.strategies.engine import Engine
-from vit_colossal.strategies.parts import local_parts
 
 
 @dataclass(frozen=True)
@@ -49,31 +48,17 @@ def state_memory(engine: Engine) -> StateMemory:
     master and both moments; 4 for weight and gradient in fp32. Activations, communication buffers
     and the framework come on top.
     """
-    parts = [part for part in local_parts(engine) if not part.frozen]
-    frozen = [part.master for part in local_parts(engine) if part.frozen]
-    config, dp = engine.plan.config, engine.dims.dp
-    updated = sum(part.master.numel() for part in parts)
-    if config.plugin == "gemini":
-        weights = 2 * updated
-        gradients = weights if config.grad_accumulation > 1 else 0
-        masters = 4 * updated
-    else:
-        working = [part.working for part in parts if part.working is not None]
-        weights = sum(tensor.numel() * tensor.element_size() for tensor in working)
-        gradients = weights // dp if config.plugin == "zero2" else weights
-        # A master of its own lies elsewhere than the weight it is the master of.
-        own = [p.master for p in parts if p.working is None or not _same(p.master, p.working)]
-        masters = sum(4 * tensor.numel() for tensor in own)
-    weights += sum(tensor.numel() * tensor.element_size() for tensor in frozen)
+    parts = engine.parts
+    trained = [part for part in parts if not part.frozen]
+    frozen = [part.master for part in parts if part.frozen]
+    updated = sum(part.master.numel() for part in trained)
+    use = engine.strategy.memory(engine, trained)
+    weights = use.weights + sum(tensor.numel() * tensor.element_size() for tensor in frozen)
     average = 4 * updated if engine.ema else 0
-    sizes = [weights, gradients, masters, 8 * updated, average]
+    sizes = [weights, use.gradients, use.masters, 8 * updated, average]
     found = torch.tensor(sizes, device=engine.device)
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return StateMemory(*found.tolist())
-
-
-def _same(master: torch.Tensor, working: torch.Tensor) -> bool:
-    return master.data_ptr() == working.data_ptr()
 
 
 def _mib(num_bytes: int) -> str:

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
-from tqdm import tqdm
 
-from vit_colossal.checkpoints.resume import identity, layout
 from vit_colossal.checkpoints.writer import Checkpointer, checkpoint_bytes
+from vit_colossal.data.loaders import Batch
 from vit_colossal.errors import UserError
 from vit_colossal.evaluation.exact import Evaluation
-from vit_colossal.rundir.metrics import Reporter, peak_memory_bytes
+from vit_colossal.rundir.metrics import Reporter
+from vit_colossal.training.job import Job
+from vit_colossal.training.meter import Meter
 from vit_colossal.training.step import StepOutput, train_step
 from vit_colossal.training.stop import Consensus, LossWatch, StopRequest, Watchdog
-
-if TYPE_CHECKING:
-    from vit_colossal.training.job import Trainer
 
 logger = logging.getLogger("vit_colossal")
 
@@ -31,16 +28,54 @@ class TrainingFailed(UserError):
     """The run cannot go on."""
 
 
+class Batches(Protocol):
+    """Where a loop's batches come from."""
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]: ...
+
+
+class Recorder:
+    """Looks on while a loop trains; this one does nothing. All ranks have one of the same kind."""
+
+    def before(self, step: int) -> None:
+        """Called when ``step`` steps are done and another one follows."""
+
+    def after(self, output: StepOutput) -> None:
+        """Called with what a step told."""
+
+
 class Loop:
     """Where a run is: steps taken, last evaluation, best accuracy."""
 
-    def __init__(self, trainer: Trainer, reporter: Reporter, run_dir: Path) -> None:
-        self.trainer, self.reporter = trainer, reporter
-        self.config = trainer.plan.config
-        plan, data = trainer.plan, trainer.data
-        self.checkpoints = Checkpointer(trainer.engine, run_dir, identity(plan, data), layout(plan))
-        self.meter = Meter(trainer, reporter)
-        self.watch = LossWatch(trainer.engine.device)
+    def __init__(
+        self,
+        job: Job,
+        reporter: Reporter,
+        checkpoints: Checkpointer,
+        *,
+        batches: Batches | None = None,
+        watch: LossWatch | None = None,
+        recorder: Recorder | None = None,
+        evaluates: bool = True,
+    ) -> None:
+        """Prepare to train from the first step.
+
+        Args:
+            job: what is trained.
+            reporter: where events go.
+            checkpoints: where states are saved.
+            batches: instead of the job's own.
+            watch: of the losses, instead of a plain one.
+            recorder: what looks on.
+            evaluates: after each epoch and at the end.
+        """
+        self.job, self.reporter, self.checkpoints = job, reporter, checkpoints
+        self.config = job.plan.config
+        self.batches = batches or job.train_batches
+        self.watch = watch or LossWatch(job.engine.device)
+        self.recorder = recorder or Recorder()
+        self.evaluates = evaluates
+        self.meter = Meter(job, reporter)
         self.watchdog = Watchdog(self.config.timeout)
         self.consensus = Consensus()
         self.step = 0
@@ -51,7 +86,7 @@ class Loop:
 
     def resume(self) -> None:
         """Continue from the plan's checkpoint, if it has one."""
-        checkpoint = self.trainer.plan.checkpoint
+        checkpoint = self.job.plan.checkpoint
         if checkpoint is not None:
             progress = self.checkpoints.resume(checkpoint)
             self.step = checkpoint.step
@@ -66,20 +101,22 @@ class Loop:
             TrainingFailed: the loss was not finite for too many steps.
             CheckpointError: a checkpoint could not be written.
         """
-        trainer = self.trainer
-        per_epoch = trainer.steps_per_epoch
-        while self.step < trainer.total_steps:
+        job = self.job
+        per_epoch = job.steps_per_epoch
+        while self.step < job.total_steps:
             if self._evaluation_due():
                 self._evaluate()
             if self.without_gain >= (self.config.early_stopping_patience or math.inf):
                 self._return_to_best()
                 break
             epoch, first = divmod(self.step, per_epoch)
-            length = min(per_epoch, trainer.total_steps - epoch * per_epoch)
-            self.reporter.start_epoch(epoch, trainer.epochs, length, first)
-            for batches in trainer.train_batches.batches(epoch, first):
+            length = min(per_epoch, job.total_steps - epoch * per_epoch)
+            self.reporter.start_epoch(epoch, job.epochs, length, first)
+            for batches in self.batches.batches(epoch, first):
+                self.recorder.before(self.step)
                 self.step += 1
-                output = train_step(trainer.engine, batches)
+                output = train_step(job.engine, batches)
+                self.recorder.after(output)
                 self.watch.update(output.loss)
                 if self.meter.update(self.step, output):
                     self.watch.look()
@@ -88,7 +125,7 @@ class Loop:
                     self._give_up(streak)
                 if number:
                     return self._leave(number, streak)
-                if self.step == trainer.total_steps:
+                if self.step == job.total_steps:
                     break
                 if self._save_due() and self.step % per_epoch:
                     self._save()
@@ -98,14 +135,14 @@ class Loop:
         return 0
 
     def _evaluation_due(self) -> bool:
-        at_end = self.step == self.trainer.total_steps
-        boundary = self.step > 0 and self.step % self.trainer.steps_per_epoch == 0
-        return (boundary or at_end) and self.evaluated_step < self.step
+        at_end = self.step == self.job.total_steps
+        boundary = self.step > 0 and self.step % self.job.steps_per_epoch == 0
+        return self.evaluates and (boundary or at_end) and self.evaluated_step < self.step
 
     def _evaluate(self) -> None:
         """Evaluate at the end of an epoch, and save."""
-        last = self.step == self.trainer.total_steps
-        self.evaluation = self.trainer.evaluate(predictions=last)
+        last = self.step == self.job.total_steps
+        self.evaluation = self.job.evaluate(predictions=last)
         self.evaluated_step = self.step
         self.meter.evaluated(self.step, self.evaluation)
         better = self.evaluation.accuracy > self.best
@@ -117,7 +154,7 @@ class Loop:
 
     def _return_to_best(self) -> None:
         """End early, with the weights of the best evaluation where they were kept."""
-        if self.trainer.engine.is_lead:
+        if self.job.engine.is_lead:
             logger.info(
                 "stopped early after step %d: the best accuracy, %.4f, is %d evaluations old",
                 self.step,
@@ -127,7 +164,7 @@ class Loop:
         self._finish_saving()
         with self._patience():
             self.checkpoints.return_to_best()
-        self.evaluation = self.trainer.evaluate(predictions=True)
+        self.evaluation = self.job.evaluate(predictions=True)
         self.meter.evaluated(self.step, self.evaluation)
 
     def _save_due(self) -> bool:
@@ -135,7 +172,7 @@ class Loop:
 
     def _save(self, *, best: bool = False) -> None:
         """Save, unless the weights may be spoiled by a loss that is not finite."""
-        streak = torch.tensor(self.watch.look(), device=self.trainer.engine.device)
+        streak = torch.tensor(self.watch.look(), device=self.job.engine.device)
         dist.all_reduce(streak, op=dist.ReduceOp.MAX)
         if not int(streak):
             progress: dict[str, Any] = {
@@ -151,13 +188,13 @@ class Loop:
             self.checkpoints.finish()
 
     def _patience(self) -> AbstractContextManager[None]:
-        return self.watchdog.patient(checkpoint_bytes(self.trainer.num_parameters))
+        return self.watchdog.patient(checkpoint_bytes(self.job.num_parameters))
 
     def _leave(self, number: int, streak: int) -> int:
         if self.config.save_every != 0 and not streak:
             self._save()
         self._finish_saving()
-        if self.trainer.engine.is_lead:
+        if self.job.engine.is_lead:
             logger.info(
                 "stopped by signal %d after step %d; %s",
                 number,
@@ -175,96 +212,3 @@ class Loop:
             f"(--max-bad-steps); {self.checkpoints.last_good()}. Try a lower --lr or "
             "--clip-grad-norm 1"
         )
-
-
-class Meter:
-    """Losses between two log lines, kept on the device; the host waits only when it logs."""
-
-    def __init__(self, trainer: Trainer, reporter: Reporter) -> None:
-        self.trainer, self.reporter = trainer, reporter
-        self.loss_sum: torch.Tensor | None = None
-        self.grad_norm: torch.Tensor | float | None = None
-        self.lr = 0.0
-        self.steps = 0
-        self.since = time.monotonic()
-        self.last_accuracy = ""
-
-    def update(self, step: int, output: StepOutput) -> bool:
-        """Take one step's loss; log when it is time, and say so. All ranks call this alike."""
-        if output.loss is not None:
-            self.loss_sum = output.loss if self.loss_sum is None else self.loss_sum + output.loss
-        self.grad_norm, self.lr = output.grad_norm, output.lr
-        self.steps += 1
-        trainer = self.trainer
-        if step % trainer.plan.config.log_every == 0 or step == trainer.total_steps:
-            self._log(step)
-            return True
-        self.reporter.progress(1)
-        return False
-
-    def _log(self, step: int) -> None:
-        trainer, engine = self.trainer, self.trainer.engine
-        memory = torch.tensor(float(peak_memory_bytes(engine.device)), device=engine.device)
-        dist.all_reduce(memory, op=dist.ReduceOp.MAX)
-        loss = 0.0
-        if engine.last_stage and self.loss_sum is not None:
-            mean = self.loss_sum / (self.steps * engine.dims.dp)
-            dist.all_reduce(mean, group=engine.dp_group)
-            loss = mean.item()
-        seconds = (time.monotonic() - self.since) / self.steps
-        values = {
-            "loss": loss,
-            "lr": self.lr,
-            "images_per_second": trainer.plan.batches.global_batch / seconds,
-            "peak_memory_mib": memory.item() / 2**20,
-        }
-        epoch = step / trainer.steps_per_epoch
-        norm = {} if self.grad_norm is None else {"grad_norm": float(self.grad_norm)}
-        self.reporter.event("train", step, epoch, **values, **norm)
-        self._show(step, epoch, values, seconds * (trainer.total_steps - step))
-        self.loss_sum, self.steps, self.since = None, 0, time.monotonic()
-
-    def _show(self, step: int, epoch: float, values: dict[str, float], left_s: float) -> None:
-        """One line, or the bar's words; ``left_s`` is what the steps to come will take."""
-        trainer = self.trainer
-        left, speed = tqdm.format_interval(left_s), values["images_per_second"]
-        accuracy = f"acc {self.last_accuracy}, " if self.last_accuracy else ""
-        # What a narrow terminal cuts off at the end should not be a number.
-        self.reporter.progress(
-            1,
-            f"loss {values['loss']:.4f}, {accuracy}lr {values['lr']:.1e}, left {left}, "
-            f"{speed:.0f} img/s",
-        )
-        if trainer.engine.is_lead and not self.reporter.shows_steps:
-            logger.info(
-                "step %d/%d  epoch %.2f  loss %.4f  lr %.2e  %.0f images/s  peak %.0f MiB%s  "
-                "left %s",
-                step,
-                trainer.total_steps,
-                epoch,
-                *values.values(),
-                f"  accuracy {self.last_accuracy}" if self.last_accuracy else "",
-                left,
-            )
-
-    def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        """Report an evaluation; its time does not count as training."""
-        trainer = self.trainer
-        epoch = step / trainer.steps_per_epoch
-        self.last_accuracy = f"{evaluation.accuracy:.4f}"
-        self.reporter.event(
-            "eval",
-            step,
-            epoch,
-            loss=evaluation.loss,
-            accuracy=evaluation.accuracy,
-            correct=evaluation.correct,
-            total=evaluation.total,
-            correct_top5=evaluation.correct_top5,
-            macro_f1=evaluation.macro_f1,
-        )
-        if trainer.engine.is_lead:
-            logger.info(
-                "evaluation after epoch %.2f: loss %.4f  %s", epoch, evaluation.loss, evaluation
-            )
-        self.since = time.monotonic()

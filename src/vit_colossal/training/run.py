@@ -36,7 +36,8 @@ from vit_colossal.runtime.pins import require_colossalai
 from vit_colossal.trained.card import write_card
 
 if TYPE_CHECKING:
-    from vit_colossal.training.job import Trainer, TrainResult
+    from vit_colossal.training.fit import TrainResult
+    from vit_colossal.training.job import Job
 
 logger = logging.getLogger("vit_colossal")
 
@@ -87,7 +88,7 @@ def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
     if topology.rank == plan.dims.lead_rank:
         for note in (*plan.notes, *data.notes):
             logger.info(note)
-    return in_group(plan, topology, lambda device: _train(plan, data, device))
+    return in_group(plan.device.kind, topology, lambda device: _train(plan, data, device))
 
 
 def rehearse(config: TrainConfig, topology: Topology | None = None) -> None:
@@ -104,42 +105,49 @@ def rehearse(config: TrainConfig, topology: Topology | None = None) -> None:
     plan, data = plan_run(config, topology)
     is_lead = topology.rank == plan.dims.lead_rank
 
-    def announce(device: torch.device) -> None:
-        from vit_colossal.training.job import Trainer
+    def show_plan(device: torch.device) -> None:
+        from vit_colossal.strategies.memory_use import state_memory
+        from vit_colossal.training.announce import announce
+        from vit_colossal.training.job import build_job
 
-        Trainer(plan, data, device).announce()
+        job = build_job(plan, data, device)
+        memory = state_memory(job.engine)
+        if is_lead:
+            announce(job, memory)
 
     if is_lead:
         for note in (*plan.notes, *data.notes):
             logger.info(note)
-    in_group(plan, topology, announce)
+    in_group(plan.device.kind, topology, show_plan)
     if is_lead:
         where = config.output_dir or "runs/"
         logger.info("dry run: all of this is possible; the run would be written to %s", where)
 
 
 def _train(plan: RunPlan, data: RunData, device: torch.device) -> TrainResult:
-    from vit_colossal.training.job import Trainer
+    from vit_colossal.training.job import build_job
 
-    return _fit(Trainer(plan, data, device))
+    return _fit(build_job(plan, data, device))
 
 
-def _fit(trainer: Trainer) -> TrainResult:
-    run_dir = _shared_run_dir(trainer.plan)
-    with _claimed(run_dir, trainer):
-        if trainer.engine.is_lead:
-            describe_run(run_dir, trainer.plan, trainer.data)
+def _fit(job: Job) -> TrainResult:
+    run_dir = _shared_run_dir(job.plan)
+    with _claimed(run_dir, job):
+        if job.engine.is_lead:
+            describe_run(run_dir, job.plan, job.data)
             logger.info("run directory %s", run_dir)
         dist.barrier()
-        return _fit_in(run_dir, trainer)
+        return _fit_in(run_dir, job)
 
 
-def _fit_in(run_dir: Path, trainer: Trainer) -> TrainResult:
-    result = trainer.fit(run_dir)
+def _fit_in(run_dir: Path, job: Job) -> TrainResult:
+    from vit_colossal.training.fit import fit
+
+    result = fit(job, run_dir)
     if result.stopped_by:
         return result
-    result = replace(result, verdict=_judge(run_dir, trainer))
-    if trainer.engine.is_lead:
+    result = replace(result, verdict=_judge(run_dir, job))
+    if job.engine.is_lead:
         write_card(run_dir)
         logger.info("%s", result.evaluation)
         logger.info("model saved to %s", result.model_dir)
@@ -147,34 +155,34 @@ def _fit_in(run_dir: Path, trainer: Trainer) -> TrainResult:
 
 
 @contextmanager
-def _claimed(run_dir: Path, trainer: Trainer) -> Iterator[None]:
+def _claimed(run_dir: Path, job: Job) -> Iterator[None]:
     """The lead rank keeps other runs out; what it could not do is said by every rank."""
     problems: list[list[str]] = [[]]
     with ExitStack() as stack:
-        if trainer.engine.is_lead:
+        if job.engine.is_lead:
             try:
                 stack.enter_context(locked(run_dir))
             except ConfigError as error:
                 problems[0] = error.problems
-        dist.broadcast_object_list(problems, src=trainer.plan.dims.lead_rank)
+        dist.broadcast_object_list(problems, src=job.plan.dims.lead_rank)
         if problems[0]:
             raise ConfigError(problems[0])
         yield
 
 
-def _judge(run_dir: Path, trainer: Trainer) -> Verdict | None:
+def _judge(run_dir: Path, job: Job) -> Verdict | None:
     """The lead rank's verdict, on every rank, so that all end with the same exit code."""
-    config = trainer.plan.config
+    config = job.plan.config
     found: list[Any] = [None, []]
     if config.check_reference is None:
         return None
-    if trainer.engine.is_lead:
+    if job.engine.is_lead:
         try:
             found[0] = check_run(run_dir, config.check_reference, config.references)
             logger.info("%s", found[0])
         except ConfigError as error:
             found[1] = error.problems
-    dist.broadcast_object_list(found, src=trainer.plan.dims.lead_rank)
+    dist.broadcast_object_list(found, src=job.plan.dims.lead_rank)
     verdict, problems = found
     if problems:
         raise ConfigError(problems)

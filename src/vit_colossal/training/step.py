@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 
 from vit_colossal.data.loaders import Batch
 from vit_colossal.model.loss import criterion
@@ -40,24 +39,13 @@ def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
             (always one under a pipeline, whose micro-batches accumulate).
     """
     loss = _pipeline(engine, batches[0]) if engine.pipelined else _accumulate(engine, batches)
-    config, optimizer = engine.plan.config, engine.optimizer
     lr = float(engine.schedule.get_last_lr()[0])
-    norm = None
-    if config.plugin == "ddp" and config.clip_grad_norm > 0:
-        if config.precision == "fp16":
-            optimizer.unscale_grad()
-        # In the model's order of parameters, like everyone who clips a plain model: the wrapped
-        # optimizer would go by groups, and add the same squares up in another order.
-        norm = clip_grad_norm_(engine.model.parameters(), config.clip_grad_norm)
-    optimizer.step()
-    if config.plugin != "ddp" and config.clip_grad_norm > 0:
-        # These clip by themselves inside step(), where the norm over all shards is known.
-        norm = optimizer.get_grad_norm()
+    norm = engine.strategy.update(engine)
     engine.schedule.step()
-    optimizer.zero_grad()
+    engine.optimizer.zero_grad()
     if engine.ema is not None:
         engine.ema.update(engine.schedule.last_epoch)
-    return StepOutput(loss, None if config.precision == "fp16" else norm, lr)
+    return StepOutput(loss, None if engine.plan.config.precision == "fp16" else norm, lr)
 
 
 def _accumulate(engine: Engine, batches: list[Batch]) -> torch.Tensor:
@@ -65,7 +53,7 @@ def _accumulate(engine: Engine, batches: list[Batch]) -> torch.Tensor:
     can_skip = engine.booster.plugin.support_no_sync()
     for index, batch in enumerate(batches):
         last = index == len(batches) - 1
-        with nullcontext() if last or not can_skip else engine.no_sync():
+        with nullcontext() if last or not can_skip else engine.strategy.no_sync(engine):
             logits = engine.model(pixel_values=pixels(engine, batch)).logits
             labels = batch.labels.to(engine.device, non_blocking=True)
             [partners] = _partners(engine, batch, len(labels))

@@ -1,0 +1,99 @@
+"""hybrid: tensor-parallel layers, pipeline stages and replicas, on request with ZeRO-1 among these.
+
+ColossalAI's ``HybridParallelPlugin``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.distributed as dist
+from colossalai.amp.naive_amp.mixed_precision_optimizer import MixedPrecisionOptimizer
+from colossalai.booster.mixed_precision import MixedPrecision
+from colossalai.booster.plugin.plugin_base import Plugin
+from colossalai.pipeline.schedule import OneForwardOneBackwardSchedule
+from colossalai.zero.low_level import LowLevelZeroOptimizer
+
+from vit_colossal.plan.plan import RunPlan
+from vit_colossal.strategies.parts import Part
+from vit_colossal.strategies.precision import INITIAL_LOSS_SCALE
+from vit_colossal.strategies.strategy import Boosted, StageInputs, Strategy
+from vit_colossal.strategies.transfers import HybridPlugin
+from vit_colossal.strategies.vit_policy import ViTPolicy
+from vit_colossal.strategies.zero import gather_shards, shard_of
+
+
+class Hybrid(Strategy):
+    """One of three optimizers, by precision and ``--zero``; each keeps its masters its way."""
+
+    def plugin(self, plan: RunPlan) -> tuple[Plugin, MixedPrecision | None]:
+        config = plan.config
+        plugin = HybridPlugin(
+            tp_size=plan.dims.tp,
+            pp_size=plan.dims.pp,
+            zero_stage=config.zero,
+            precision=config.precision,
+            num_microbatches=plan.batches.num_microbatches,
+            initial_scale=INITIAL_LOSS_SCALE,
+            max_norm=config.clip_grad_norm,
+            gradient_as_bucket_view=True,
+            custom_policy=ViTPolicy(),
+        )
+        return plugin, None
+
+    def replicas(self, boosted: Boosted) -> dist.ProcessGroup:
+        return boosted.booster.plugin.dp_group
+
+    def stages(self, boosted: Boosted) -> dist.ProcessGroup:
+        return boosted.booster.plugin.pp_group
+
+    def forward_pipeline(
+        self,
+        boosted: Boosted,
+        batches: Iterable[StageInputs],
+        count: Callable[[torch.Tensor, torch.Tensor], None],
+    ) -> None:
+        """With a schedule of its own.
+
+        The training schedule remembers batch sizes and tensor metadata from step to step; an
+        evaluation through it would leave its own behind and break the next training step. The
+        second schedule sees one shape only, so its metadata cache stays valid.
+        """
+        schedule = OneForwardOneBackwardSchedule(
+            boosted.booster.plugin.scheduler.stage_manager,
+            microbatch_size=boosted.plan.batches.microbatch,
+        )
+        schedule.last_batch_size = boosted.plan.batches.forward_batch
+
+        def criterion(outputs: object, inputs: StageInputs) -> torch.Tensor:
+            logits: torch.Tensor = outputs.logits  # type: ignore[attr-defined]
+            count(logits, inputs["labels"])
+            return logits.new_zeros(())
+
+        for batch in batches:
+            schedule.forward_backward_step(boosted.model, iter([batch]), criterion)
+
+    def trained_part(
+        self, boosted: Boosted, name: str, parameter: torch.nn.Parameter, tp_dim: int | None
+    ) -> Part:
+        optimizer = boosted.optimizer
+        if isinstance(optimizer, LowLevelZeroOptimizer):
+            return shard_of(optimizer, name, parameter, tp_dim)
+        master = parameter
+        if isinstance(optimizer, MixedPrecisionOptimizer):
+            master = optimizer.working_to_master_map[parameter]
+        return Part(name, master, master, parameter, tp_dim)
+
+    def refresh(self, boosted: Boosted) -> None:
+        optimizer = boosted.optimizer
+        if isinstance(optimizer, LowLevelZeroOptimizer):
+            gather_shards(optimizer)
+        elif isinstance(optimizer, MixedPrecisionOptimizer):
+            for working, master in optimizer.working_to_master_map.items():
+                working.data.copy_(master)
+
+    def _scaler(self, boosted: Boosted) -> object:
+        zero = isinstance(boosted.optimizer, LowLevelZeroOptimizer)
+        owner = "mixed_precision_mixin" if zero else "mixed_precision"
+        return getattr(getattr(boosted.optimizer, owner, None), "grad_scaler", None)

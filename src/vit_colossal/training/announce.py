@@ -1,0 +1,76 @@
+"""What a run says about itself before its first step."""
+
+from __future__ import annotations
+
+import logging
+
+from vit_colossal.model.vit import flops_per_image
+from vit_colossal.plan.parallel_dims import bubble
+from vit_colossal.runtime.kernels import kernels_in_use
+from vit_colossal.strategies.memory_use import StateMemory
+from vit_colossal.training.job import Job
+
+logger = logging.getLogger("vit_colossal")
+
+
+def announce(job: Job, memory: StateMemory) -> None:
+    """Log the derived quantities, before the first step."""
+    plan, data = job.plan, job.data
+    flops = flops_per_image(plan.spec, len(data.labels))
+    logger.info(
+        "model %s: %.2f M parameters, %.2f GFLOP per image forward and backward",
+        plan.spec.name,
+        job.num_parameters / 1e6,
+        flops / 1e9,
+    )
+    logger.info(
+        "data %s: %d training and %d evaluation images, %d labels",
+        data.name,
+        len(data.train),
+        len(data.evaluation),
+        len(data.labels),
+    )
+    layout = f"{plan.config.plugin}, {plan.dims}, {plan.config.precision} on {plan.device.kind}"
+    if plan.dims.pp > 1:
+        idle = bubble(plan.dims.pp, plan.batches.num_microbatches)
+        layout += f", pipeline idle share {idle:.1%}"
+    logger.info("layout: %s", layout)
+    logger.info("%s", plan.batches)
+    dropped = len(data.train) % plan.batches.global_batch
+    logger.info(
+        "%d steps in %d epochs of %d; %d images sit out each epoch, others each time",
+        job.total_steps,
+        job.epochs,
+        job.steps_per_epoch,
+        dropped,
+    )
+    logger.info("augmentation: %s", _augmentation(job))
+    logger.info("training: %s", _training(job))
+    logger.info("kernels: attention %s, optimizer %s", *kernels(job))
+    logger.info("memory per rank: %s, and activations and the framework on top", memory)
+
+
+def _augmentation(job: Job) -> str:
+    """What is done to images and labels, in words."""
+    smoothing = job.plan.config.label_smoothing
+    labels = f"label smoothing {smoothing:g}" if smoothing else ""
+    batches = job.train_batches
+    active = [str(batches.augmentation), str(batches.mixing), labels]
+    return ", ".join(filter(None, active)) or "none"
+
+
+def _training(job: Job) -> str:
+    """Which weights are trained, and how they become the model."""
+    config = job.plan.config
+    parts = {f"{job.num_trained / 1e6:.2f} M parameters": True}
+    parts[f"learning rate x {config.layer_decay} per layer"] = (config.layer_decay or 1) < 1
+    parts[f"weights averaged with decay {config.ema}"] = config.ema is not None
+    patience = config.early_stopping_patience
+    parts[f"stops after {patience} evaluations without gain"] = patience is not None
+    return ", ".join(text for text, active in parts.items() if active)
+
+
+def kernels(job: Job) -> tuple[str, str]:
+    """The implementations in use: ColossalAI's own where they load, PyTorch's elsewhere."""
+    optimizer = job.engine.strategy.optimizer_kernel(job.plan.device.kind)
+    return kernels_in_use()["attention"], optimizer

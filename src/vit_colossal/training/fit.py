@@ -1,0 +1,107 @@
+"""Train a job in a run directory, from the plan's checkpoint where it has one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vit_colossal.checkpoints.resume import identity, layout
+from vit_colossal.checkpoints.writer import Checkpointer
+from vit_colossal.evaluation.exact import Evaluation
+from vit_colossal.evaluation.predictions import clear
+from vit_colossal.evaluation.predictions import save as save_predictions
+from vit_colossal.rundir.metrics import NullReporter, Reporter, RunReporter
+from vit_colossal.rundir.regression import Verdict
+from vit_colossal.rundir.trackers import open_trackers
+from vit_colossal.runtime.group import limit_waiting
+from vit_colossal.strategies.memory_use import StateMemory, state_memory
+from vit_colossal.training.announce import announce, kernels
+from vit_colossal.training.job import Job
+from vit_colossal.training.loop import Loop
+from vit_colossal.training.stop import StopRequest
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run produced.
+
+    ``model_dir`` is a plain Hugging Face directory; ``verdict`` what ``check_reference`` found.
+    A run that signal ``stopped_by`` ended has saved a checkpoint and no model.
+    """
+
+    evaluation: Evaluation | None
+    steps: int
+    run_dir: Path
+    model_dir: Path | None
+    verdict: Verdict | None = None
+    stopped_by: int = 0
+
+
+def fit(job: Job, run_dir: Path) -> TrainResult:
+    """Train, evaluate after each epoch, save.
+
+    Raises:
+        TrainingFailed: the loss was not finite for too many steps.
+        CheckpointError: a checkpoint could not be written.
+    """
+    memory = state_memory(job.engine)
+    with _reporter(job, run_dir) as reporter:
+        loop = Loop(job, reporter, checkpointer(job, run_dir))
+        loop.resume()
+        if job.engine.is_lead:
+            announce(job, memory)
+            _start_event(job, reporter, loop.step, memory)
+        limit_waiting(job.plan.config.timeout)
+        with StopRequest().installed() as stop, loop.watchdog.watching(job.engine.model):
+            return _finish(loop, loop.run(stop), run_dir)
+
+
+def checkpointer(job: Job, run_dir: Path) -> Checkpointer:
+    """The checkpoints of a job's run directory."""
+    plan = job.plan
+    return Checkpointer(job.engine, run_dir, identity(plan, job.data), layout(plan))
+
+
+def _reporter(job: Job, run_dir: Path) -> Reporter:
+    config = job.plan.config
+    if not job.engine.is_lead:
+        return NullReporter()
+    clear(run_dir)
+    trackers = open_trackers(run_dir, config, resumed=job.plan.checkpoint is not None)
+    return RunReporter(run_dir, tensorboard=config.tensorboard, trackers=trackers)
+
+
+def _finish(loop: Loop, stopped_by: int, run_dir: Path) -> TrainResult:
+    """Save what a run leaves beside its checkpoints."""
+    job, step = loop.job, loop.step
+    epoch = step / job.steps_per_epoch
+    if stopped_by:
+        loop.reporter.event("stop", step, epoch, signal=stopped_by)
+        return TrainResult(loop.evaluation, step, run_dir, None, stopped_by=stopped_by)
+    evaluation = loop.evaluation or job.evaluate(predictions=True)
+    with loop.watchdog.patient(4 * job.num_parameters):
+        if evaluation.predictions is not None:
+            save_predictions(run_dir, evaluation.predictions, job.data.evaluation.images)
+        model_dir = job.save(run_dir / "model")
+    loop.reporter.event("end", step, epoch, accuracy=evaluation.accuracy)
+    return TrainResult(evaluation, step, run_dir, model_dir)
+
+
+def _start_event(job: Job, reporter: Reporter, step: int, memory: StateMemory) -> None:
+    """What a report shows of a run that has not ended."""
+    attention, optimizer = kernels(job)
+    reporter.event(
+        "start",
+        step,
+        step / job.steps_per_epoch,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        parameters=job.num_parameters,
+        total_steps=job.total_steps,
+        epochs=job.epochs,
+        layout=f"{job.plan.config.plugin}, {job.plan.dims}",
+        global_batch=job.plan.batches.global_batch,
+        state_memory_mib=round(memory.total / 2**20, 1),
+        attention=attention,
+        optimizer=optimizer,
+    )
