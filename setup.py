@@ -5,8 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # Not ColossalAI: pip would obey its pins, of torch 2.5.1 and transformers 4.51.3. It is installed
-# by a second line, `pip install --no-deps colossalai==0.5.0`; src/vit_colossal/colossalai.txt names
-# its version and says which of its requirements are not met, on purpose. The oldest datasets,
+# by a second line, `pip install --no-deps colossalai==0.5.0`; colossalai.txt in the package's runtime
+# folder names its version and says which of its requirements are not met, on purpose. The oldest datasets,
 # pillow, pyarrow, filelock and jinja2 are the releases that fixed known advisories.
 REQUIREMENTS = [
     "torch>=2.11,<2.15",
@@ -60,7 +60,9 @@ setup(
     python_requires=">=3.11,<3.14",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"vit_colossal": ["references.yaml", "colossalai.txt", "report/page.*"]},
+    package_data={
+        "vit_colossal": ["rundir/references.yaml", "runtime/colossalai.txt", "report/page.*"]
+    },
     install_requires=REQUIREMENTS + COLOSSALAI_IMPORTS,
     extras_require={**TRACKERS, "onnx": ONNX, "test": TEST, "dev": TEST + DEV},
     entry_points={"console_scripts": ["vit-colossal = vit_colossal.cli:main"]},

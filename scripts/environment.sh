@@ -67,7 +67,7 @@ use_environment() {
 }
 
 # What decides what is installed, and how.
-INSTALL_INPUTS=(setup.py pyproject.toml scripts/environment.sh src/vit_colossal/colossalai.txt)
+INSTALL_INPUTS=(setup.py pyproject.toml scripts/environment.sh src/vit_colossal/runtime/colossalai.txt)
 
 # install_environment FOLDER EXTRAS: does nothing when the same was installed there before.
 install_environment() {
@@ -84,7 +84,7 @@ install_environment() {
     fi
     rm -f -- "$stamp"
     [ -z "$extras" ] || target=".[$extras]"
-    colossalai=$(grep -m 1 '^colossalai==' src/vit_colossal/colossalai.txt)
+    colossalai=$(grep -m 1 '^colossalai==' src/vit_colossal/runtime/colossalai.txt)
     echo "environment: installing into $venv; the first time takes 2 minutes or more and about 6.5 GB"
     local pip=("$venv/bin/python" -m pip --quiet --no-input --disable-pip-version-check)
     local install=("${pip[@]}" install --progress-bar off --root-user-action ignore)

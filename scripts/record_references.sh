@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures the digits entries of src/vit_colossal/references.yaml anew and writes them: five seeds in
+# Measures the digits entries of src/vit_colossal/rundir/references.yaml anew and writes them: five seeds in
 # two pipeline stages, five in the plain loop. The run directories stay in runs/references.
 #
 #   bash scripts/record_references.sh

@@ -1,12 +1,12 @@
-"""The directions of imports and the sizes of files, as docs/architecture.md describes them."""
+"""Rooms that build on each other, and the sizes of files: docs/architecture.md shows them."""
 
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -16,164 +16,116 @@ PACKAGE = ROOT / "src" / "vit_colossal"
 
 MAX_FILE_LINES = 320
 MAX_FUNCTION_LINES = 62
+MAX_MODULES_AT_THE_TOP = 8
 
-#: Each may import what stands before it. A module that is not named here stands after all others,
-#: so it may import any of these, and none of these may import it: `cli` and each command's work.
-ORDER = (
-    *("errors", "colossalai_pins", "importing"),
-    *("settings.base", "settings", "settings.strategy", "settings.data"),
-    *("settings.augmentation", "settings.optimization", "settings.output"),
-    *("train_config", "config"),
-    *(
-        "redaction",
-        "hub",
-        "parallel_dims",
-        "model_names",
-        "model_files",
-        "model_spec",
-        "validation",
-    ),
-    *(
-        "runtime.accelerator",
-        "runtime.adam",
-        "runtime.kernels",
-        "runtime.stage_patches",
-        "runtime.patches",
-        "runtime",
-        "runtime.rendezvous",
-        "runtime.launch",
-    ),
-    *("events", "trackers"),
-    *("metrics", "data.problems", "data.request", "data.columns", "data.webdataset"),
-    *("data.tables", "data.folders", "data.fingerprint", "data.local", "data.splits"),
-    *("data.sources", "data.decoding", "data.cache", "data.lazy", "data.streams"),
-    *("predictions", "scores"),
-    *(
-        "data.transforms",
-        "data.mixing",
-        "data.loaders",
-        "model",
-        "model_directory",
-        "run_data",
-        "optim",
-        "transfers",
-        "vit_policy",
-        "plugins",
-        "engine",
-        "loss",
-        "train_step",
-        "evaluation",
-    ),
-    *(
-        "weights",
-        "checkpoint",
-        "parts",
-        "memory_use",
-        "ema",
-        "train_state",
-        "checkpointer",
-        "stop",
-        "resume",
-        "loop",
-    ),
-    *(
-        "references",
-        "finished_run",
-        "saved_model",
-        "model_card",
-        "regression",
-        "trainer",
-        "run_record",
-        "run_lock",
-        "run",
-        "launcher",
-    ),
+#: Folders and top-level modules: each imports only those before it.
+ROOMS = (
+    *("version", "errors", "redaction", "hub", "config", "plan"),
+    *("runtime", "model", "data", "strategies", "checkpoints", "evaluation", "rundir"),
+    *("trained", "training", "report", "parity", "bench", "doctor", "commands"),
+    *("cli", "__main__", "__init__"),
 )
-
-#: The modules that may import colossalai, in any function.
-KNOW_COLOSSALAI = {"runtime", "plugins", "engine", "optim", "evaluation", "weights", "parts"}
-KNOW_COLOSSALAI |= {"train_state", "transfers", "vit_policy"}
-
+#: Rooms of one command: they never import each other.
+COMMANDS = ("report", "parity", "bench", "doctor")
 #: What validates a run in the process that only spawns others: it must not cost their imports.
-LIGHT = (
-    "errors",
-    "train_config",
-    "config",
-    "parallel_dims",
-    "model_spec",
-    "validation",
-    "data.sources",
-)
+LIGHT = ("version", "errors", "redaction", "hub", "config", "plan")
 HEAVY = ("torch", "transformers", "colossalai", "datasets")
+PLUGINS = ("ddp", "zero1", "zero2", "gemini", "hybrid")
+#: The only rooms that know ColossalAI.
+KNOW_COLOSSALAI = ("runtime", "strategies")
 
 
 def _name(path: Path) -> str:
-    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def _imports(path: Path) -> Iterator[str]:
-    """Every imported module, also inside functions, but not for type checking alone."""
-    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            pending += node.orelse
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module == PACKAGE.name:
-            yield from (f"{PACKAGE.name}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module or ""
-        pending += ast.iter_child_nodes(node)
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 FILES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-IMPORTS = {name: set(_imports(path)) for name, path in FILES.items()}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
+
+
+def _imports(name: str) -> Iterator[str]:
+    """Every imported module, also inside functions and for type checking alone."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name}: relative import"
+            for alias in node.names:
+                # A module of a folder, or a name of a module.
+                inner = f"{node.module}.{alias.name}".removeprefix(f"{PACKAGE.name}.")
+                known = inner in FILES or f"{inner}.__init__" in FILES
+                yield f"{PACKAGE.name}.{inner}" if known else node.module or ""
+
+
+def _inner(name: str) -> set[str]:
+    """The modules of this package that a module imports."""
+    found = set()
+    for imported in _imports(name):
+        first, _, rest = imported.partition(".")
+        if first == PACKAGE.name:
+            found.add(rest if rest in FILES else f"{rest}.__init__".lstrip("."))
+    assert found <= FILES.keys(), found - FILES.keys()
+    return found - {name}
+
+
+IMPORTS = {name: _inner(name) for name in FILES}
+
+
+def _room(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def test_the_modules_are_found() -> None:
-    assert {"config", "trainer", "data.sources", "runtime"} <= FILES.keys()
-    assert "vit_colossal.training.job" in IMPORTS["run"]
-    assert "colossalai.booster" in IMPORTS["plugins"]
+    assert "training.job" in IMPORTS["training.run"]
+    assert "runtime.__init__" in IMPORTS["doctor.probe"]
+    assert "colossalai.booster" in set(_imports("strategies.strategy"))
 
 
-def test_imports_point_to_earlier_modules() -> None:
-    place = {name: index for index, name in enumerate(ORDER)}
-    wrong = []
-    for name in place.keys() & FILES.keys():
-        inner = {other.removeprefix(f"{PACKAGE.name}.") for other in IMPORTS[name]} & FILES.keys()
-        wrong += [
-            f"{name} imports {other}"
-            for other in inner
-            if place.get(other, len(ORDER)) > place[name]
-        ]
-    assert not sorted(wrong)
+def test_every_module_has_a_room_and_few_stand_outside() -> None:
+    assert {_room(name) for name in FILES} == set(ROOMS)
+    assert len([name for name in FILES if "." not in name]) <= MAX_MODULES_AT_THE_TOP
 
 
-def test_the_architecture_page_names_every_module() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    told = set(re.findall(r"`(\w+)/?`", page))
-    assert {name for name in FILES if name and name.split(".")[-1] not in told} == set()
+@pytest.mark.parametrize("name", FILES)
+def test_imports_only_go_down(name: str) -> None:
+    place = {room: index for index, room in enumerate(ROOMS)}
+    rooms = {_room(other) for other in IMPORTS[name]}
+    assert [room for room in rooms if place[room] > place[_room(name)]] == []
+    if _room(name) in COMMANDS:
+        assert rooms & set(COMMANDS) <= {_room(name)}
 
 
-def test_only_a_few_modules_know_colossalai() -> None:
+def test_there_is_no_circle() -> None:
+    order = list(TopologicalSorter(IMPORTS).static_order())
+    assert set(order) == FILES.keys()
+
+
+def test_only_two_rooms_know_colossalai() -> None:
     knowing = {
-        name
-        for name, imported in IMPORTS.items()
-        if any(other.split(".")[0] == "colossalai" for other in imported)
+        _room(name)
+        for name in FILES
+        if any(other.partition(".")[0] == "colossalai" for other in _imports(name))
     }
-    assert {name for name in knowing if name.split(".")[0] not in KNOW_COLOSSALAI} == set()
+    assert knowing == set(KNOW_COLOSSALAI)
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_validation_imports_no_framework(module: str) -> None:
-    code = (
-        f"import sys, {PACKAGE.name}.{module}\n"
-        f"print(*[name for name in {HEAVY} if name in sys.modules])"
-    )
+def test_a_plugin_is_named_in_few_places() -> None:
+    """In its strategy, its facts, the layouts, and the settings that it alone has."""
+    named = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in PLUGINS
+    }
+    places = {"config.plugins", "config.settings.strategy", "plan.layouts", "strategies.table"}
+    assert named == places
+
+
+@pytest.mark.parametrize("room", LIGHT)
+def test_validation_imports_no_framework(room: str) -> None:
+    modules = [f"{PACKAGE.name}.{name}" for name in FILES if _room(name) == room]
+    code = f"import sys, {', '.join(modules)}\n".replace(".__init__", "")
+    code += f"print(*[name for name in {HEAVY} if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
@@ -182,11 +134,10 @@ def test_validation_imports_no_framework(module: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_files_and_functions_stay_short(name: str) -> None:
-    text = FILES[name].read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= MAX_FILE_LINES
+    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
     functions = [
         node
-        for node in ast.walk(ast.parse(text))
+        for node in ast.walk(TREES[name])
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     ]
     lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}

@@ -175,8 +175,8 @@ def checkout(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     package = tmp_path / "src" / "vit_colossal"
-    package.mkdir(parents=True)
-    (package / "colossalai.txt").write_bytes(colossalai_pins.FILE.read_bytes())
+    (package / "runtime").mkdir(parents=True)
+    (package / "runtime" / "colossalai.txt").write_bytes(colossalai_pins.FILE.read_bytes())
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
     (programs / "activate").write_text(f"VIRTUAL_ENV={tmp_path}/.venv")
@@ -210,7 +210,12 @@ def test_the_scripts_install_colossalai_last_and_without_its_pins(checkout: Path
 
 @pytest.mark.parametrize(
     "name",
-    ["setup.py", "pyproject.toml", "scripts/environment.sh", "src/vit_colossal/colossalai.txt"],
+    [
+        "setup.py",
+        "pyproject.toml",
+        "scripts/environment.sh",
+        "src/vit_colossal/runtime/colossalai.txt",
+    ],
 )
 def test_the_scripts_install_again_when_an_input_changes(name: str, checkout: Path) -> None:
     assert installed(checkout, "")

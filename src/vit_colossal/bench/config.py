@@ -13,7 +13,7 @@ from vit_colossal.bench.case import BenchCase
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.config.train_config import problems_of
 from vit_colossal.errors import ConfigError
-from vit_colossal.plan.layouts import fitting_layouts
+from vit_colossal.plan.layouts import AUTOCAST, fitting_layouts
 from vit_colossal.plan.model_spec import read_spec
 
 
@@ -150,7 +150,7 @@ def _from_layouts(config: BenchConfig) -> list[CaseSpec]:
             raise ConfigError([f"--layouts {name}: not one of {listed}" for name in unknown])
         fitting = [layout for layout in fitting if layout.name in wanted]
     scripts = [Path(name.strip()) for name in config.peers.split(",") if name.strip()]
-    peer = {"plugin": "ddp", "precision": config.precision or "fp32"}
+    peer = {"plugin": AUTOCAST, "precision": config.precision or "fp32"}
     return [
         *(CaseSpec(name=path.stem, peer=path, settings=peer) for path in scripts),
         *(CaseSpec(name=str(layout), settings=layout.flags) for layout in fitting),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vit_colossal.bench.case import LOSSES, BenchCase
+from vit_colossal.config.plugins import DEFAULT_PLUGIN
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.plan import RunPlan
 
@@ -24,7 +25,7 @@ def peer_command(case: BenchCase, plan: RunPlan, work: Path, result: Path) -> li
     problems = []
     if script is None or not script.is_file():
         problems.append(f"peer {script}: no such file")
-    if config.plugin != "ddp" or config.grad_accumulation > 1:
+    if config.plugin != DEFAULT_PLUGIN or config.grad_accumulation > 1:
         problems.append("a peer runs data-parallel, without --grad-accumulation")
     if config.precision == "fp16":
         problems.append("a peer runs in fp32 or bf16, not in fp16")

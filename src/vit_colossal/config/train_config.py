@@ -13,20 +13,13 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import CliUnknownArgs
 
+from vit_colossal.config.plugins import ALIASES
 from vit_colossal.config.settings.augmentation import AugmentationSettings
 from vit_colossal.config.settings.data import DataSettings, ModelSettings
 from vit_colossal.config.settings.optimization import OptimizationSettings
 from vit_colossal.config.settings.output import OutputSettings
 from vit_colossal.config.settings.strategy import StrategySettings
 from vit_colossal.errors import ConfigError
-
-#: Names that ColossalAI's own examples use for the same strategies.
-PLUGIN_ALIASES = {
-    "torch_ddp": "ddp",
-    "torch_ddp_fp16": "ddp",
-    "low_level_zero": "zero1",
-    "hybrid_parallel": "hybrid",
-}
 
 
 # Bases stand last group first: their fields are listed from the last base to the first.
@@ -45,7 +38,7 @@ class TrainConfig(
     @field_validator("plugin", mode="before")
     @classmethod
     def _plugin_alias(cls, value: Any) -> Any:
-        return PLUGIN_ALIASES.get(value, value) if isinstance(value, str) else value
+        return ALIASES.get(value, value) if isinstance(value, str) else value
 
     @model_validator(mode="before")
     @classmethod

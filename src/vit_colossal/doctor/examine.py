@@ -84,7 +84,7 @@ def _probe(*parts: str) -> dict[str, dict[str, Any]]:
 
     Parts after that one are left out: what they need does not work.
     """
-    here = str(Path(__file__).parents[1])
+    here = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), here]))
     launched = (
         "RANK",

@@ -20,13 +20,14 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, FiniteFloat
 
+from vit_colossal.config.plugins import FACTS
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
 from vit_colossal.parity.case import Case
 from vit_colossal.parity.plain_loop import Grouping, train_plain
 from vit_colossal.parity.trace import Difference, Trace, compare, first_beyond
-from vit_colossal.plan.layouts import Layout, fitting_layouts
+from vit_colossal.plan.layouts import AUTOCAST, MASTERS, Layout, fitting_layouts
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.runtime.group import Topology
 from vit_colossal.runtime.spawn import launch
@@ -159,7 +160,7 @@ def compare_cases(
 
 def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]:
     """Every layout, and Trainer, in the asked precision and clipping."""
-    plan, _ = plan_run(config.job(plugin="ddp", pp=1, tp=1), Topology())
+    plan, _ = plan_run(config.job(plugin=AUTOCAST, pp=1, tp=1), Topology())
     layouts = _select(fitting_layouts(processes, plan.spec), config.layouts)
     if config.precision is not None:
         layouts = [layout for layout in layouts if layout.precision == config.precision]
@@ -169,7 +170,7 @@ def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]
     subjects: list[tuple[str | None, Layout]] = [(None, layout) for layout in layouts]
     if config.peers:
         _refuse_what_peers_lack(config)
-        flags = {"plugin": "ddp", "precision": "fp32"}
+        flags = {"plugin": AUTOCAST, "precision": "fp32"}
         for count in sorted({1, processes}):
             for optim in TRAINER_OPTIMS:
                 subjects.append((optim, Layout(f"transformers.Trainer {optim}", flags, count)))
@@ -227,11 +228,11 @@ class _References:
 
     def trace(self, job: TrainConfig, grouping: Grouping) -> Trace:
         """The plain run of a job; weights in fp32, or in bf16 with fp32 masters, as it trains."""
-        autocast = job.plugin == "ddp"
+        autocast = FACTS[job.plugin].autocasts
         key = (job.precision, job.clip_grad_norm, autocast, grouping)
         if key not in self._traces:
             plain = self.config.job(
-                plugin="ddp" if autocast else "zero1",
+                plugin=AUTOCAST if autocast else MASTERS,
                 precision=job.precision,
                 clip_grad_norm=job.clip_grad_norm,
                 pp=1,
@@ -244,7 +245,7 @@ class _References:
 
     def tolerance(self, job: TrainConfig) -> Tolerance:
         """The spread of the plain loop under reordered reductions, times the factor."""
-        key = (job.precision, job.clip_grad_norm, job.plugin == "ddp")
+        key = (job.precision, job.clip_grad_norm, FACTS[job.plugin].autocasts)
         if key not in self._tolerances:
             base = self.trace(job, Grouping())
             batch = self.config.job().global_batch_size or 16

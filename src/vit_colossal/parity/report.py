@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from vit_colossal.config.plugins import FACTS
 from vit_colossal.parity.compare import TOLERANCE_FACTOR, Row
 from vit_colossal.parity.trace import relative_differences
 
@@ -105,7 +106,8 @@ def _spreads(rows: list[Row]) -> list[str]:
     for row in rows:
         if row.tolerance is not None:
             spread = ", ".join(f"{key} {value:.1e}" for key, value in row.tolerance.spread.items())
-            kind = "autocast" if row.name in ("ddp",) else "16-bit weights"
+            facts = FACTS.get(row.name)
+            kind = "autocast" if facts and facts.autocasts else "16-bit weights"
             what = row.precision if row.precision == "fp32" else f"{row.precision} {kind}"
             seen[(what, row.clip)] = f"- {what}, clip {row.clip:g}: {spread}"
     return ["\n".join(seen.values())]

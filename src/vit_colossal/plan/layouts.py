@@ -30,6 +30,10 @@ class Layout:
         return f"{self.name} {self.precision}"
 
 
+#: By which of the plugins the plain loop is set up: for 16 bits by autocast, or for 16-bit weights
+#: with fp32 masters.
+AUTOCAST, MASTERS = "ddp", "zero1"
+
 #: Chunks this small make Gemini really shard a small model, as its defaults do a large one.
 SMALL_CHUNKS = {
     "gemini_min_chunk_m": 0.03,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.plugins import FACTS, PLUGIN_WITH_DEGREES
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.checkpoint import Checkpoint
 from vit_colossal.plan.model_spec import ModelSpec, read_spec
@@ -158,13 +159,13 @@ def _global_batch(config: TrainConfig, spec: ModelSpec, dims: ParallelDims) -> T
 
 
 def refuses_fp32(config: TrainConfig) -> bool:
-    """Gemini, and ZeRO inside hybrid, keep 16-bit working weights only."""
-    return config.plugin == "gemini" or (config.plugin == "hybrid" and config.zero > 0)
+    """Whether the weights are kept in 16 bits only: by the plugin, or by ZeRO among replicas."""
+    return FACTS[config.plugin].refuses_fp32 or config.zero > 0
 
 
 def _plugin_problems(config: TrainConfig, device: Device) -> list[str]:
-    problems = []
-    if config.plugin != "hybrid":
+    problems, facts = [], FACTS[config.plugin]
+    if not facts.has_degrees:
         for flag, value, neutral in (
             ("tp", config.tp, 1),
             ("pp", config.pp, 1),
@@ -173,9 +174,9 @@ def _plugin_problems(config: TrainConfig, device: Device) -> list[str]:
             if value != neutral:
                 problems.append(
                     f"--{flag} {value} has no effect with --plugin {config.plugin}: "
-                    f"use --plugin hybrid or drop --{flag}"
+                    f"use --plugin {PLUGIN_WITH_DEGREES} or drop --{flag}"
                 )
-    if config.plugin == "hybrid" and config.zero == 2:
+    if facts.has_degrees and config.zero == 2:
         problems.append("--zero 2 does not go with pipelines: use --zero 1, or --plugin zero2")
     if config.pp == 1:
         for name in ("num_microbatches", "microbatch_size"):
@@ -183,22 +184,25 @@ def _plugin_problems(config: TrainConfig, device: Device) -> list[str]:
                 flag = "--" + name.replace("_", "-")
                 problems.append(f"{flag} needs a pipeline: use --pp 2 or --grad-accumulation")
     if config.precision == "fp32" and refuses_fp32(config):
-        what = "--plugin gemini" if config.plugin == "gemini" else "--plugin hybrid --zero 1"
-        problems.append(f"{what} refuses --precision fp32: use bf16 or fp16")
-    if config.compile and (config.plugin == "gemini" or config.tp > 1):
-        what = "--plugin gemini" if config.plugin == "gemini" else f"--tp {config.tp}"
+        zero = "" if facts.refuses_fp32 else f" --zero {config.zero}"
+        problems.append(
+            f"--plugin {config.plugin}{zero} refuses --precision fp32: use bf16 or fp16"
+        )
+    if config.compile and (not facts.compiles or config.tp > 1):
+        what = f"--tp {config.tp}" if facts.compiles else f"--plugin {config.plugin}"
         problems.append(f"--compile fails with {what}, which replaces what it compiles: drop it")
-    return problems + _gemini_problems(config, device)
+    return problems + _problems_of_own_settings(config, device)
 
 
-def _gemini_problems(config: TrainConfig, device: Device) -> list[str]:
+def _problems_of_own_settings(config: TrainConfig, device: Device) -> list[str]:
+    """Of settings that one plugin alone has, whose names begin with its name."""
     problems = []
     fields = type(config).model_fields
-    for name in (name for name in fields if name.startswith("gemini_")):
+    for name in (name for name in fields if name.partition("_")[0] in FACTS):
         value, flag = getattr(config, name), "--" + name.replace("_", "-")
         if value == fields[name].default:
             continue
-        if config.plugin != "gemini":
+        if config.plugin != name.partition("_")[0]:
             problems.append(f"{flag} {value} has no effect with --plugin {config.plugin}: drop it")
         elif device.kind == "cpu" and ("offload" in name or value == "auto"):
             problems.append(f"{flag} {value} moves data between GPU and host: not on --device cpu")

@@ -33,7 +33,7 @@ def launch(arguments: list[str], num_processes: int) -> int:
     # Peers on one machine need no other interface, and none should be reachable from outside.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # The processes run this very code, also from a checkout that is not installed.
-    here = str(Path(__file__).parents[1])
+    here = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     config = LaunchConfig(
         min_nodes=1,

@@ -138,7 +138,7 @@ def _training(saved: SavedModel, run: FinishedRun) -> str:
     origin = "trained from scratch" if subject.model in PRESETS else "fine-tuned"
     replicas = layout.processes // (layout.tp * layout.pp)
     degrees = f"dp {replicas} x pp {layout.pp} x tp {layout.tp}"
-    zero = f", ZeRO-{layout.zero}" if layout.plugin == "hybrid" and layout.zero else ""
+    zero = f", ZeRO-{layout.zero}" if layout.zero else ""
     rows = {
         "model": f"{_public(subject.model)}, {origin}",
         "data set": f"{_public(subject.dataset)}, split {subject.train_split}",
