@@ -5,9 +5,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 # Not ColossalAI: pip would obey its pins, of torch 2.5.1 and transformers 4.51.3. It is installed
-# by a second line, `pip install --no-deps colossalai==0.5.0`; colossalai.txt in the package's runtime
-# folder names its version and says which of its requirements are not met, on purpose. The oldest datasets,
-# pillow, pyarrow, filelock and jinja2 are the releases that fixed known advisories.
+# by a second line, `pip install --no-deps colossalai==0.5.0`; src/vit_colossal/runtime has its
+# version and says which of its requirements are not met, on purpose. The oldest datasets, pillow,
+# pyarrow, filelock and jinja2 are the releases that fixed known advisories.
 REQUIREMENTS = [
     "torch>=2.11,<2.15",
     "torchvision>=0.26,<0.30",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,9 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from vit_colossal.commands.names import SUMMARIES, USAGE, WITHOUT_TORCH
-from vit_colossal.errors import ConfigError, UserError
+from vit_colossal.errors import ConfigError, ExitCode, UserError
 from vit_colossal.redaction import SafeFormatter, hide_secrets
 from vit_colossal.runtime.importing import without_collecting
+from vit_colossal.text import printable
 from vit_colossal.version import __version__
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
-        return 0 if arguments else 2
+        return ExitCode.OK if arguments else ExitCode.USAGE
     if arguments[0] == "--version":
         print(f"vit-colossal {__version__}")
         return 0
     name, *flags = arguments
     if name not in SUMMARIES:
         print(f"error: no command {name!r}\n\n{USAGE}", file=sys.stderr)
-        return 2
+        return ExitCode.USAGE
     return run_command(name, flags, prog=f"vit-colossal {name}")
 
 
@@ -62,7 +62,7 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has enough. Python would complain at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return ExitCode.READER_GONE
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         if debug or package == "vit_colossal":
@@ -134,8 +134,9 @@ def _train(config: TrainConfig) -> int:
         return 0
     result = train(config)
     if result.stopped_by:
-        return 130 if result.stopped_by == signal.SIGINT else 143
-    return 0 if result.verdict is None or result.verdict.passed else 3
+        return ExitCode.after(result.stopped_by)
+    passed = result.verdict is None or result.verdict.passed
+    return ExitCode.OK if passed else ExitCode.DIFFERENT
 
 
 def _evaluate(config: TrainConfig) -> int:
@@ -160,17 +161,13 @@ def _speaks_for_all() -> bool:
 def _print_error(error: UserError) -> None:
     # A file's name may hold what ends a line or steers a terminal.
     found = error.problems if isinstance(error, ConfigError) else str(error).splitlines()
-    lines = [_printable(hide_secrets(line)) for line in found]
+    lines = [printable(hide_secrets(line)) for line in found]
     if len(lines) == 1:
         print(f"error: {lines[0]}", file=sys.stderr)
         return
     print(f"error: {len(lines)} problems:", file=sys.stderr)
     for line in lines:
         print(f"  - {line}", file=sys.stderr)
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _set_up_logging() -> None:

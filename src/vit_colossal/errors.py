@@ -2,6 +2,31 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+from signal import SIGINT, SIGPIPE, SIGTERM
+
+
+class ExitCode(IntEnum):
+    """How a command ends."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    #: A result unlike the reference, or unlike its peers.
+    DIFFERENT = 3
+    INTERRUPTED = 128 + SIGINT
+    TERMINATED = 128 + SIGTERM
+    READER_GONE = 128 + SIGPIPE
+
+    @classmethod
+    def after(cls, signal: int) -> ExitCode:
+        """Of a run that a signal ended; SIGUSR1 asks for the same as SIGTERM."""
+        return cls.INTERRUPTED if signal == SIGINT else cls.TERMINATED
+
+
+#: Those that a rank has given its reasons for.
+ANSWERS = (ExitCode.USAGE, ExitCode.DIFFERENT, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+
 
 class UserError(Exception):
     """A problem outside the program; its text names the value and the fix.
@@ -9,13 +34,13 @@ class UserError(Exception):
     The command line prints the text without a traceback and exits with ``exit_code``.
     """
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
 
 class ConfigError(UserError):
     """Bad usage or configuration: every problem found, one line each. Exit code 2."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
     def __init__(self, problems: list[str]):
         self.problems = problems

@@ -25,7 +25,7 @@ from vit_colossal.bench.case import BenchCase, Order, write_result
 from vit_colossal.bench.config import BenchConfig
 from vit_colossal.bench.data import plan_case, prepare_work
 from vit_colossal.bench.peer import peer_command
-from vit_colossal.errors import ConfigError
+from vit_colossal.errors import ConfigError, ExitCode
 from vit_colossal.model.vit import flops_per_image
 from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.plan.plan import RunPlan
@@ -125,7 +125,10 @@ class Bench:
         Order(case, work, result, started, steps).write(order)
         with _limited(self.config.case_timeout):
             code = launch(command, case.processes)
-        if code in (130, 143):  # the whole benchmark was asked to end
+        if code in (
+            ExitCode.INTERRUPTED,
+            ExitCode.TERMINATED,
+        ):  # the whole benchmark was asked to end
             raise SystemExit(code)
         values: dict[str, Any] = {"error": f"exit code {code}: see the messages of the run"}
         if result.exists():

@@ -17,6 +17,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from vit_colossal.bench.timing import synchronize
 from vit_colossal.data.loaders import Batch
 from vit_colossal.strategies.engine import Engine
 from vit_colossal.training.step import train_step
@@ -184,9 +185,3 @@ def _marked(owner: Any, method: str, name: str, device: torch.device) -> Iterato
             delattr(owner, method)
         else:
             setattr(owner, method, own)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from vit_colossal.bench.case import LOSSES, Order, write_result
 from vit_colossal.bench.data import InMemory, plan_case
+from vit_colossal.bench.timing import synchronize
 from vit_colossal.data.loaders import Batch
 from vit_colossal.rundir.metrics import NullReporter, peak_memory_bytes
 from vit_colossal.runtime.group import Topology, in_group
@@ -64,11 +65,11 @@ class Stopwatch:
     def _next_step(self) -> None:
         step = len(self._asked)
         if step == 1:
-            _synchronize(self.device)
+            synchronize(self.device)
             self.first_step_at = time.time()
             self.first_step = self._mark_seconds(self._asked[0], self._mark())
         if step == self.warmup:
-            _synchronize(self.device)
+            synchronize(self.device)
             dist.barrier()
             self.began = time.perf_counter()
         self._asked.append(self._mark())
@@ -90,7 +91,7 @@ class Stopwatch:
     def finish(self) -> tuple[float, list[float], float]:
         """After the last step: seconds of the window, of each step, and of waiting for data."""
         last = self._mark()
-        _synchronize(self.device)
+        synchronize(self.device)
         window = time.perf_counter() - self.began
         marks = [*self._asked[self.warmup :], last]
         steps = [self._mark_seconds(begin, end) for begin, end in pairwise(marks)]
@@ -203,11 +204,6 @@ def mapped_bytes(images: Any) -> int:
         elif inside and head[0] == "Pss:":
             total += int(head[1]) * 1024
     return total
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from vit_colossal.config.train_config import shown
 from vit_colossal.errors import ConfigError, UserError
 from vit_colossal.plan.checkpoint import Checkpoint
+from vit_colossal.text import json_object
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -166,12 +167,11 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     if file.is_symlink() or not file.is_file():
         raise _invalid(path, f"{name} is missing or not a plain file")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return json_object(file.read_text(encoding="utf-8"))
+    except OSError as error:
         raise _invalid(path, f"{name} cannot be read ({error})") from None
-    if not isinstance(values, dict):
-        raise _invalid(path, f"{name} is not a JSON object")
-    return values
+    except ValueError as error:
+        raise _invalid(path, f"{name} {error}") from None
 
 
 def _invalid(path: Path, reason: str) -> CheckpointError:

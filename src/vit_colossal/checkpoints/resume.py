@@ -12,6 +12,7 @@ from vit_colossal.checkpoints.files import differences, listed, named, newest_va
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
+from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint
 from vit_colossal.plan.plan import RunPlan
 
@@ -88,7 +89,7 @@ def _find(which: str, config: TrainConfig, report: bool) -> Checkpoint | None:
         if which == "auto":
             return None
         raise ConfigError([f"--resume {which} needs --output-dir, the folder of the run"])
-    root = config.output_dir / "checkpoints"
+    root = config.output_dir / run_folder.CHECKPOINTS
     if which == "best":
         return named(root / "best", "--resume best")
     checkpoint, skipped = newest_valid(root)

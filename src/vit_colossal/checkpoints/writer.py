@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from vit_colossal.checkpoints import files
 from vit_colossal.checkpoints.state import TrainState, collect, not_finite, restore
+from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint
 from vit_colossal.strategies.engine import Engine
 
@@ -29,7 +30,7 @@ class Checkpointer:
         self, engine: Engine, run_dir: Path, identity: dict[str, Any], layout: dict[str, Any]
     ) -> None:
         self.engine = engine
-        self.root = run_dir / "checkpoints"
+        self.root = run_dir / run_folder.CHECKPOINTS
         self.identity = {**identity, "layout": layout}
         self.layout = layout
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")

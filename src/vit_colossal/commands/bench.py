@@ -13,6 +13,7 @@ from vit_colossal.bench.config import BenchConfig, make_cases
 from vit_colossal.bench.plot import plot
 from vit_colossal.bench.report import as_document, as_markdown, as_text, write
 from vit_colossal.config.reading import flags_parser, load_config
+from vit_colossal.errors import ExitCode
 from vit_colossal.rundir.record import describe_software
 from vit_colossal.runtime.pins import require_colossalai
 
@@ -44,4 +45,4 @@ def main(flags: Sequence[str], prog: str) -> int:
     print(f"{len(measured)} cases measured, {failed} refused or failed; report in {folder}")
     if not measured:
         return 1
-    return 3 if unequal else 0
+    return ExitCode.DIFFERENT if unequal else ExitCode.OK

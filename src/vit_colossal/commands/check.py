@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vit_colossal.errors import ExitCode
 from vit_colossal.rundir.regression import check_run, record
 
 
@@ -37,4 +38,4 @@ def main(flags: Sequence[str], prog: str) -> int:
         parser.error("one RUN_DIR at a time")
     verdict = check_run(asked.run_dir[0], asked.reference, asked.references)
     print(verdict)
-    return 0 if verdict.passed else 3
+    return ExitCode.OK if verdict.passed else ExitCode.DIFFERENT

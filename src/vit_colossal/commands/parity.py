@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from vit_colossal.config.reading import flags_parser, load_config
+from vit_colossal.errors import ExitCode
 from vit_colossal.parity.compare import ParityConfig, run_parity
 from vit_colossal.parity.report import as_text, write
 from vit_colossal.rundir.record import describe_software
@@ -28,4 +29,4 @@ def main(flags: Sequence[str], prog: str) -> int:
     failed = sum(not row.passed for row in rows)
     same = f"{len(rows) - failed} of {len(rows)} runs are the same as the plain loop"
     print(f"{same}; report in {folder}")
-    return 3 if failed else 0
+    return ExitCode.DIFFERENT if failed else ExitCode.OK

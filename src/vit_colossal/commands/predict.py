@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from vit_colossal.errors import ConfigError
+from vit_colossal.text import printable
 
 if TYPE_CHECKING:
     from vit_colossal.trained.predict import Prediction, Unreadable
@@ -151,10 +152,10 @@ def _write_table(rows: Iterable[Prediction], stream: TextIO, columns: int) -> No
     """One line an image: its file, the best label, and the next ones as far as asked for."""
     lines = [
         (
-            _printable(row.file),
-            _printable(row.label),
+            printable(row.file),
+            printable(row.label),
             f"{row.score:.4f}",
-            "  ".join(f"{_printable(label)} {score:.4f}" for label, score in row.top[1:]),
+            "  ".join(f"{printable(label)} {score:.4f}" for label, score in row.top[1:]),
         )
         for row in rows
     ]
@@ -165,11 +166,6 @@ def _write_table(rows: Iterable[Prediction], stream: TextIO, columns: int) -> No
     for *cells, rest in lines:
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
         stream.write("  ".join([*padded, rest]).rstrip() + "\n")
-
-
-def _printable(text: str) -> str:
-    """A name must not steer the terminal."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _record(row: Prediction) -> dict[str, object]:
@@ -206,6 +202,6 @@ _WRITERS: dict[str, Callable[[Iterable[Prediction], TextIO, int], None]] = {
 
 def _report(labelled: int, unreadable: list[Unreadable]) -> None:
     for line in unreadable:
-        print(f"not read: {_printable(str(line))}", file=sys.stderr)
+        print(f"not read: {printable(str(line))}", file=sys.stderr)
     if unreadable or not labelled:
         print(f"{labelled} images labelled, {len(unreadable)} not read", file=sys.stderr)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_colossal.errors import ConfigError
+from vit_colossal.plan import run_folder
 from vit_colossal.report.page import write_report
 
 
@@ -32,7 +33,7 @@ def main(flags: Sequence[str], prog: str) -> int:
     asked = parser.parse_args(flags)
     if len(asked.run_dir) > 1 and asked.output is None:
         parser.error("several runs need --output FILE")
-    output = asked.output or asked.run_dir[0] / "report.html"
+    output = asked.output or asked.run_dir[0] / run_folder.REPORT
     try:
         write_report(asked.run_dir, output, asked.reference, asked.references)
     except OSError as error:

@@ -62,6 +62,17 @@ class TrainConfig(
             raise ConfigError(problems_of(error)) from None
 
 
+#: How the same batch is cut, or what is another run of the same recipe.
+_NOT_OF_THE_RECIPE = ("batch_size", "num_microbatches", "microbatch_size", "seed")
+
+#: The settings that may move an accuracy, beside model and data.
+RECIPE = (
+    *(name for name in OptimizationSettings.model_fields if name not in _NOT_OF_THE_RECIPE),
+    *AugmentationSettings.model_fields,
+    *("max_train_samples", "precision"),
+)
+
+
 def problems_of(error: ValidationError) -> list[str]:
     """pydantic's findings, one line each, in terms of flags."""
     lines = []

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from vit_colossal.errors import ExitCode
 from vit_colossal.runtime.pins import (
     FILE,
     PassedOver,
@@ -179,13 +180,13 @@ def main() -> int:
         complaints = list(_pip_check())
     except OSError as error:
         print(f"error: pip check does not run here ({error}): mend pip", file=sys.stderr)
-        return 2
+        return ExitCode.USAGE
     unexpected, absent = judge(complaints)
     problems = [*colossalai_problems(), *(f"pip check: {line}" for line in unexpected)]
     for line in problems:
         print(f"error: {line}", file=sys.stderr)
     if problems:
-        return 1
+        return ExitCode.FAILED
     for entry in absent:
         print(f"note: {entry.requirement} is met here, though {FILE.name} passes it over")
     print(f"pip check: {len(complaints)} requirements of ColossalAI passed over, all on purpose")

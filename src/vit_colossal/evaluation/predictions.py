@@ -11,9 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vit_colossal.data.cache import Pixels
-
-FILE = "predictions.parquet"
-THUMBNAILS = "thumbnails"
+from vit_colossal.plan.run_folder import PREDICTIONS, THUMBNAILS
 
 #: Pictures kept of each kind, and their longest side in pixels.
 NUM_WORST, NUM_RIGHT = 24, 24
@@ -71,7 +69,7 @@ def sample_right(predictions: Predictions, count: int = NUM_RIGHT) -> list[int]:
 
 def clear(run_dir: Path) -> None:
     """Remove those of an earlier run in the same place."""
-    (run_dir / FILE).unlink(missing_ok=True)
+    (run_dir / PREDICTIONS).unlink(missing_ok=True)
     shutil.rmtree(run_dir / THUMBNAILS, ignore_errors=True)
 
 
@@ -97,7 +95,7 @@ def save(run_dir: Path, predictions: Predictions, images: Pixels) -> None:
     }
     table = pa.table(columns).replace_schema_metadata({"labels": json.dumps(predictions.labels)})
     # Renamed when complete: a report may read the run at any time.
-    unfinished = run_dir / f".{FILE}"
+    unfinished = run_dir / f".{PREDICTIONS}"
     parquet.write_table(table, unfinished)
     folder = run_dir / THUMBNAILS
     folder.mkdir(exist_ok=True)
@@ -106,7 +104,7 @@ def save(run_dir: Path, predictions: Predictions, images: Pixels) -> None:
         picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
         picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
         picture.save(thumbnail(run_dir, index), quality=90)
-    unfinished.replace(run_dir / FILE)
+    unfinished.replace(run_dir / PREDICTIONS)
 
 
 def thumbnail(run_dir: Path, index: int) -> Path:
@@ -120,7 +118,7 @@ def load(run_dir: Path) -> Predictions | None:
     Raises:
         ValueError: the file is not one of these.
     """
-    path = run_dir / FILE
+    path = run_dir / PREDICTIONS
     if not path.is_file():
         return None
     import pyarrow as pa

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, FiniteFloat
 
 from vit_colossal.config.plugins import FACTS
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.train_config import RECIPE, TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
 from vit_colossal.parity.case import Case
@@ -50,15 +50,16 @@ REORDERED = (
 #: What transformers' Trainer updates with: the optimizer that runs here on a CPU, and its default,
 #: whose fused kernel rounds some elements otherwise.
 TRAINER_OPTIMS = ("adamw_torch", "adamw_torch_fused")
-#: What transformers' Trainer is not given here.
-_OURS_ALONE: tuple[str, ...] = (
-    "random_resized_crop",
-    "horizontal_flip",
-    "auto_augment",
-    "random_erasing",
-    "mixup",
+#: The settings of a recipe that `parity.peer` hands on to transformers' Trainer, or that concern all.
+_SHARED = frozenset(
+    (
+        *("global_batch_size", "grad_accumulation", "epochs", "max_steps", "lr", "lr_schedule"),
+        *("warmup_ratio", "weight_decay", "decay_all", "adam_beta1", "adam_beta2", "adam_eps"),
+        *("clip_grad_norm", "max_train_samples", "precision", "early_stopping_patience"),
+        # Without what they belong to these do nothing.
+        *("min_crop_scale", "randaugment_num_ops", "randaugment_magnitude"),
+    )
 )
-_OURS_ALONE += ("cutmix", "label_smoothing", "freeze", "layer_decay", "ema")
 WORKER = ("-m", "vit_colossal.parity.worker")
 
 
@@ -184,8 +185,12 @@ def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]
 
 
 def _refuse_what_peers_lack(config: ParityConfig) -> None:
-    found = [f"--{name.replace('_', '-')}" for name in _OURS_ALONE if getattr(config, name)]
-    found += ["--freeze-layers"] if config.freeze_layers is not None else []
+    fields = TrainConfig.model_fields
+    found = [
+        f"--{name.replace('_', '-')}"
+        for name in RECIPE
+        if name not in _SHARED and getattr(config, name) != fields[name].default
+    ]
     if found:
         flags = ", ".join(found)
         raise ConfigError([f"{flags}: Trainer is compared without it: add --no-peers"])

@@ -6,13 +6,13 @@ shape that the configuration promises, and no file may name another one outside 
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from vit_colossal.errors import ModelError
 from vit_colossal.hub import fetch
+from vit_colossal.text import json_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -141,9 +141,8 @@ def weight_files(name: str, folder: Path) -> list[Path]:
 
 def _read_json(name: str, file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return json_object(file.read_text(encoding="utf-8"))
+    except OSError as error:
         raise ModelError([f"--model {name}: {file.name} cannot be read ({error})"]) from None
-    if not isinstance(values, dict):
-        raise ModelError([f"--model {name}: {file.name} is not a JSON object"])
-    return values
+    except ValueError as error:
+        raise ModelError([f"--model {name}: {file.name} {error}"]) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -76,6 +76,16 @@ Event = Annotated[
     StartEvent | TrainEvent | EvalEvent | StopEvent | EndEvent, Field(discriminator="event")
 ]
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def as_line(values: dict[str, Any]) -> str:
+    """An event as a line of the file.
+
+    Raises:
+        ValidationError: it is not as described here.
+    """
+    _ADAPTER.validate_python(values)
+    return json.dumps(values)
 
 
 def parse_events(lines: Iterable[str]) -> tuple[list[Event], int]:

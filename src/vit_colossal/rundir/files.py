@@ -15,6 +15,7 @@ from vit_colossal.checkpoints import files as checkpoint
 from vit_colossal.errors import ConfigError
 from vit_colossal.evaluation import predictions
 from vit_colossal.evaluation.predictions import Predictions
+from vit_colossal.plan import run_folder
 from vit_colossal.rundir.events import (
     EndEvent,
     EvalEvent,
@@ -110,12 +111,12 @@ def read_run_files(
     """
     if not directory.is_dir():
         raise ConfigError([f"{directory}: no such run directory"])
-    if not any((directory / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
+    if not any((directory / name).is_file() for name in (run_folder.CONFIG, run_folder.METRICS)):
         raise ConfigError([f"{directory}: neither config.yaml nor metrics.jsonl: not a run"])
     notes: list[str] = []
-    config = _mapping(directory / "config.yaml", notes)
-    environment = _mapping(directory / "environment.json", notes)
-    events, written = _events(directory / "metrics.jsonl", notes)
+    config = _mapping(directory / run_folder.CONFIG, notes)
+    environment = _mapping(directory / run_folder.ENVIRONMENT, notes)
+    events, written = _events(directory / run_folder.METRICS, notes)
     verdict, no_verdict = _verdict(directory, reference, references)
     return RunFiles(
         directory=directory,
@@ -124,7 +125,7 @@ def read_run_files(
         events=events,
         last_event=written,
         predictions=_predictions(directory, events, notes),
-        checkpoints=_checkpoints(directory / "checkpoints"),
+        checkpoints=_checkpoints(directory / run_folder.CHECKPOINTS),
         verdict=verdict,
         no_verdict=no_verdict,
         notes=notes,

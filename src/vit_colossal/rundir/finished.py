@@ -10,19 +10,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.train_config import RECIPE, TrainConfig
 from vit_colossal.errors import ConfigError
+from vit_colossal.plan import run_folder
+from vit_colossal.rundir.events import EndEvent, EvalEvent
 from vit_colossal.rundir.references import Result, RunLayout, Value
+from vit_colossal.text import json_object
 
-#: The settings that may move an accuracy; layout, model and data are kept apart.
-HYPERPARAMETERS = (
-    *("global_batch_size", "grad_accumulation", "epochs", "max_steps", "lr", "lr_schedule"),
-    *("warmup_ratio", "weight_decay", "decay_all", "adam_beta1", "adam_beta2", "adam_eps"),
-    *("clip_grad_norm", "random_resized_crop", "min_crop_scale", "horizontal_flip"),
-    *("auto_augment", "randaugment_num_ops", "randaugment_magnitude", "random_erasing", "mixup"),
-    *("cutmix", "label_smoothing", "freeze", "freeze_layers", "layer_decay", "ema"),
-    *("early_stopping_patience", "max_train_samples", "precision"),
-)
 VERSIONS = ("vit_colossal", "python", "torch", "colossalai", "transformers", "datasets")
 
 M = TypeVar("M", bound=BaseModel)
@@ -79,22 +73,6 @@ class _Environment(BaseModel):
     plain_loop: bool = False
 
 
-class _Evaluation(BaseModel):
-    """What is needed of an "eval" event."""
-
-    step: int
-    accuracy: float
-    correct: int
-    total: int
-
-
-class _End(BaseModel):
-    """What is needed of an "end" event."""
-
-    step: int
-    accuracy: float
-
-
 def read_run(directory: Path, step: int | None = None) -> FinishedRun:
     """Read a finished run, or how a run stood at one of its evaluations.
 
@@ -108,13 +86,13 @@ def read_run(directory: Path, step: int | None = None) -> FinishedRun:
     if not directory.is_dir():
         raise ConfigError([f"{directory}: no such run directory"])
     config = read_run_config(directory)
-    values = _read_json(directory / "environment.json")
-    environment = _validated(_Environment, values, directory / "environment.json")
-    events = _read_events(directory / "metrics.jsonl")
+    values = _read_json(directory / run_folder.ENVIRONMENT)
+    environment = _validated(_Environment, values, directory / run_folder.ENVIRONMENT)
+    events = _read_events(directory / run_folder.METRICS)
     if step is None:
-        result = _last_evaluation(directory / "metrics.jsonl", events, config.seed)
+        result = _last_evaluation(directory / run_folder.METRICS, events, config.seed)
     else:
-        result = _evaluation_at(directory / "metrics.jsonl", events, config.seed, step)
+        result = _evaluation_at(directory / run_folder.METRICS, events, config.seed, step)
     subject = Subject(
         model=config.model or "",
         model_overrides=dict(config.model_overrides),
@@ -142,7 +120,7 @@ def read_run(directory: Path, step: int | None = None) -> FinishedRun:
 
 def hyperparameters(config: TrainConfig) -> dict[str, Value]:
     """The settings that a reference records, without those that are not set."""
-    values = {name: getattr(config, name) for name in HYPERPARAMETERS}
+    values = {name: getattr(config, name) for name in RECIPE}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -152,7 +130,7 @@ def read_run_config(directory: Path) -> TrainConfig:
     Raises:
         ConfigError: its config.yaml is missing or is none.
     """
-    path = directory / "config.yaml"
+    path = directory / run_folder.CONFIG
     try:
         values = yaml.safe_load(_read_text(path))
         return TrainConfig.model_validate(values)
@@ -179,10 +157,10 @@ def _evaluation_at(path: Path, events: list[dict[str, Any]], seed: int, step: in
     found = [event for event in events if event.get("event") == "eval" and event["step"] == step]
     if not found:
         raise ConfigError([f"{path}: nothing was evaluated after step {step}"])
-    return _result(path, _validated(_Evaluation, found[-1], path), seed)
+    return _result(path, _validated(EvalEvent, found[-1], path), seed)
 
 
-def _result(path: Path, evaluation: _Evaluation, seed: int) -> Result:
+def _result(path: Path, evaluation: EvalEvent, seed: int) -> Result:
     try:
         return Result(seed=seed, correct=evaluation.correct, total=evaluation.total)
     except ValidationError:
@@ -198,8 +176,8 @@ def _last_evaluation(path: Path, events: list[dict[str, Any]], seed: int) -> Res
         raise ConfigError([f'{path}: no "end" event: the run has not finished'])
     if "eval" not in last:
         raise ConfigError([f'{path}: no "eval" event: the run was never evaluated'])
-    evaluation = _validated(_Evaluation, events[last["eval"]], path)
-    end = _validated(_End, events[last["end"]], path)
+    evaluation = _validated(EvalEvent, events[last["eval"]], path)
+    end = _validated(EndEvent, events[last["end"]], path)
     result = _result(path, evaluation, seed)
     exact = result.correct / result.total
     agrees = evaluation.step == end.step and evaluation.accuracy == end.accuracy
@@ -219,13 +197,11 @@ def _read_text(path: Path) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
     try:
-        values = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise ConfigError([f"{path}: not JSON ({error})"]) from None
-    if not isinstance(values, dict):
-        raise ConfigError([f"{path}: expected names and values"])
-    return values
+        return json_object(text)
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}"]) from None
 
 
 def _validated(kind: type[M], values: dict[str, Any], path: Path) -> M:

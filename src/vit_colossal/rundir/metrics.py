@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
 from tqdm import tqdm
 
+from vit_colossal.plan import run_folder
+from vit_colossal.rundir import events
 from vit_colossal.rundir.trackers import Tracker, close_all, log_to
+from vit_colossal.runtime.accelerator import peak_resident_bytes
 
 logger = logging.getLogger("vit_colossal")
 
@@ -67,10 +68,10 @@ class RunReporter:
         self, run_dir: Path, *, tensorboard: bool, trackers: Sequence[Tracker] = ()
     ) -> None:
         """Open them in a run directory; the clock of a resumed run goes on where it stood."""
-        path = run_dir / "metrics.jsonl"
+        path = run_dir / run_folder.METRICS
         self._start = time.monotonic() - _last_elapsed(path)
         self._file = path.open("a", encoding="utf-8")
-        self._board = _summary_writer(run_dir / "tensorboard") if tensorboard else None
+        self._board = _summary_writer(run_dir / run_folder.TENSORBOARD) if tensorboard else None
         self._trackers = list(trackers)
         self._bar: tqdm[Any] | None = None
         self._words = ""
@@ -90,8 +91,8 @@ class RunReporter:
         if kind == "eval":
             self._close_bar()  # what is said of an evaluation stands below its epoch
         elapsed = round(time.monotonic() - self._start, 3)
-        record = {"event": kind, "step": step, "epoch": round(epoch, 4), "elapsed": elapsed}
-        self._file.write(json.dumps({**record, **values}) + "\n")
+        place = {"step": step, "epoch": round(epoch, 4), "elapsed": elapsed}
+        self._file.write(events.as_line({"event": kind, **place, **values}) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, (int, float))}
         log_to(self._trackers, numbers, step)
@@ -176,9 +177,4 @@ def peak_memory_bytes(device: torch.device) -> int:
     """This rank's peak: allocated device memory on CUDA, resident set on the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    # No /proc. On Linux this would not do: it starts from what the launcher held when it forked.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()

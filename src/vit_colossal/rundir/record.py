@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from vit_colossal.data.prepare import RunData
+from vit_colossal.plan import run_folder
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.metrics import keep_events
 from vit_colossal.version import __version__
@@ -31,10 +32,10 @@ def describe_software() -> dict[str, str | None]:
 
 def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
     """config.yaml re-runs the run; environment.json says what it ran on."""
-    (run_dir / "config.yaml").write_text(plan.config.dump(), encoding="utf-8")
+    (run_dir / run_folder.CONFIG).write_text(plan.config.dump(), encoding="utf-8")
     if plan.checkpoint is None:
-        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
-    keep_events(run_dir / "metrics.jsonl", plan.checkpoint.step if plan.checkpoint else -1)
+        shutil.rmtree(run_dir / run_folder.CHECKPOINTS, ignore_errors=True)
+    keep_events(run_dir / run_folder.METRICS, plan.checkpoint.step if plan.checkpoint else -1)
     device = torch.cuda.get_device_name() if plan.device.kind == "cuda" else platform.processor()
     environment = {
         **describe_software(),
@@ -51,7 +52,7 @@ def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
         "labels": list(data.labels),
     }
     text = json.dumps(environment, indent=2) + "\n"
-    (run_dir / "environment.json").write_text(text, encoding="utf-8")
+    (run_dir / run_folder.ENVIRONMENT).write_text(text, encoding="utf-8")
 
 
 def _commit() -> str | None:

@@ -96,7 +96,7 @@ def _resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _peak_resident_bytes() -> int:
+def peak_resident_bytes() -> int:
     """The process's peak resident set, since its start or the last `_reset_peak`."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
@@ -223,12 +223,12 @@ class GlooAccelerator(BaseAccelerator):
         """Present and peak resident bytes, under the keys that CUDA uses for its allocator."""
         return {
             "allocated_bytes.all.current": _resident_bytes(),
-            "allocated_bytes.all.peak": _peak_resident_bytes(),
+            "allocated_bytes.all.peak": peak_resident_bytes(),
         }
 
     def memory_summary(self, device: Any = None, abbreviated: bool = False) -> str:
         """Present and peak resident set in one line."""
-        now, peak = _resident_bytes() / 2**20, _peak_resident_bytes() / 2**20
+        now, peak = _resident_bytes() / 2**20, peak_resident_bytes() / 2**20
         return f"resident set: {now:.0f} MiB now, {peak:.0f} MiB at its peak"
 
     def memory_snapshot(self) -> list[dict[str, Any]]:
@@ -241,7 +241,7 @@ class GlooAccelerator(BaseAccelerator):
 
     def max_memory_allocated(self, device: Any = None) -> int:
         """Peak resident bytes of this process."""
-        return _peak_resident_bytes()
+        return peak_resident_bytes()
 
     def reset_max_memory_allocated(self, device: Any = None) -> None:
         """Let the peak start again from the present size (Linux only; else no effect)."""
@@ -257,7 +257,7 @@ class GlooAccelerator(BaseAccelerator):
 
     def max_memory_reserved(self, device: Any = None) -> int:
         """Peak resident bytes of this process."""
-        return _peak_resident_bytes()
+        return peak_resident_bytes()
 
     def set_per_process_memory_fraction(self, fraction: float, device: Any = None) -> None:
         """Limit this process's data segment to ``fraction`` of the host's memory."""

@@ -16,6 +16,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from vit_colossal.errors import ANSWERS, ExitCode
+
 
 def launch(arguments: list[str], num_processes: int) -> int:
     """Run ``python ARGUMENTS`` in ``num_processes`` processes on this machine.
@@ -56,7 +58,7 @@ def launch(arguments: list[str], num_processes: int) -> int:
     except ChildFailedError as error:
         return _report(error)
     except SignalException as error:
-        return 130 if error.sigval == signal.SIGINT else 143
+        return ExitCode.after(error.sigval)
     finally:
         signal.signal(signal.SIGUSR1, before)
         _pass_on(signal.SIGKILL)
@@ -87,9 +89,9 @@ def _report(error: ChildFailedError) -> int:
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         print(f"error: rank {rank} (pid {failure.pid}) was killed by {name}", file=sys.stderr)
-        return 1
+        return ExitCode.FAILED
     # These are answers, which the processes have given in their own words.
-    if failure.exitcode not in (2, 3, 130, 143):
+    if failure.exitcode not in ANSWERS:
         print(
             f"error: rank {rank} (pid {failure.pid}) failed with exit code {failure.exitcode}",
             file=sys.stderr,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vit_colossal.data.sources import ALIASES
 from vit_colossal.errors import ConfigError
+from vit_colossal.plan import run_folder
 from vit_colossal.plan.model_spec import PRESETS
 from vit_colossal.rundir.finished import FinishedRun, read_run
 from vit_colossal.trained.saved import SavedModel, locate
@@ -179,7 +180,7 @@ def write_card(run_dir: Path) -> None:
     """README.md into the ``model`` folder of a run that has just ended."""
     try:
         card = model_card(locate(str(run_dir)))
-        (run_dir / "model" / "README.md").write_text(card, encoding="utf-8")
+        (run_dir / run_folder.MODEL / "README.md").write_text(card, encoding="utf-8")
     except (OSError, ConfigError) as error:
         # The run is complete without it.
         logger.warning("no model card: %s", error)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vit_colossal.errors import ConfigError, ModelError
 from vit_colossal.model.vit import load_pretrained
+from vit_colossal.plan import run_folder
 from vit_colossal.plan.model_files import read_config as read_model_config
 from vit_colossal.plan.model_spec import PRESETS, ModelSpec, read_labels, read_spec
 from vit_colossal.plan.weight_names import published
@@ -62,7 +63,7 @@ def locate(name: str, checkpoint: str | None = None) -> SavedModel:
     """
     path = Path(name).expanduser()
     try:
-        if (path / "config.yaml").is_file():
+        if (path / run_folder.CONFIG).is_file():
             return _of_run(path, checkpoint)
         if checkpoint is not None:
             raise ModelError([f"--checkpoint {checkpoint}: {name} is no run: name a run directory"])
@@ -76,7 +77,9 @@ def locate(name: str, checkpoint: str | None = None) -> SavedModel:
         if not path.exists() and (beside or name.startswith((".", "/", "~"))):
             raise ModelError([f"{name}: no such model, run or checkpoint"])
         folder = path.resolve()
-        made_here = folder.name == "model" and (folder.parent / "config.yaml").is_file()
+        made_here = (
+            folder.name == run_folder.MODEL and (folder.parent / run_folder.CONFIG).is_file()
+        )
         return _of_directory(
             str(path) if path.exists() else name, path.parent if made_here else None
         )
@@ -88,9 +91,9 @@ def locate(name: str, checkpoint: str | None = None) -> SavedModel:
 def _of_run(run_dir: Path, which: str | None) -> SavedModel:
     if which is not None:
         return _of_checkpoint(_find(run_dir, which), run_dir)
-    if not (run_dir / "model" / "config.json").is_file():
+    if not (run_dir / run_folder.MODEL / "config.json").is_file():
         raise ModelError([f"{run_dir} has no model yet: add --checkpoint last, or finish the run"])
-    return _of_directory(str(run_dir / "model"), run_dir)
+    return _of_directory(str(run_dir / run_folder.MODEL), run_dir)
 
 
 def _of_directory(name: str, run_dir: Path | None) -> SavedModel:
@@ -102,7 +105,7 @@ def _of_directory(name: str, run_dir: Path | None) -> SavedModel:
 def _find(run_dir: Path, which: str) -> Checkpoint:
     from vit_colossal.checkpoints.files import named, newest_valid
 
-    root = run_dir / "checkpoints"
+    root = run_dir / run_folder.CHECKPOINTS
     if which == "last":
         found, skipped = newest_valid(root)
         for reason in skipped:
@@ -117,10 +120,10 @@ def _find(run_dir: Path, which: str) -> Checkpoint:
 
 def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> SavedModel:
     """The shape comes from the run: its model, or what it was configured to train."""
-    model = run_dir / "model"
+    model = run_dir / run_folder.MODEL
     if (model / "config.json").is_file():
         spec = read_spec(str(model), {})
-    elif (run_dir / "config.yaml").is_file():
+    elif (run_dir / run_folder.CONFIG).is_file():
         config = read_run_config(run_dir)
         spec = read_spec(config.model or "", config.model_overrides)
     else:

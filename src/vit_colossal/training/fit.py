@@ -11,6 +11,7 @@ from vit_colossal.checkpoints.writer import Checkpointer
 from vit_colossal.evaluation.exact import Evaluation
 from vit_colossal.evaluation.predictions import clear
 from vit_colossal.evaluation.predictions import save as save_predictions
+from vit_colossal.plan import run_folder
 from vit_colossal.rundir.metrics import NullReporter, Reporter, RunReporter
 from vit_colossal.rundir.regression import Verdict
 from vit_colossal.rundir.trackers import open_trackers
@@ -83,7 +84,7 @@ def _finish(loop: Loop, stopped_by: int, run_dir: Path) -> TrainResult:
     with loop.watchdog.patient(4 * job.num_parameters):
         if evaluation.predictions is not None:
             save_predictions(run_dir, evaluation.predictions, job.data.evaluation.images)
-        model_dir = job.save(run_dir / "model")
+        model_dir = job.save(run_dir / run_folder.MODEL)
     loop.reporter.event("end", step, epoch, accuracy=evaluation.accuracy)
     return TrainResult(evaluation, step, run_dir, model_dir)
 

@@ -23,6 +23,7 @@ from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.prepare import RunData, prepare_data
 from vit_colossal.data.sources import missing_path
 from vit_colossal.errors import ConfigError
+from vit_colossal.plan import run_folder
 from vit_colossal.plan.plan import Device, RunPlan, check_data, fit_batch, make_plan
 from vit_colossal.plan.weights_fit import check_weights
 from vit_colossal.rundir.finished import Subject
@@ -236,7 +237,7 @@ def _path_problems(config: TrainConfig) -> list[str]:
         )
     elif (holder := held_by(path)) is not None:
         problems.append(in_use(path, holder))
-    elif (path / "config.yaml").exists() and not (config.overwrite or wants_resume(config)):
+    elif (path / run_folder.CONFIG).exists() and not (config.overwrite or wants_resume(config)):
         problems.append(
             f"--output-dir {path} holds a run: add --resume auto or --overwrite, or name another"
         )

@@ -1,0 +1,11 @@
+"""The names of the files in a run directory."""
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+PREDICTIONS = "predictions.parquet"
+THUMBNAILS = "thumbnails"
+TENSORBOARD = "tensorboard"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+REPORT = "report.html"

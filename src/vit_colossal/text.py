@@ -1,0 +1,26 @@
+"""Text from outside: JSON objects, and names that are shown on a terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The object that a JSON text is.
+
+    Raises:
+        ValueError: it is none; the reason as the end of a sentence about the file.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot be read ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError("is not a JSON object")
+    return values
+
+
+def printable(text: str) -> str:
+    """The text without what ends a line or steers a terminal, as file names may hold it."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
