@@ -29,6 +29,8 @@ KINDS: dict[str, type[BaseModel]] = {
 }
 COMMON = {"event", "step", "epoch", "elapsed"}
 
+SPEED = {"images_per_second": 10.0, "peak_memory_mib": 100.0}
+
 
 def documented() -> dict[str, dict[str, str]]:
     """Fields and their types in docs/metrics.md, by event; "" are those of all events."""
@@ -61,7 +63,7 @@ def run_dir(tmp_path: Path) -> Path:
     """A run's files after a start, three training steps and an evaluation."""
     with RunReporter(tmp_path, tensorboard=False) as reporter:
         for step in (1, 2, 3):
-            reporter.event("train", step, step / 2, loss=1.0, lr=0.1)
+            reporter.event("train", step, step / 2, loss=1.0, lr=0.1, **SPEED)
         reporter.event("eval", 3, 1.5, accuracy=0.5, correct=1, total=2)
     return tmp_path
 
@@ -76,7 +78,7 @@ def test_the_clock_of_a_resumed_run_goes_on(run_dir: Path) -> None:
     file.write_text("".join(json.dumps(event) + "\n" for event in later) + '{"event": "tra')
     keep_events(file, 2)
     with RunReporter(run_dir, tensorboard=False) as reporter:
-        reporter.event("train", 3, 1.5, loss=1.0, lr=0.1)
+        reporter.event("train", 3, 1.5, loss=1.0, lr=0.1, **SPEED)
     events = read(run_dir)
     assert [event["step"] for event in events] == [1, 2, 3]
     assert 502 <= events[-1]["elapsed"] < 560
@@ -115,7 +117,7 @@ def test_wandb_offline_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     config = TrainConfig(wandb=True, dataset="digits", lr=0.125)
     opened = trackers.open_trackers(tmp_path, config, resumed=False)
     with RunReporter(tmp_path, tensorboard=False, trackers=opened) as reporter:
-        reporter.event("train", 10, 1, loss=1.25, lr=0.1)
+        reporter.event("train", 10, 1, loss=1.25, lr=0.1, **SPEED)
         reporter.event("eval", 10, 1, accuracy=0.5, correct=1, total=2)
     (kept,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     expected = (b"train/loss", b"1.25", b"eval/accuracy", b"weight_decay", b"0.125")
@@ -136,7 +138,7 @@ def test_mlflow_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         pytest.raises(ZeroDivisionError),
         RunReporter(tmp_path, tensorboard=False, trackers=opened) as reporter,
     ):
-        reporter.event("train", 10, 1, loss=1.25, lr=0.1)
+        reporter.event("train", 10, 1, loss=1.25, lr=0.1, **SPEED)
         reporter.event("eval", 10, 1, accuracy=0.5, correct=1, total=2)
         _ = 1 / 0
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -154,7 +156,7 @@ def part_of_a_run(run_dir: Path, service: str, *, resumed: bool, lr: float = 0.1
     config = TrainConfig.model_validate({service: True, "dataset": "digits", "lr": lr})
     (opened,) = trackers.open_trackers(run_dir, config, resumed=resumed)
     with RunReporter(run_dir, tensorboard=False, trackers=[opened]) as reporter:
-        reporter.event("train", 20 if resumed else 10, 1, loss=1.25, lr=lr)
+        reporter.event("train", 20 if resumed else 10, 1, loss=1.25, lr=lr, **SPEED)
     return opened.run_id
 
 
@@ -206,7 +208,7 @@ def test_a_service_that_fails_is_dropped_and_the_run_goes_on(tmp_path: Path) -> 
     try:
         with RunReporter(tmp_path, tensorboard=False, trackers=[Unreachable()]) as reporter:
             for step in (1, 2):
-                reporter.event("train", step, 1, loss=1.0, lr=0.1)
+                reporter.event("train", step, 1, loss=1.0, lr=0.1, **SPEED)
     finally:
         logger.removeHandler(handler)
     assert len(read(tmp_path)) == 2

@@ -150,14 +150,15 @@ def write_run(directory: Path, *, seed: int, correct: int, total: int, **changes
     }
     (directory / "environment.json").write_text(json.dumps(environment))
     counts = {"accuracy": correct / total, "correct": correct, "total": total}
-    events = [
+    events: list[dict[str, Any]] = [
         {"event": "eval", "step": 44, "accuracy": 0.5, "correct": total // 2, "total": total},
         {"event": "train", "step": 88, "loss": 0.1},
         {"event": "eval", "step": 88, **counts},
         {"event": "end", "step": 88, "accuracy": correct / total},
     ]
-    text = "".join(json.dumps(event) + "\n" for event in events)
-    (directory / "metrics.jsonl").write_text(text)
+    clock = ({"epoch": event["step"] / 44, "elapsed": event["step"]} for event in events)
+    lines = [json.dumps({**event, **time}) for event, time in zip(events, clock, strict=True)]
+    (directory / "metrics.jsonl").write_text("".join(line + "\n" for line in lines))
     return directory
 
 

@@ -50,7 +50,7 @@ REORDERED = (
 #: What transformers' Trainer updates with: the optimizer that runs here on a CPU, and its default,
 #: whose fused kernel rounds some elements otherwise.
 TRAINER_OPTIMS = ("adamw_torch", "adamw_torch_fused")
-#: The settings of a recipe that `parity.peer` hands on to transformers' Trainer, or that concern all.
+#: The settings of a recipe that `parity.peer` hands on to Trainer, or that concern all alike.
 _SHARED = frozenset(
     (
         *("global_batch_size", "grad_accumulation", "epochs", "max_steps", "lr", "lr_schedule"),
