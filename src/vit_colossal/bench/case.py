@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_colossal.config.plugins import FACTS
+from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.reading import TrainConfig
 
 #: The first steps whose losses are kept, to show that the cases did the same work.
@@ -67,7 +67,7 @@ class BenchCase:
         precision = self.config.precision or "fp32"
         if precision == "fp32":
             return precision
-        whole = self.peer is not None or FACTS[self.config.plugin].autocasts
+        whole = self.peer is not None or facts_of(self.config.plugin).autocasts
         return f"{precision} {'autocast' if whole else 'weights'}"
 
 

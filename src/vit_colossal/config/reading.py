@@ -15,6 +15,7 @@ import yaml
 from pydantic import AliasChoices, Field, ValidationError, create_model
 from pydantic_settings import CliSettingsSource, SettingsError
 
+from vit_colossal.config.plugins import is_location
 from vit_colossal.config.train_config import TrainConfig, problems_of, shown
 from vit_colossal.errors import ConfigError
 
@@ -57,6 +58,13 @@ def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C,
         if name in file_values:
             problems.append(f"--config {path}: {name}: {reason}")
             del file_values[name]
+    plugin = file_values.get("plugin")
+    if isinstance(plugin, str) and is_location(plugin):
+        problems.append(
+            f"--config {path}: plugin: {plugin} would be imported and run: name an installed one, "
+            "or give it on the command line"
+        )
+        del file_values["plugin"]
     values = _merge(kind, file_values, flags)
     try:
         return kind.model_validate(values), problems

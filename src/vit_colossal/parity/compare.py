@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, FiniteFloat
 
-from vit_colossal.config.plugins import FACTS
+from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import RECIPE, TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
@@ -233,7 +233,7 @@ class _References:
 
     def trace(self, job: TrainConfig, grouping: Grouping) -> Trace:
         """The plain run of a job; weights in fp32, or in bf16 with fp32 masters, as it trains."""
-        autocast = FACTS[job.plugin].autocasts
+        autocast = facts_of(job.plugin).autocasts
         key = (job.precision, job.clip_grad_norm, autocast, grouping)
         if key not in self._traces:
             plain = self.config.job(
@@ -250,7 +250,7 @@ class _References:
 
     def tolerance(self, job: TrainConfig) -> Tolerance:
         """The spread of the plain loop under reordered reductions, times the factor."""
-        key = (job.precision, job.clip_grad_norm, FACTS[job.plugin].autocasts)
+        key = (job.precision, job.clip_grad_norm, facts_of(job.plugin).autocasts)
         if key not in self._tolerances:
             base = self.trace(job, Grouping())
             batch = self.config.job().global_batch_size or 16

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import linear
 from transformers import ViTForImageClassification
 
-from vit_colossal.config.plugins import FACTS
+from vit_colossal.config.plugins import facts_of
 from vit_colossal.data.loaders import Batch, Shard
 from vit_colossal.data.mixing import mix_pixels
 from vit_colossal.data.prepare import RunData, train_batches
@@ -72,7 +72,7 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     model = build_model(plan.spec, data.labels, config.seed).to(device)
     if grouping.split_products > 1:
         _split_products(model, grouping.split_products)
-    halved = config.precision == "bf16" and not FACTS[config.plugin].autocasts
+    halved = config.precision == "bf16" and not facts_of(config.plugin).autocasts
     master = model
     if halved:
         # As the plugins do: the masters start from the weights' 16-bit values.

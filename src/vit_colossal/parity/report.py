@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vit_colossal.config.plugins import FACTS
+from vit_colossal.config.plugins import BUILT_IN
 from vit_colossal.parity.compare import TOLERANCE_FACTOR, Row
 from vit_colossal.parity.trace import relative_differences
 
@@ -106,7 +106,7 @@ def _spreads(rows: list[Row]) -> list[str]:
     for row in rows:
         if row.tolerance is not None:
             spread = ", ".join(f"{key} {value:.1e}" for key, value in row.tolerance.spread.items())
-            facts = FACTS.get(row.name)
+            facts = BUILT_IN.get(row.name)
             kind = "autocast" if facts and facts.autocasts else "16-bit weights"
             what = row.precision if row.precision == "fp32" else f"{row.precision} {kind}"
             seen[(what, row.clip)] = f"- {what}, clip {row.clip:g}: {spread}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vit_colossal.config.plugins import BUILT_IN, facts_of, plugin_names
 from vit_colossal.plan.model_spec import ModelSpec
 
 
@@ -49,6 +50,12 @@ def fitting_layouts(processes: int, spec: ModelSpec) -> list[Layout]:
         for precision in ("fp32", "bf16"):
             flags = {"plugin": plugin, "precision": precision}
             layouts.append(Layout(plugin, flags, processes))
+    for plugin in plugin_names():
+        if plugin not in BUILT_IN:
+            facts = facts_of(plugin)
+            for precision in ("bf16",) if facts.refuses_fp32 else ("fp32", "bf16"):
+                flags = {"plugin": plugin, "precision": precision}
+                layouts.append(Layout(plugin, flags, processes))
     gemini = {"plugin": "gemini", "precision": "bf16", **SMALL_CHUNKS}
     layouts.append(Layout("gemini", gemini, processes))
     for tp, pp in _degrees(processes, spec):

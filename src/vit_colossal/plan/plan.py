@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vit_colossal.config.plugins import FACTS, PLUGIN_WITH_DEGREES
+from vit_colossal.config.plugins import BUILT_IN, PLUGIN_WITH_DEGREES, facts_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.checkpoint import Checkpoint
@@ -160,11 +160,11 @@ def _global_batch(config: TrainConfig, spec: ModelSpec, dims: ParallelDims) -> T
 
 def refuses_fp32(config: TrainConfig) -> bool:
     """Whether the weights are kept in 16 bits only: by the plugin, or by ZeRO among replicas."""
-    return FACTS[config.plugin].refuses_fp32 or config.zero > 0
+    return facts_of(config.plugin).refuses_fp32 or config.zero > 0
 
 
 def _plugin_problems(config: TrainConfig, device: Device) -> list[str]:
-    problems, facts = [], FACTS[config.plugin]
+    problems, facts = [], facts_of(config.plugin)
     if not facts.has_degrees:
         for flag, value, neutral in (
             ("tp", config.tp, 1),
@@ -198,7 +198,7 @@ def _problems_of_own_settings(config: TrainConfig, device: Device) -> list[str]:
     """Of settings that one plugin alone has, whose names begin with its name."""
     problems = []
     fields = type(config).model_fields
-    for name in (name for name in fields if name.partition("_")[0] in FACTS):
+    for name in (name for name in fields if name.partition("_")[0] in BUILT_IN):
         value, flag = getattr(config, name), "--" + name.replace("_", "-")
         if value == fields[name].default:
             continue

@@ -20,7 +20,7 @@ from vit_colossal.plan.plan import RunPlan
 from vit_colossal.plan.weight_names import named_weights
 from vit_colossal.strategies.parts import Part
 from vit_colossal.strategies.strategy import Boosted, Strategy
-from vit_colossal.strategies.table import STRATEGIES
+from vit_colossal.strategies.table import strategy_of
 
 
 class Average(Protocol):
@@ -132,7 +132,7 @@ def build_engine(
         for layer in model.vit.layers:
             layer.compile()
     shapes = {name: parameter.shape for name, parameter in named_weights(model)}
-    strategy = STRATEGIES[plan.config.plugin]
+    strategy = strategy_of(plan.config.plugin)
     optimizer = strategy.optimizer(parameter_groups(model, plan.config), plan.config, device.type)
     schedule = build_schedule(optimizer, plan.config, total_steps)
     # Dropout under tensor parallelism numbers its generators; an earlier model in this process may

@@ -1,17 +1,20 @@
-"""The strategy of each plugin's name."""
+"""The strategy of a plugin."""
 
 from __future__ import annotations
 
-from vit_colossal.strategies.ddp import DDP
-from vit_colossal.strategies.gemini import Gemini
-from vit_colossal.strategies.hybrid import Hybrid
+from vit_colossal.config.plugins import facts_of, load
+from vit_colossal.errors import ConfigError
 from vit_colossal.strategies.strategy import Strategy
-from vit_colossal.strategies.zero import Zero
 
-STRATEGIES: dict[str, Strategy] = {
-    "ddp": DDP(),
-    "zero1": Zero(stage=1),
-    "zero2": Zero(stage=2),
-    "gemini": Gemini(),
-    "hybrid": Hybrid(),
-}
+
+def strategy_of(plugin: str) -> Strategy:
+    """The strategy that the facts of a plugin name.
+
+    Raises:
+        ConfigError: it cannot be imported, or is none.
+    """
+    location = facts_of(plugin).strategy
+    kind = load(location, f"--plugin {plugin}")
+    if not (isinstance(kind, type) and issubclass(kind, Strategy)):
+        raise ConfigError([f"--plugin {plugin}: {location} is no subclass of Strategy"])
+    return kind()

@@ -18,13 +18,11 @@ from vit_colossal.strategies.strategy import Boosted, MemoryUse, Strategy
 from vit_colossal.strategies.transfers import ZeroPlugin
 
 
-class Zero(Strategy):
-    """ZeRO of one stage; 16-bit weights with fp32 masters below fp32."""
+class Zero1(Strategy):
+    """The optimizer's state is divided; 16-bit weights with fp32 masters below fp32."""
 
     scaler_owner = "mixed_precision_mixin"
-
-    def __init__(self, stage: int) -> None:
-        self.stage = stage
+    stage = 1
 
     def plugin(self, plan: RunPlan) -> tuple[Plugin, MixedPrecision | None]:
         plugin = ZeroPlugin(
@@ -45,10 +43,15 @@ class Zero(Strategy):
     def refresh(self, boosted: Boosted) -> None:
         gather_shards(boosted.optimizer)
 
+
+class Zero2(Zero1):
+    """The gradients are divided too."""
+
+    stage = 2
+
     def memory(self, boosted: Boosted, parts: list[Part]) -> MemoryUse:
         use = super().memory(boosted, parts)
-        gradients = use.weights // boosted.plan.dims.dp if self.stage == 2 else use.gradients
-        return MemoryUse(use.weights, gradients, use.masters)
+        return MemoryUse(use.weights, use.weights // boosted.plan.dims.dp, use.masters)
 
 
 def shard_of(

@@ -6,17 +6,19 @@ from typing import Literal
 
 from pydantic import Field, FiniteFloat
 
+from vit_colossal.config.plugins import DEFAULT_PLUGIN
 from vit_colossal.config.settings.base import Settings, alias
 
-PluginName = Literal["ddp", "zero1", "zero2", "gemini", "hybrid"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class StrategySettings(Settings):
     """The plugin and what it needs to know."""
 
-    plugin: PluginName = "ddp"
-    """ColossalAI plugin. Also: torch_ddp, torch_ddp_fp16, low_level_zero, hybrid_parallel."""
+    plugin: str = DEFAULT_PLUGIN
+    """ColossalAI plugin: ddp, zero1, zero2, gemini, hybrid, or one of another distribution; on the
+    command line also package.module:NAME. Upstream's names: torch_ddp, torch_ddp_fp16,
+    low_level_zero, hybrid_parallel."""
     tp: int = alias("tp", "tp_size", default=1, ge=1)
     """Tensor-parallel degree (hybrid)."""
     pp: int = alias("pp", "pp_size", default=1, ge=1)
