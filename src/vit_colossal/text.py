@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -32,3 +33,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The nearest of the known names as a question, with a space before it; or nothing."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def shown(value: Any) -> str:
+    """A value at a length that people read: a few lines of YAML can stand for billions of items."""
+    text = value if isinstance(value, str) else reprlib.repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,15 +11,12 @@ from vit_colossal.bench.compare import Bench
 from vit_colossal.bench.config import BenchConfig, make_cases
 from vit_colossal.bench.plot import plot
 from vit_colossal.bench.report import as_document, as_markdown, as_text, write
-from vit_colossal.config.reading import flags_parser, load_config
+from vit_colossal.config.reading import load_config
 from vit_colossal.errors import ExitCode
 from vit_colossal.rundir.record import describe_software
 from vit_colossal.runtime.pins import require_colossalai
 
-
-def build_parser(prog: str) -> ArgumentParser:
-    """The flags of this command."""
-    return flags_parser(prog, BenchConfig)
+SETTINGS = BenchConfig
 
 
 def main(flags: Sequence[str], prog: str) -> int:

@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_colossal.errors import ExitCode
+from pydantic_settings import CliPositionalArg
+
+from vit_colossal.config.reading import read_settings
+from vit_colossal.config.settings.base import CommandSettings
+from vit_colossal.errors import ConfigError, ExitCode
 from vit_colossal.rundir.regression import check_run, record
 
 
-def build_parser(prog: str) -> argparse.ArgumentParser:
-    """The flags of this command."""
-    parser = argparse.ArgumentParser(prog, description=main.__doc__, allow_abbrev=False)
-    parser.add_argument("run_dir", nargs="+", type=Path, help="several only with --record")
-    parser.add_argument("--reference", metavar="NAME", help="default: the one that matches")
-    parser.add_argument("--references", metavar="FILE", type=Path, help="default: the package's")
-    parser.add_argument("--record", metavar="NAME", help="write this entry from the runs")
-    parser.add_argument("--command", metavar="TEXT", help="with --record: what made a run")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    return parser
+class CheckSettings(CommandSettings):
+    """Judge a run directory, or record some as a reference."""
+
+    run_dir: CliPositionalArg[list[Path]]
+    """A finished run; several only with --record."""
+    reference: str | None = None
+    """The name of the reference; default: the one that matches."""
+    references: Path | None = None
+    """A file of references; default: the package's."""
+    record: str | None = None
+    """Write this entry from the runs."""
+    command: str | None = None
+    """With --record: what made a run."""
+
+
+SETTINGS = CheckSettings
 
 
 def main(flags: Sequence[str], prog: str) -> int:
     """Judge a run directory, or record some as a reference."""
-    parser = build_parser(prog)
-    asked = parser.parse_args(flags)
+    asked = read_settings(SETTINGS, flags, prog)
     if (asked.record is None) != (asked.command is None):
-        parser.error("--record and --command go together")
+        raise ConfigError(["--record and --command go together"])
     if asked.record is not None and asked.reference is not None:
-        parser.error("--record and --reference exclude each other")
-    if asked.record is not None:
+        raise ConfigError(["--record and --reference exclude each other"])
+    if asked.record is not None and asked.command is not None:
         entry = record(asked.record, asked.run_dir, asked.command, asked.references)
         print(f"recorded {entry.name}: accuracy {entry.value} over {len(entry.results)} runs")
-        return 0
+        return ExitCode.OK
     if len(asked.run_dir) > 1:
-        parser.error("one RUN_DIR at a time")
+        raise ConfigError(["one RUN_DIR at a time"])
     verdict = check_run(asked.run_dir[0], asked.reference, asked.references)
     print(verdict)
     return ExitCode.OK if verdict.passed else ExitCode.DIFFERENT

@@ -8,34 +8,39 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
+
+from pydantic_settings import CliPositionalArg
 
 from vit_colossal.commands.names import SUMMARIES
+from vit_colossal.config.command_line import build_parser
+from vit_colossal.config.eval_config import EvalConfig
+from vit_colossal.config.reading import read_settings
+from vit_colossal.config.settings.base import CommandSettings, Settings
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 
 #: Flags and arguments that take a path, beside those whose type is one.
 _PATHS = ("model", "images", "run", "run_dir", "dataset", "output", "checkpoint", "config")
-_EPILOG = """\
-bash: vit-colossal completion bash > ~/.local/share/bash-completion/completions/vit-colossal
-zsh:  vit-colossal completion zsh > FOLDER/_vit-colossal   (FOLDER: one of $fpath)
-"""
 
 
-def build_parser(prog: str) -> argparse.ArgumentParser:
-    """The flags of this command."""
-    parser = argparse.ArgumentParser(
-        prog,
-        description="Print a completion script; it knows every command and flag.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("shell", choices=("bash", "zsh"))
-    return parser
+class CompletionSettings(CommandSettings):
+    """Print a completion script; it knows every command and flag.
+
+    bash: vit-colossal completion bash > ~/.local/share/bash-completion/completions/vit-colossal
+    zsh:  vit-colossal completion zsh > FOLDER/_vit-colossal   (FOLDER: one of $fpath)
+    """
+
+    shell: CliPositionalArg[Literal["bash", "zsh"]]
+    """The shell."""
+
+
+SETTINGS = CompletionSettings
 
 
 def main(flags: Sequence[str], prog: str) -> int:
     """Print the script for one shell."""
-    asked = build_parser(prog).parse_args(flags)
+    asked = read_settings(SETTINGS, flags, prog)
     if find_spec("shtab") is None:
         raise ConfigError(["completion needs shtab: pip install shtab"])
     import shtab
@@ -61,20 +66,9 @@ def whole_parser() -> argparse.ArgumentParser:
 
 
 def _parser_of(name: str) -> argparse.ArgumentParser:
-    prog = f"vit-colossal {name}"
-    if name in ("train", "eval"):
-        from vit_colossal.config.reading import flags_parser
-        from vit_colossal.config.train_config import TrainConfig
-
-        if name == "train":
-            return flags_parser(prog, TrainConfig)
-        from vit_colossal.config.eval_config import EvalConfig
-
-        return flags_parser(prog, EvalConfig)
-    parser: argparse.ArgumentParser = import_module(f"vit_colossal.commands.{name}").build_parser(
-        prog
-    )
-    return parser
+    kinds: dict[str, type[Settings]] = {"train": TrainConfig, "eval": EvalConfig}
+    kind = kinds.get(name) or import_module(f"vit_colossal.commands.{name}").SETTINGS
+    return build_parser(f"vit-colossal {name}", kind)
 
 
 def _describe(action: argparse.Action) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -10,38 +9,39 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from vit_colossal.config.reading import read_settings
+from vit_colossal.config.settings.base import CommandSettings, alias
 from vit_colossal.doctor.examine import examine
 from vit_colossal.doctor.machine import Check
 
 _COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
 
 
-def build_parser(prog: str) -> argparse.ArgumentParser:
-    """The flags of this command."""
-    parser = argparse.ArgumentParser(
-        prog,
-        description="Try every part that a run needs, and say how to fix what does not work.",
-        epilog="Exit code 0 when training can start here, 1 when not.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
-    parser.add_argument(
-        "--output-dir", type=Path, default=Path("runs"), help="where runs would go; default runs"
-    )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    return parser
+class DoctorSettings(CommandSettings):
+    """Try every part that a run needs, and say how to fix what does not work.
+
+    Exit code 0 when training can start here, 1 when not.
+    """
+
+    as_json: bool = alias("json", default=False)
+    """One JSON object instead of lines."""
+    output_dir: Path = Path("runs")
+    """Where runs would go."""
+
+
+SETTINGS = DoctorSettings
 
 
 def main(flags: Sequence[str], prog: str) -> int:
     """Examine this machine; 1 when training cannot start."""
-    asked = build_parser(prog).parse_args(flags)
+    asked = read_settings(SETTINGS, flags, prog)
     checks = []
     for check in examine(asked.output_dir):
         checks.append(check)
-        if not asked.json:
+        if not asked.as_json:
             print(_line(check), flush=True)
     failed = [check.name for check in checks if check.status == "fail"]
-    if asked.json:
+    if asked.as_json:
         values = {"can_start": not failed, "checks": [asdict(check) for check in checks]}
         print(json.dumps(values, indent=2))
     elif failed:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from vit_colossal.config.reading import flags_parser, load_config
+from vit_colossal.config.reading import load_config
 from vit_colossal.errors import ExitCode
 from vit_colossal.parity.compare import ParityConfig, run_parity
 from vit_colossal.parity.report import as_text, write
 from vit_colossal.rundir.record import describe_software
 from vit_colossal.runtime.pins import require_colossalai
 
-
-def build_parser(prog: str) -> ArgumentParser:
-    """The flags of this command."""
-    return flags_parser(prog, ParityConfig)
+SETTINGS = ParityConfig
 
 
 def main(flags: Sequence[str], prog: str) -> int:

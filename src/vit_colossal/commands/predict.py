@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -10,8 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from vit_colossal.config.reading import read_settings
+from vit_colossal.config.settings.base import CommandSettings
 from vit_colossal.errors import ConfigError
 from vit_colossal.text import printable
 
@@ -21,41 +25,38 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json", "jsonl", "csv")
 
 
-def build_parser(prog: str) -> argparse.ArgumentParser:
-    """The flags of this command."""
-    parser = argparse.ArgumentParser(
-        prog,
-        description="Label image files. What cannot be read is listed on stderr and left out.",
-        epilog="Exit code 1 when not a single image could be read.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("model", help="a run directory, a model directory or a hub name")
-    parser.add_argument(
-        "images",
-        nargs="+",
-        metavar="IMAGE",
-        help="files, folders, quoted patterns such as 'photos/**/*.jpg', or - for paths on stdin",
-    )
-    parser.add_argument("--checkpoint", metavar="WHICH", help="of a run: last, best, or a path")
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        help="default: by the suffix of --output; else table on a terminal and jsonl elsewhere",
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="default: standard output")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file of --output")
-    parser.add_argument(
-        "--top-k", type=int, default=5, metavar="N", help="labels per image, at most all; default 5"
-    )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default 64")
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    return parser
+class PredictSettings(CommandSettings):
+    """Label image files. What cannot be read is listed on stderr and left out.
+
+    Exit code 1 when not a single image could be read.
+    """
+
+    model: CliPositionalArg[str]
+    """A run directory, a model directory or a hub name."""
+    images: CliPositionalArg[list[str]]
+    """Files, folders, quoted patterns such as 'photos/**/*.jpg', or - for paths on stdin."""
+    checkpoint: str | None = None
+    """Of a run: last, best, or a path."""
+    format: Literal["table", "json", "jsonl", "csv"] | None = None
+    """Default: by the suffix of --output; else table on a terminal and jsonl elsewhere."""
+    output: Path | None = None
+    """A file; default: standard output."""
+    overwrite: bool = False
+    """Replace the file of --output."""
+    top_k: int = Field(5, ge=1)
+    """Labels per image, at most all."""
+    batch_size: int = Field(64, ge=1)
+    """Images at a time."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where to compute."""
+
+
+SETTINGS = PredictSettings
 
 
 def main(flags: Sequence[str], prog: str) -> int:
     """Label images; 1 when none could be read."""
-    asked = build_parser(prog).parse_args(flags)
+    asked = read_settings(SETTINGS, flags, prog)
     _check(asked)
     from vit_colossal.trained.predict import Predictor, Unreadable, find_images
     from vit_colossal.trained.saved import locate
@@ -81,12 +82,8 @@ def main(flags: Sequence[str], prog: str) -> int:
     return 0 if labelled else 1
 
 
-def _check(asked: argparse.Namespace) -> None:
-    problems = [
-        f"--{name.replace('_', '-')} {getattr(asked, name)}: must be at least 1"
-        for name in ("top_k", "batch_size")
-        if getattr(asked, name) < 1
-    ]
+def _check(asked: PredictSettings) -> None:
+    problems = []
     if asked.output is not None:
         if asked.output.exists() and not asked.overwrite:
             problems.append(f"--output {asked.output} exists: add --overwrite or name another")
@@ -108,7 +105,7 @@ def _names(images: list[str]) -> Iterator[str]:
             yield name
 
 
-def _format(asked: argparse.Namespace) -> str:
+def _format(asked: PredictSettings) -> str:
     if asked.format is not None:
         return str(asked.format)
     if asked.output is not None:
@@ -118,7 +115,7 @@ def _format(asked: argparse.Namespace) -> str:
 
 
 def _with_bar(
-    results: Iterable[Prediction | Unreadable], count: int, asked: argparse.Namespace
+    results: Iterable[Prediction | Unreadable], count: int, asked: PredictSettings
 ) -> Iterable[Prediction | Unreadable]:
     """A progress bar on stderr, if that is a terminal which no rows run through."""
     from tqdm import tqdm

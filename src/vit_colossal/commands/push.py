@@ -2,45 +2,59 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
+from pydantic_settings import CliPositionalArg
 
-def build_parser(prog: str) -> argparse.ArgumentParser:
-    """The flags of this command."""
-    parser = argparse.ArgumentParser(
-        prog,
-        description="Upload a trained model with a model card. HF_TOKEN or 'huggingface-cli login' "
-        "gives the access; HF_ENDPOINT names another hub.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("model", help="a run directory, a model directory or a checkpoint")
-    parser.add_argument("repository", help="OWNER/NAME; created if it is not there")
-    parser.add_argument("--checkpoint", metavar="WHICH", help="of a run: last, best, or a path")
-    parser.add_argument("--private", action="store_true", help="create a private repository")
-    parser.add_argument("--revision", metavar="BRANCH", help="commit to this branch")
-    parser.add_argument("--message", metavar="TEXT", help="of the commit")
-    parser.add_argument(
-        "--card-only",
-        type=Path,
-        nargs="?",
-        const=Path("README.md"),
-        metavar="FILE",
-        help="write the model card here (README.md) and upload nothing",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the model card and upload nothing"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the file of --card-only")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    return parser
+from vit_colossal.config.reading import read_settings
+from vit_colossal.config.settings.base import CommandSettings
+from vit_colossal.errors import ConfigError
+
+
+class PushSettings(CommandSettings):
+    """Upload a trained model with a model card.
+
+    HF_TOKEN or 'huggingface-cli login' gives the access; HF_ENDPOINT names another hub.
+    """
+
+    model: CliPositionalArg[str]
+    """A run directory, a model directory or a checkpoint."""
+    repository: CliPositionalArg[str]
+    """OWNER/NAME; created if it is not there."""
+    checkpoint: str | None = None
+    """Of a run: last, best, or a path."""
+    private: bool = False
+    """Create a private repository."""
+    revision: str | None = None
+    """Commit to this branch."""
+    message: str | None = None
+    """Of the commit."""
+    card_only: Path | None = None
+    """Write the model card here (README.md where no file follows) and upload nothing."""
+    dry_run: bool = False
+    """Print the model card and upload nothing."""
+    overwrite: bool = False
+    """Replace the file of --card-only."""
+
+
+def _with_file(flags: Sequence[str]) -> list[str]:
+    """``--card-only`` with its default, where no file follows it."""
+    found = []
+    for flag, following in pairwise([*flags, "--"]):
+        found.append(flag)
+        if flag.replace("_", "-") == "--card-only" and following.startswith("-"):
+            found.append("README.md")
+    return found
+
+
+SETTINGS = PushSettings
 
 
 def main(flags: Sequence[str], prog: str) -> int:
     """Push, or show the card."""
-    asked = build_parser(prog).parse_args(flags)
-    from vit_colossal.errors import ConfigError
+    asked = read_settings(SETTINGS, _with_file(flags), prog)
     from vit_colossal.trained.card import model_card
     from vit_colossal.trained.push import check_name, push
     from vit_colossal.trained.saved import locate

@@ -6,20 +6,38 @@ Every field of the command's configuration class is a flag (``--global-batch-siz
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import AliasChoices, Field, ValidationError, create_model
-from pydantic_settings import CliSettingsSource, SettingsError
+from pydantic import AliasChoices, ValidationError
 
+from vit_colossal.config.command_line import read_flags
 from vit_colossal.config.plugins import is_location
-from vit_colossal.config.train_config import TrainConfig, problems_of, shown
+from vit_colossal.config.settings.base import Settings
+from vit_colossal.config.train_config import TrainConfig, problems_of
 from vit_colossal.errors import ConfigError
 
 C = TypeVar("C", bound=TrainConfig)
+S = TypeVar("S", bound=Settings)
+
+
+def read_settings(kind: type[S], arguments: Sequence[str], prog: str) -> S:
+    """The settings of a command that reads no file.
+
+    Raises:
+        ConfigError: every unknown flag and every wrong value, one line each.
+        SystemExit: after ``--help``, with 0.
+    """
+    values, problems = read_flags(arguments, prog, kind)
+    try:
+        settings = kind.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([*problems, *problems_of(error)]) from None
+    if problems:
+        raise ConfigError(problems)
+    return settings
 
 
 def load_config(
@@ -37,7 +55,7 @@ def load_config(
 
     Raises:
         ConfigError: every unknown flag or key and every wrong value, one line each.
-        SystemExit: after ``--help`` (0) or a malformed command line (2).
+        SystemExit: after ``--help``, with 0.
     """
     config, problems = parse_config(arguments, prog, kind)
     if problems:
@@ -50,8 +68,7 @@ def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C,
 
     So the checks that need several settings can add what they find, and all is shown at once.
     """
-    flags = _read_flags(arguments, prog, kind)
-    problems = [f"{argument}: no such flag (see --help)" for argument in _flag_like(flags)]
+    flags, problems = read_flags(arguments, prog, kind)
     path = flags.pop("config", None)
     file_values = read_yaml(Path(path)) if path else {}
     for name, reason in _NOT_IN_FILES.items():
@@ -79,63 +96,11 @@ def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C,
         raise ConfigError(problems) from None
 
 
-def flags_parser(prog: str, kind: type[TrainConfig]) -> ArgumentParser:
-    """The parser of a command's flags, for shells that complete them; it is not used to parse."""
-    source: CliSettingsSource[Any] = CliSettingsSource(
-        _command_line(kind), cli_prog_name=prog, **_cli_options(kind)
-    )
-    parser: ArgumentParser = source.root_parser
-    return parser
-
-
-def _command_line(kind: type[TrainConfig]) -> type[TrainConfig]:
-    return create_model(
-        kind.__name__,
-        __base__=kind,
-        __doc__=kind.__doc__,
-        config=(Path | None, Field(None, description=_CONFIG_HELP)),
-    )
-
-
-def _cli_options(kind: type[TrainConfig]) -> dict[str, Any]:
-    return {key: value for key, value in kind.model_config.items() if key in _CLI_OPTIONS}
-
-
-def _read_flags(arguments: Sequence[str], prog: str, kind: type[C]) -> dict[str, Any]:
-    try:
-        source: CliSettingsSource[Any] = CliSettingsSource(
-            _command_line(kind),
-            cli_prog_name=prog,
-            cli_parse_args=[_hyphenate(argument) for argument in arguments],
-            cli_ignore_unknown_args=True,
-            **_cli_options(kind),
-        )
-        return source()
-    except SettingsError:
-        # Only a mapping can be malformed here, and pydantic-settings does not say which.
-        given = shown(" ".join(arguments[_position_of_mapping(arguments) :]))
-        raise ConfigError([f"--model-config takes key=value, not what is in '{given}'"]) from None
-
-
-def _position_of_mapping(arguments: Sequence[str]) -> int:
-    flags = ("--model-config", "--model-overrides")
-    found = [at for at, text in enumerate(arguments) if _hyphenate(text).startswith(flags)]
-    return found[0] if found else 0
-
-
-_CLI_OPTIONS = ("cli_kebab_case", "cli_implicit_flags", "cli_hide_none_type", "cli_avoid_json")
 #: Fields that are no settings of a run.
 _NOT_IN_FILES = {
     "nproc": "belongs on the command line: --nproc N",
     "unknown": "no such setting (see --help)",
 }
-_CONFIG_HELP = "YAML file with any of these settings; flags override it."
-
-
-def _flag_like(flags: dict[str, Any]) -> list[str]:
-    """The unknown arguments; a value that follows an unknown flag is not named again."""
-    unknown = [str(argument) for argument in flags.pop("unknown", [])]
-    return [argument for argument in unknown if argument.startswith("-")] or unknown
 
 
 def _spellings(kind: type[TrainConfig], name: str) -> list[str]:
@@ -175,10 +140,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError([f"--config {path}: expected 'key: value' lines"])
     return {str(key).replace("-", "_"): value for key, value in values.items()}
-
-
-def _hyphenate(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    flag, equals, value = argument.partition("=")
-    return flag.replace("_", "-") + equals + value

@@ -6,8 +6,7 @@ several fields, the number of processes, the model or the data is checked in ``v
 
 from __future__ import annotations
 
-import reprlib
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -20,7 +19,7 @@ from vit_colossal.config.settings.optimization import OptimizationSettings
 from vit_colossal.config.settings.output import OutputSettings
 from vit_colossal.config.settings.strategy import StrategySettings
 from vit_colossal.errors import ConfigError
-from vit_colossal.text import did_you_mean
+from vit_colossal.text import did_you_mean, shown
 
 
 # Bases stand last group first: their fields are listed from the last base to the first.
@@ -33,6 +32,8 @@ class TrainConfig(
     StrategySettings,
 ):
     """Fine-tune a Vision Transformer with a ColossalAI plugin."""
+
+    reads_files: ClassVar[bool] = True
 
     unknown: CliUnknownArgs = Field(default=[], exclude=True)
 
@@ -94,9 +95,3 @@ def problems_of(error: ValidationError) -> list[str]:
         value = shown(item["input"])
         lines.append(f"--{name.replace('_', '-')} {value}: {message[0].lower()}{message[1:]}")
     return lines
-
-
-def shown(value: Any) -> str:
-    """A value at a length that people read: a few lines of YAML can stand for billions of items."""
-    text = value if isinstance(value, str) else reprlib.repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, FiniteFloat
 
@@ -13,6 +13,8 @@ AutoAugment = Literal["randaugment", "trivialaugment"]
 
 class AugmentationSettings(Settings):
     """Off unless asked for; drawn from the seed, the epoch and the sample alone."""
+
+    title: ClassVar[str] = "augmentation"
 
     random_resized_crop: bool = False
     """Augment: random crops resized to the model's size."""

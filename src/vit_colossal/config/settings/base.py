@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    CliUnknownArgs,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 
 def alias(*names: str, **options: Any) -> Any:
@@ -21,6 +26,11 @@ def alias(*names: str, **options: Any) -> Any:
 
 class Settings(BaseSettings):
     """Frozen, typed and closed to unknown keys; a docstring under a field is its help text."""
+
+    #: Heads these settings in ``--help``.
+    title: ClassVar[str] = "flags"
+    #: Whether ``--config`` reads them from a YAML file.
+    reads_files: ClassVar[bool] = False
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -45,3 +55,12 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags and files only: a stray environment variable never changes a run."""
         return (init_settings,)
+
+
+class CommandSettings(Settings):
+    """The flags of a command that trains nothing."""
+
+    unknown: CliUnknownArgs = Field(default=[], exclude=True)
+
+    debug: bool = False
+    """Show tracebacks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import Field, FiniteFloat, ValidationInfo, field_validator
@@ -13,6 +13,8 @@ from vit_colossal.config.settings.base import Settings, alias
 
 class ModelSettings(Settings):
     """Which model, and what a preset changes."""
+
+    title: ClassVar[str] = "the model"
 
     model: str | None = alias("model", "model_name_or_path")
     """A local directory, a hub name, or a preset trained from scratch:
@@ -31,6 +33,8 @@ class ModelSettings(Settings):
 
 class DataSettings(Settings):
     """Where the images come from, how they are split and read."""
+
+    title: ClassVar[str] = "the images"
 
     dataset: str | None = None
     """A local folder or file (parquet, arrow, csv, tsv, jsonl, tar), digits (built in), beans,

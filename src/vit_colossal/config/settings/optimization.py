@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, FiniteFloat
 
@@ -11,6 +11,8 @@ from vit_colossal.config.settings.base import Settings, alias
 
 class OptimizationSettings(Settings):
     """The recipe: none of these may change what another strategy would compute."""
+
+    title: ClassVar[str] = "the recipe"
 
     global_batch_size: int | None = Field(None, ge=1)
     """Samples per optimizer step over all replicas. Default 16 for a pretrained model, 64 from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, FiniteFloat
 
@@ -11,6 +12,8 @@ from vit_colossal.config.settings.base import Settings, alias
 
 class OutputSettings(Settings):
     """The run directory, checkpoints, limits and reports."""
+
+    title: ClassVar[str] = "what is kept"
 
     output_dir: Path | None = alias("output_dir", "output_path")
     """The run directory; default runs/DATASET-PLUGIN-TIME."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, FiniteFloat
 
@@ -14,6 +14,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 class StrategySettings(Settings):
     """The plugin and what it needs to know."""
+
+    title: ClassVar[str] = "how the work is divided"
 
     plugin: str = DEFAULT_PLUGIN
     """ColossalAI plugin: ddp, zero1, zero2, gemini, hybrid, or one of another distribution; on the
