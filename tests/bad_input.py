@@ -950,7 +950,7 @@ CONFIGURATIONS = (
     _flag("an unknown flag with a value", "--turbo=3", "--turbo=3: no such flag"),
     _flag("an abbreviated flag", "--plu ddp", "--plu", "no such flag"),
     _flag("a stray word", "turbo", "turbo: no such flag"),
-    _flag("an unknown plugin", "--plugin fsdp", "--plugin fsdp", "'gemini'"),
+    _flag("an unknown plugin", "--plugin fsdp", "--plugin fsdp", "zero2, gemini"),
     _flag("an unknown precision", "--precision fp8", "--precision fp8", "'bf16'"),
     _flag("an unknown device", "--device tpu", "--device tpu", "'cuda'"),
     _flag("a rate that is text", "--lr fast", "--lr fast", "number"),
@@ -1142,7 +1142,10 @@ COMMANDS = (
         "predicting with what is missing", "predict ./nowhere a.jpg", "./nowhere", "no such model"
     ),
     _command(
-        "predicting no labels", "predict ./nowhere a.jpg --top-k 0", "--top-k 0", "at least 1"
+        "predicting no labels",
+        "predict ./nowhere a.jpg --top-k 0",
+        "--top-k 0",
+        "equal to 1",
     ),
     _command("checking what is missing", "check ./nowhere", "nowhere"),
     _command("reporting on what is missing", "report ./nowhere", "nowhere"),

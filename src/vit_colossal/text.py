@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 
-def json_object(text: str) -> dict[str, Any]:
+def json_object(text: str | bytes) -> dict[str, Any]:
     """The object that a JSON text is.
 
     Raises:

@@ -167,7 +167,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     if file.is_symlink() or not file.is_file():
         raise _invalid(path, f"{name} is missing or not a plain file")
     try:
-        return json_object(file.read_text(encoding="utf-8"))
+        return json_object(file.read_bytes())
     except OSError as error:
         raise _invalid(path, f"{name} cannot be read ({error})") from None
     except ValueError as error:

@@ -6,7 +6,7 @@ from argparse import Action, ArgumentParser
 from collections.abc import Iterator, Sequence
 from inspect import get_annotations
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import AliasChoices, Field, create_model
 from pydantic_settings import CliSettingsSource, SettingsError
@@ -41,7 +41,7 @@ class FlagParser(ArgumentParser):
         self.kind = kind
 
     def format_usage(self) -> str:
-        places = " ".join(action.metavar or action.dest for action in self._positionals_of())
+        places = " ".join(str(action.metavar) for action in self._positionals_of())
         return f"usage: {' '.join(filter(None, [self.prog, places, '[flags]']))}\n"
 
     def format_help(self) -> str:
@@ -152,11 +152,22 @@ def _source(
     )
     for action in parser._actions:
         action.help = (action.help or "").removesuffix(" (default: None)")
-        if action.dest == "plugin":
-            action.metavar = "{" + ",".join(plugin_names()) + "}"
+        choices = _choices(kind, action)
+        if choices:
+            action.metavar = "{" + ",".join(choices) + "}"
     if arguments is not None:
         source(args=arguments)
     return source, parser
+
+
+def _choices(kind: type[Settings], action: Action) -> list[str]:
+    """The values that shells can offer, where pydantic-settings does not show them."""
+    if action.dest == "plugin":
+        return plugin_names()
+    field = kind.model_fields.get(action.dest.lower().replace("-", "_"))
+    if action.option_strings or field is None or get_origin(field.annotation) is not Literal:
+        return []
+    return [str(value) for value in get_args(field.annotation)]
 
 
 _CONFIG_HELP = "YAML file with any of these settings; flags override it."

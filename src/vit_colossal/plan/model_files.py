@@ -141,7 +141,7 @@ def weight_files(name: str, folder: Path) -> list[Path]:
 
 def _read_json(name: str, file: Path) -> dict[str, Any]:
     try:
-        return json_object(file.read_text(encoding="utf-8"))
+        return json_object(file.read_bytes())
     except OSError as error:
         raise ModelError([f"--model {name}: {file.name} cannot be read ({error})"]) from None
     except ValueError as error:
