@@ -46,7 +46,7 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
     debug = "--debug" in flags
     try:
         if name not in WITHOUT_TORCH:
-            _set_up_logging()
+            _set_up_logging(debug)
         if name in _COMMANDS:
             return _run(name, flags, prog)
         # Imported when asked for: no command pays for what another one needs.
@@ -170,12 +170,12 @@ def _print_error(error: UserError) -> None:
         print(f"  - {line}", file=sys.stderr)
 
 
-def _set_up_logging() -> None:
+def _set_up_logging(debug: bool) -> None:
     from vit_colossal.rundir.metrics import TqdmHandler
 
     handler = TqdmHandler()
     handler.setFormatter(SafeFormatter("%(message)s"))
     logger = logging.getLogger("vit_colossal")
     logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from launching import run, torchrun
-from vit_colossal.strategies.transfers import buckets
+from vit_colossal.runtime.transfers import buckets
 
 WORKER = str(Path(__file__).with_name("transfers_worker.py"))
 
@@ -50,7 +50,7 @@ def test_a_pipeline_averages_over_replicas_in_one_transfer(report: dict[str, Any
 
 
 def test_buckets_hold_all_tensors_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vit_colossal.strategies.transfers.BUCKET_ELEMENTS", 10)
+    monkeypatch.setattr("vit_colossal.runtime.transfers.BUCKET_ELEMENTS", 10)
     sizes = [4, 6, 1, 30, 2, 8, 1]
     found = buckets([torch.zeros(size) for size in sizes])
     assert [[len(tensor) for tensor in bucket] for bucket in found] == [

@@ -15,8 +15,8 @@ from vit_colossal import runtime
 from vit_colossal.checkpoints.weights import gather_weights
 from vit_colossal.config.reading import load_config
 from vit_colossal.runtime.group import Topology, start, stop
+from vit_colossal.runtime.transfers import ZeroPlugin, _average_gradients
 from vit_colossal.strategies import zero
-from vit_colossal.strategies.transfers import ZeroPlugin, _average_gradients
 from vit_colossal.training.job import build_job
 from vit_colossal.training.run import plan_run
 from vit_colossal.training.step import train_step

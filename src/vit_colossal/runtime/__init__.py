@@ -24,6 +24,7 @@ _NOISE = (
     # Renamed in torch 2.14; ColossalAI calls them by the names that torch 2.11 has too.
     (r"`torch.distributed.\w+_tensor` is deprecated", r"torch\.distributed\b"),
 )
+logger = logging.getLogger("vit_colossal")
 _BITSANDBYTES_LOGGER = "bitsandbytes.backends.cpu.ops"
 
 
@@ -52,18 +53,21 @@ _start_no_compilers()
 
 
 @without_collecting()
-def activate(device_type: str) -> None:
+def activate(device_type: str) -> list[str]:
     """Prepare this process for ColossalAI's plugins; a second call changes nothing.
 
     Both device types get Adam kernels that load (see `kernels`) and the correction of Gemini's
     gradient accumulation. ``"cuda"`` keeps ColossalAI's own accelerator, and nothing else happens;
-    ``"cpu"`` sets `GlooAccelerator` and patches upstream's remaining obstacles (see `patches`).
+    ``"cpu"`` sets `GlooAccelerator` and patches upstream's remaining obstacles (see `corrections`).
 
     Call it before importing anything of ``colossalai.booster``, and on CUDA after
     ``torch.cuda.set_device``: the import of Gemini opens a context on the current device.
 
     Args:
         device_type: ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        The names of the corrections that this call made.
 
     Raises:
         ValueError: Another device type.
@@ -76,7 +80,6 @@ def activate(device_type: str) -> None:
     from colossalai.accelerator import get_accelerator, set_accelerator
 
     from vit_colossal.runtime.accelerator import GlooAccelerator
-    from vit_colossal.runtime.kernels import register_stand_ins
 
     on_cpu = isinstance(get_accelerator(), GlooAccelerator)
     if device_type == "cuda" and on_cpu:
@@ -86,9 +89,9 @@ def activate(device_type: str) -> None:
     if not on_cpu:
         # Before the patches are imported: Gemini's modules ask for the device at import time.
         set_accelerator(GlooAccelerator() if device_type == "cpu" else device_type)
-    register_stand_ins()
-    from vit_colossal.runtime.patches import apply_cpu_patches, apply_shared_patches
+    from vit_colossal.runtime.corrections import SUBCLASSED, apply_corrections
 
-    apply_shared_patches()
-    if device_type == "cpu":
-        apply_cpu_patches()
+    applied = apply_corrections(device_type)
+    replaced = [kind.__mro__[1].__name__ for kind in SUBCLASSED]
+    logger.debug("corrected in ColossalAI: %s; subclassed: %s", applied, replaced)
+    return applied

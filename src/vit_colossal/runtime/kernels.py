@@ -108,10 +108,19 @@ def choose_kernel(loader: Any, stand_in: type[TorchExtension]) -> None:
     loader.register_extension(stand_in)
 
 
-def register_stand_ins() -> None:
-    """Settle which Adam kernels ColossalAI's optimizers load; a second call changes nothing."""
+def register_stand_ins() -> bool:
+    """Settle which Adam kernels ColossalAI's optimizers load.
+
+    Why: ``kernel/kernel_loader.py`` compiles what was not built with it, which needs a compiler,
+    and on CUDA its toolkit.
+
+    Returns:
+        Whether a stand-in is new; a second call changes nothing.
+    """
+    before = [tuple(loader.REGISTRY) for loader in (CPUAdamLoader, FusedOptimizerLoader)]
     choose_kernel(CPUAdamLoader, TorchCpuAdam)
     choose_kernel(FusedOptimizerLoader, TorchFusedAdam)
+    return [tuple(loader.REGISTRY) for loader in (CPUAdamLoader, FusedOptimizerLoader)] != before
 
 
 def _attention() -> str:

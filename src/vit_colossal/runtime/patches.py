@@ -2,8 +2,7 @@
 
 Each function corrects one thing, says which upstream lines make it necessary, looks first whether
 it still is, and returns whether it changed anything. So a second call does nothing, and a release
-that fixes the matter makes its function idle. `activate` applies those of `apply_cpu_patches` for
-CPU runs only; `apply_shared_patches` holds the faults that every device has.
+that fixes the matter makes its function idle. `corrections` lists them.
 """
 
 from __future__ import annotations
@@ -24,11 +23,6 @@ from colossalai.shardformer.layer.utils import Randomizer
 from colossalai.zero.gemini.chunk import Chunk, ChunkManager
 from colossalai.zero.gemini.gemini_optimizer import GeminiOptimizer
 from torch.distributed.distributed_c10d import Backend
-
-from vit_colossal.runtime.stage_patches import (
-    join_norms_without_gradients,
-    let_the_first_group_be_empty,
-)
 
 
 def give_record_stream_a_cpu_kernel() -> bool:
@@ -251,37 +245,3 @@ def end_accumulation_with_every_step() -> bool:
 
     GeminiOptimizer.step = step_and_end
     return True
-
-
-def apply_shared_patches() -> list[str]:
-    """Correct what is wrong on every device.
-
-    Returns:
-        The names of the functions that changed something, for the log.
-    """
-    return _apply(
-        count_accumulated_gradients_once,
-        end_accumulation_with_every_step,
-        divide_bf16_gradients_in_adam,
-        join_norms_without_gradients,
-        let_the_first_group_be_empty,
-    )
-
-
-def apply_cpu_patches() -> list[str]:
-    """Remove what keeps plugins from training, or from training correctly, on CPU.
-
-    Returns:
-        The names of the functions that changed something, for the log.
-    """
-    return _apply(
-        give_record_stream_a_cpu_kernel,
-        name_the_hccl_backend,
-        keep_gemini_shards_resident,
-        fork_one_generator_once,
-        scale_fp16_loss_on_cpu,
-    )
-
-
-def _apply(*patches: Callable[[], bool]) -> list[str]:
-    return [patch.__name__ for patch in patches if patch()]

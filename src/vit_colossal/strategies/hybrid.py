@@ -16,10 +16,10 @@ from colossalai.pipeline.schedule import OneForwardOneBackwardSchedule
 from colossalai.zero.low_level import LowLevelZeroOptimizer
 
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.runtime.transfers import HybridPlugin
 from vit_colossal.strategies.parts import Part
 from vit_colossal.strategies.precision import INITIAL_LOSS_SCALE
 from vit_colossal.strategies.strategy import Boosted, StageInputs, Strategy
-from vit_colossal.strategies.transfers import HybridPlugin
 from vit_colossal.strategies.vit_policy import ViTPolicy
 from vit_colossal.strategies.zero import gather_shards, shard_of
 

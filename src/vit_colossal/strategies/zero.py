@@ -12,10 +12,10 @@ from colossalai.booster.plugin.plugin_base import Plugin
 from colossalai.zero.low_level import LowLevelZeroOptimizer
 
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.runtime.transfers import ZeroPlugin
 from vit_colossal.strategies.parts import Part
 from vit_colossal.strategies.precision import INITIAL_LOSS_SCALE
 from vit_colossal.strategies.strategy import Boosted, MemoryUse, Strategy
-from vit_colossal.strategies.transfers import ZeroPlugin
 
 
 class Zero1(Strategy):
