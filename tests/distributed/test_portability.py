@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from portability import HALF, STEPS, run_folder, run_pairs
+from portability import HALF, LAYOUTS, STEPS, run_folder, run_pairs
 from safetensors.torch import load_file
 
 #: fp32 to fp32: at most this far from the source's own loss curve, relative.
@@ -77,3 +77,28 @@ def test_goes_on_under_another_layout(
         assert drift == 0.0
     else:
         assert drift <= (NEAR if "bf16" in source + target else CLOSE)
+
+
+DROPOUT = "--model-config hidden_dropout_prob=0.1,attention_probs_dropout_prob=0.1"
+WITH_DROPOUT = tuple(
+    (name, name)
+    for name, layout in LAYOUTS.items()
+    if layout.processes == 2 or name == "ddp fp32, 1"
+)
+
+
+@pytest.fixture(scope="module")
+def dropped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dropped")
+    run_pairs(folder, WITH_DROPOUT, timeout_s=300, flags=DROPOUT)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, _ in WITH_DROPOUT])
+def test_dropout_goes_on_to_the_bit(name: str, dropped: Path) -> None:
+    last = f"checkpoints/step-{STEPS:06d}"
+    whole, resumed = (run_folder(dropped, *names) / last for names in ((name,), (name, name)))
+    for file in ("weights", "moments", "rng"):
+        names = [folder / f"{file}.safetensors" for folder in (whole, resumed)]
+        assert names[0].read_bytes() == names[1].read_bytes(), file

@@ -139,7 +139,7 @@ def _full_tensor(engine: Engine, state: TrainState, name: str, kind: str) -> tor
     return store[key]
 
 
-def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout: bool) -> None:
+def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout: bool) -> bool:
     """Put a saved state into this rank's pieces; every rank has to call this.
 
     Args:
@@ -147,7 +147,10 @@ def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout
         folder: with ``weights.safetensors``, ``moments.safetensors``, ``rng.safetensors`` and,
             where an average is kept, ``ema.safetensors``.
         values: ``TrainState.values`` as saved.
-        same_layout: generator states fit too, and the continuation is bit-exact.
+        same_layout: generator states fit too.
+
+    Returns:
+        Whether the continuation is bit-exact.
     """
     settle_reduction_order(engine)
     step = int(values["optimizer_step"])
@@ -172,8 +175,7 @@ def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout
     _restore_schedule(engine, int(values["schedule_step"]))
     if values["scaler"] is not None:
         engine.strategy.restore_loss_scale(engine, values["scaler"])
-    if same_layout:
-        _restore_generators(engine, folder / "rng.safetensors")
+    return same_layout and _restore_generators(engine, folder / "rng.safetensors")
 
 
 def _restore_average(engine: Engine, folder: Path) -> None:
@@ -252,14 +254,25 @@ def _step_value(inner: torch.optim.Optimizer, part: Part, step: int) -> int | to
 
 
 def _generator_states(engine: Engine) -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
+    states = {"cpu": torch.get_rng_state(), **engine.strategy.generators(engine)}
     if engine.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(engine.device)
     return states
 
 
-def _restore_generators(engine: Engine, file: Path) -> None:
-    with safe_open(file, framework="pt") as states:
-        torch.set_rng_state(states.get_tensor(f"rank{engine.rank}.cpu"))
-        if engine.device.type == "cuda":
-            torch.cuda.set_rng_state(states.get_tensor(f"rank{engine.rank}.cuda"), engine.device)
+def _restore_generators(engine: Engine, file: Path) -> bool:
+    """Whether all are there: earlier versions left out those that a strategy keeps."""
+    with safe_open(file, framework="pt") as saved:
+        prefix = f"rank{engine.rank}."
+        states = {
+            name.removeprefix(prefix): saved.get_tensor(name)
+            for name in saved.keys()  # noqa: SIM118 - it is no mapping
+            if name.startswith(prefix)
+        }
+    torch.set_rng_state(states["cpu"])
+    if engine.device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], engine.device)
+    if not engine.strategy.generators(engine).keys() <= states.keys():
+        return False
+    engine.strategy.restore_generators(engine, states)
+    return True

@@ -101,9 +101,12 @@ class Checkpointer:
         """Put the checkpoint's state into this run; returns the progress it was saved with."""
         saved = checkpoint.identity.get("layout", {})
         same = saved == self.layout
-        restore(self.engine, checkpoint.path, checkpoint.state["train_state"], same_layout=same)
+        state = checkpoint.state["train_state"]
+        exact = restore(self.engine, checkpoint.path, state, same_layout=same)
         if self.engine.is_lead:
             how = "same layout, so bit-exact"
+            if same and not exact:
+                how = "same layout, but dropout draws anew: the checkpoint has not all generators"
             if not same:
                 changed = ", ".join(files.differences(saved, self.layout))
                 how = f"equal up to rounding, as sums are taken in another order ({changed})"

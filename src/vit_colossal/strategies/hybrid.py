@@ -5,7 +5,7 @@ ColossalAI's ``HybridParallelPlugin``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,8 @@ from colossalai.amp.naive_amp.mixed_precision_optimizer import MixedPrecisionOpt
 from colossalai.booster.mixed_precision import MixedPrecision
 from colossalai.booster.plugin.plugin_base import Plugin
 from colossalai.pipeline.schedule import OneForwardOneBackwardSchedule
+from colossalai.shardformer.layer import DropoutForReplicatedInput
+from colossalai.shardformer.layer.utils import Randomizer
 from colossalai.zero.low_level import LowLevelZeroOptimizer
 
 from vit_colossal.plan.plan import RunPlan
@@ -93,7 +95,24 @@ class Hybrid(Strategy):
             for working, master in optimizer.working_to_master_map.items():
                 working.data.copy_(master)
 
+    def generators(self, boosted: Boosted) -> dict[str, torch.Tensor]:
+        """Of each dropout that tensor-parallel ranks apply to what all of them hold."""
+        return {name: each.device_rng_state for name, each in _randomizers(boosted).items()}
+
+    def restore_generators(self, boosted: Boosted, states: Mapping[str, torch.Tensor]) -> None:
+        for name, randomizer in _randomizers(boosted).items():
+            randomizer.device_rng_state = states[name]
+
     def _scaler(self, boosted: Boosted) -> object:
         zero = isinstance(boosted.optimizer, LowLevelZeroOptimizer)
         owner = "mixed_precision_mixin" if zero else "mixed_precision"
         return getattr(getattr(boosted.optimizer, owner, None), "grad_scaler", None)
+
+
+def _randomizers(boosted: Boosted) -> dict[str, Randomizer]:
+    """ColossalAI's generators of the dropouts that drop anything, by module."""
+    return {
+        f"dropout.{name}": module.randomizer
+        for name, module in boosted.model.unwrap().named_modules()
+        if isinstance(module, DropoutForReplicatedInput) and module.p > 0
+    }

@@ -148,6 +148,16 @@ class Strategy:
         masters = sum(4 * part.master.numel() for part in parts if part.has_own_master)
         return MemoryUse(weights, weights, masters)
 
+    def generators(self, boosted: Boosted) -> dict[str, torch.Tensor]:
+        """States of the random generators that a strategy keeps beside PyTorch's own, by name.
+
+        uint8, as ``torch.get_rng_state`` gives them.
+        """
+        return {}
+
+    def restore_generators(self, boosted: Boosted, states: Mapping[str, torch.Tensor]) -> None:
+        """Continue with states that :meth:`generators` gave in the same layout."""
+
     def loss_scale(self, boosted: Boosted) -> dict[str, float] | None:
         """The loss scale and its counters under fp16, as JSON."""
         scaler = self._scaler(boosted)
