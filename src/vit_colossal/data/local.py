@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from vit_colossal.data.fingerprint import content_of
 from vit_colossal.data.folders import IMAGE_SUFFIXES, load_folder, visible_files
@@ -14,12 +16,9 @@ from vit_colossal.data.tables import TEXT_SUFFIXES, read_tables
 from vit_colossal.data.webdataset import expand_braces, read_shards
 from vit_colossal.errors import DataError
 
-if TYPE_CHECKING:
-    import datasets
-
-_BINARY_SUFFIXES = (".parquet", ".arrow")
-#: What a data set that is a file can end with.
-FILE_SUFFIXES = (*_BINARY_SUFFIXES, *TEXT_SUFFIXES, ".tar")
+#: Rows by split, and image files that they name.
+Rows = tuple[dict[str, Any], list[Path]]
+Reader = Callable[[Path, dict[str, list[Path]], SourceRequest], Rows]
 
 
 class Local(NamedTuple):
@@ -59,13 +58,8 @@ def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
             return Local(folder.splits, content_of(root, folder.files, memory), folder.notes)
         by_split = _by_split(path, root, files)
         suffix = _common_suffix(path, files)
-        if suffix in _BINARY_SUFFIXES:
-            splits = _load_binary(path, suffix, by_split, request.streaming)
-        elif suffix == ".tar":
-            splits = _load_shards(by_split, request)
-        else:
-            splits, images = _load_text(by_split, request)
-            files = list(dict.fromkeys([*files, *images]))
+        splits, images = READERS[suffix](path, by_split, request)
+        files = list(dict.fromkeys([*files, *images]))
         return Local(splits, content_of(root, files, memory))
     except OSError as error:
         raise DataError([f"--dataset {path}: cannot be read ({error})"]) from error
@@ -82,7 +76,8 @@ def _data_files(path: Path) -> tuple[Path, list[Path]]:
     root = path.resolve()
     if root.is_file():
         return root.parent, [root]
-    binary = visible_files(root, _BINARY_SUFFIXES)
+    others = tuple(suffix for suffix in READERS if suffix not in (*TEXT_SUFFIXES, ".tar"))
+    binary = visible_files(root, others)
     named = {f for f in root.iterdir() if f.stem in ("train", *EVAL_SPLITS) and f.is_file()}
     text = sorted(f for f in named if f.suffix.lower() in TEXT_SUFFIXES)
     if binary or any(file.stem == "train" for file in text):
@@ -113,16 +108,17 @@ def _by_split(path: Path, root: Path, files: list[Path]) -> dict[str, list[Path]
 
 def _common_suffix(path: Path, files: list[Path]) -> str:
     suffixes = {file.suffix.lower() for file in files}
-    if len(suffixes) > 1 or not suffixes <= set(FILE_SUFFIXES):
+    if len(suffixes) > 1 or not suffixes <= READERS.keys():
         found = " and ".join(sorted(suffixes)) if suffixes != {""} else "a file without suffix"
-        known = ", ".join(FILE_SUFFIXES)
+        known = ", ".join(READERS)
         raise DataError([f"--dataset {path}: expected files of one kind ({known}), found {found}"])
     return suffixes.pop()
 
 
-def _load_binary(
-    path: Path, suffix: str, by_split: dict[str, list[Path]], streaming: bool
-) -> dict[str, Any]:
+def _read_library(
+    path: Path, by_split: dict[str, list[Path]], request: SourceRequest, *, kind: str
+) -> Rows:
+    """What `datasets` has a builder for: ``kind`` is its name."""
     import datasets
 
     splits: dict[str, Any] = {}
@@ -130,8 +126,9 @@ def _load_binary(
         # One by one: together, the labels of the first split would be taken for those of all.
         for split, same in by_split.items():
             patterns = {split: [glob.escape(str(file)) for file in same]}
-            splits |= datasets.load_dataset(suffix[1:], data_files=patterns, streaming=streaming)
-        return splits
+            streaming = request.streaming
+            splits |= datasets.load_dataset(kind, data_files=patterns, streaming=streaming)
+        return splits, []
     except Exception as error:  # a damaged file raises whatever its reader met first
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         # What the library makes of a table of no rows.
@@ -139,17 +136,15 @@ def _load_binary(
         raise DataError([f"--dataset {path}: cannot be read ({reason})"]) from error
 
 
-def _load_shards(
-    by_split: dict[str, list[Path]], request: SourceRequest
-) -> dict[str, datasets.Dataset]:
+def _read_shards(path: Path, by_split: dict[str, list[Path]], request: SourceRequest) -> Rows:
     columns = request.image_column, request.label_column
-    return {split: read_shards(same, IMAGE_SUFFIXES, *columns) for split, same in by_split.items()}
+    return {
+        name: read_shards(same, IMAGE_SUFFIXES, *columns) for name, same in by_split.items()
+    }, []
 
 
-def _load_text(
-    by_split: dict[str, list[Path]], request: SourceRequest
-) -> tuple[dict[str, datasets.Dataset], list[Path]]:
-    splits: dict[str, datasets.Dataset] = {}
+def _read_text(path: Path, by_split: dict[str, list[Path]], request: SourceRequest) -> Rows:
+    splits: dict[str, Any] = {}
     images: list[Path] = []
     problems: list[str] = []
     for split, same in by_split.items():
@@ -163,3 +158,13 @@ def _load_text(
     if problems:
         raise DataError(problems)
     return splits, images
+
+
+#: What reads the files of a data set, by suffix. It gets the data set's path for messages, the files
+#: of each split, and the request; it gives rows by split and the image files that they name.
+READERS: dict[str, Reader] = {
+    ".parquet": partial(_read_library, kind="parquet"),
+    ".arrow": partial(_read_library, kind="arrow"),
+    **dict.fromkeys(TEXT_SUFFIXES, _read_text),
+    ".tar": _read_shards,
+}

@@ -21,7 +21,7 @@ from vit_colossal.data.columns import (
     label_names,
     whole_number_or_text,
 )
-from vit_colossal.data.local import FILE_SUFFIXES, load_local
+from vit_colossal.data.local import READERS, load_local
 from vit_colossal.data.request import SourceRequest, default_cache_root
 from vit_colossal.data.splits import (
     choose_splits,
@@ -176,7 +176,7 @@ def _first_rows(dataset: datasets.Dataset, limit: int | None, flag: str) -> data
 def missing_path(name: str) -> bool:
     """Whether ``name`` can only be meant as a path, and nothing is there."""
     path = Path(name).expanduser()
-    is_path = name[:1] in (".", "/", "~") or name.count("/") > 1 or path.suffix in FILE_SUFFIXES
+    is_path = name[:1] in (".", "/", "~") or name.count("/") > 1 or path.suffix in READERS
     return not name or (is_path and not os.path.exists(path) and not is_pattern(name))
 
 
