@@ -18,7 +18,7 @@ BEGIN, END = "<!-- counted: begin -->\n", "<!-- counted: end -->"
 
 
 def hops() -> list[str]:
-    """The calls from the command line to a layout's backward pass, one process, as they were made."""
+    """The calls from the command line to the backward pass, as one process made them."""
     code = """
 import sys, traceback
 sys.path.insert(0, "src")

@@ -35,8 +35,7 @@ from vit_colossal.training.stop import StopRequest
 
 def main(cases_file: str, directory: str) -> int:
     topology = Topology.from_environment()
-
-    def run_all(device: torch.device) -> None:
+    with in_group("cpu", topology, timeout_s=60) as device:
         for case in json.loads(Path(cases_file).read_text()):
             folder = Path(directory) / case["name"]
             folder.mkdir(parents=True, exist_ok=True)
@@ -48,8 +47,6 @@ def main(cases_file: str, directory: str) -> int:
                 os._exit(1)  # the peers may wait in a collective for ever: the launcher ends them
             gc.collect()  # the wrappers and their hooks refer to each other
             dist.barrier()
-
-    in_group("cpu", topology, run_all, timeout_s=60)
     return 0
 
 

@@ -226,17 +226,13 @@ def _failures_told(order: Order) -> Iterator[None]:
 def main(path: Path) -> None:
     """Carry out an order; the lead rank, or one that fails, writes the result."""
     order, topology = Order.read(path), Topology.from_environment()
-
-    def work(device: torch.device) -> None:
-        with _failures_told(order):
+    with _failures_told(order):
+        plan, data = plan_case(order.case, topology, order.work)
+        with in_group(plan.device.kind, topology, timeout_s=300) as device, _failures_told(order):
             values = measure(order, plan, data, device)
             if topology.rank == plan.dims.lead_rank:
                 seconds = values.pop("first_step_at") - order.started
                 write_result(order.result, {**values, "time_to_first_step": seconds})
-
-    with _failures_told(order):
-        plan, data = plan_case(order.case, topology, order.work)
-        in_group(plan.device.kind, topology, work, timeout_s=300)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ from pydantic_settings import CliPositionalArg
 
 from vit_colossal.commands.names import SUMMARIES
 from vit_colossal.config.command_line import build_parser
-from vit_colossal.config.eval_config import EvalConfig
 from vit_colossal.config.reading import read_settings
 from vit_colossal.config.settings.base import CommandSettings, Settings
-from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 
 #: Flags and arguments that take a path, beside those whose type is one.
@@ -66,8 +64,7 @@ def whole_parser() -> argparse.ArgumentParser:
 
 
 def _parser_of(name: str) -> argparse.ArgumentParser:
-    kinds: dict[str, type[Settings]] = {"train": TrainConfig, "eval": EvalConfig}
-    kind = kinds.get(name) or import_module(f"vit_colossal.commands.{name}").SETTINGS
+    kind: type[Settings] = import_module(f"vit_colossal.commands.{name}").SETTINGS
     return build_parser(f"vit-colossal {name}", kind)
 
 

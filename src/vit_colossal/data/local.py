@@ -160,8 +160,8 @@ def _read_text(path: Path, by_split: dict[str, list[Path]], request: SourceReque
     return splits, images
 
 
-#: What reads the files of a data set, by suffix. It gets the data set's path for messages, the files
-#: of each split, and the request; it gives rows by split and the image files that they name.
+#: What reads the files of a data set, by suffix. It gets the data set's path for messages, the
+#: files of each split, and the request; it gives rows by split and the image files they name.
 READERS: dict[str, Reader] = {
     ".parquet": partial(_read_library, kind="parquet"),
     ".arrow": partial(_read_library, kind="arrow"),

@@ -69,13 +69,10 @@ def run_case(case: Case, topology: Topology, device: torch.device) -> None:
 def main(path: Path) -> None:
     """Run the cases of a file that this launch has not run yet."""
     cases = [Case.from_json(values) for values in json.loads(path.read_text(encoding="utf-8"))]
-
-    def run_all(device: torch.device) -> None:
+    topology = Topology.from_environment()
+    with in_group(cases[0].config.device, topology, timeout_s=300) as device:
         for case in cases:
             run_case(case, topology, device)
-
-    topology = Topology.from_environment()
-    in_group(cases[0].config.device, topology, run_all, timeout_s=300)
 
 
 if __name__ == "__main__":

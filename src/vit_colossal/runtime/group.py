@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -19,8 +19,6 @@ from vit_colossal.errors import ConfigError
 from vit_colossal.plan.plan import Device
 from vit_colossal.runtime import activate
 from vit_colossal.runtime.rendezvous import find_store
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -184,25 +182,23 @@ def choose_device(config: TrainConfig, topology: Topology) -> Device:
     return Device("cuda", bf16=torch.cuda.get_device_capability(topology.local_rank) >= (8, 0))
 
 
-def in_group(
-    kind: str, topology: Topology, work: Callable[[torch.device], T], *, timeout_s: float = 600
-) -> T:
-    """Do ``work`` inside a process group, on this rank's device, and leave.
+@contextmanager
+def in_group(kind: str, topology: Topology, *, timeout_s: float = 600) -> Iterator[torch.device]:
+    """A process group for a while, and this rank's device in it.
 
-    ColossalAI opens a CUDA context when it is imported, so the device is chosen before; ``work``
-    imports what needs ColossalAI.
+    ColossalAI opens a CUDA context when it is imported, so the device is chosen before: import what
+    needs it inside. What holds sub-groups (an engine) must be gone at the end: keep it in a
+    function that is called inside.
 
     Args:
         kind: ``cpu`` or ``cuda``.
         topology: this process's place.
-        work: gets this rank's device.
         timeout_s: seconds after which a collective that a peer never joins fails.
     """
     if kind == "cuda":
         torch.cuda.set_device(topology.local_rank)
     activate(kind)
-    device = start(topology, kind, timeout_s)
     try:
-        return work(device)
+        yield start(topology, kind, timeout_s)
     finally:
         stop()

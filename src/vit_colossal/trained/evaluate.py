@@ -100,7 +100,8 @@ def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluatio
         logger.info("%s on %s, split %s: %d images", plan.saved, split.dataset, split.name, count)
         if split.reordered:
             logger.info("the data set lists the labels in another order: matched by name")
-    return in_group(plan.run.device.kind, topology, lambda device: _evaluate(plan, device))
+    with in_group(plan.run.device.kind, topology) as device:
+        return _evaluate(plan, device)
 
 
 def _evaluate(plan: EvalPlan, device: torch.device) -> Evaluation:

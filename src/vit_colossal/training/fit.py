@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
 
 from vit_colossal.checkpoints.resume import identity, layout
 from vit_colossal.checkpoints.writer import Checkpointer
+from vit_colossal.data.prepare import RunData
+from vit_colossal.errors import ConfigError
 from vit_colossal.evaluation.exact import Evaluation
 from vit_colossal.evaluation.predictions import clear
 from vit_colossal.evaluation.predictions import save as save_predictions
 from vit_colossal.plan import run_folder
+from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.metrics import NullReporter, Reporter, RunReporter
-from vit_colossal.rundir.regression import Verdict
+from vit_colossal.rundir.record import describe_run
+from vit_colossal.rundir.regression import Verdict, check_run
 from vit_colossal.rundir.trackers import open_trackers
 from vit_colossal.runtime.group import limit_waiting
 from vit_colossal.strategies.memory_use import StateMemory, state_memory
+from vit_colossal.trained.card import write_card
 from vit_colossal.training.announce import announce, kernels
-from vit_colossal.training.job import Job
+from vit_colossal.training.claim import claimed, shared_run_dir
+from vit_colossal.training.job import Job, build_job
 from vit_colossal.training.loop import Loop
 from vit_colossal.training.stop import StopRequest
+
+logger = logging.getLogger("vit_colossal")
 
 
 @dataclass(frozen=True)
@@ -39,23 +52,37 @@ class TrainResult:
     stopped_by: int = 0
 
 
-def fit(job: Job, run_dir: Path) -> TrainResult:
-    """Train, evaluate after each epoch, save.
+def fit(plan: RunPlan, data: RunData, device: torch.device) -> TrainResult:
+    """Train, evaluate after each epoch, save, and be judged where that was asked for.
+
+    Args:
+        plan: the validated run.
+        data: its images.
+        device: where this rank computes.
 
     Raises:
+        ConfigError: another run writes to the run directory, or the reference does not fit.
         TrainingFailed: the loss was not finite for too many steps.
         CheckpointError: a checkpoint could not be written.
     """
-    memory = state_memory(job.engine)
-    with _reporter(job, run_dir) as reporter:
-        loop = Loop(job, reporter, checkpointer(job, run_dir))
-        loop.resume()
+    job = build_job(plan, data, device)
+    run_dir = shared_run_dir(plan)
+    with claimed(run_dir, job):
         if job.engine.is_lead:
-            announce(job, memory)
-            _start_event(job, reporter, loop.step, memory)
-        limit_waiting(job.plan.config.timeout)
-        with StopRequest().installed() as stop, loop.watchdog.watching(job.engine.model):
-            return _finish(loop, loop.run(stop), run_dir)
+            describe_run(run_dir, plan, data)
+            logger.info("run directory %s", run_dir)
+        dist.barrier()
+        memory = state_memory(job.engine)
+        with _reporter(job, run_dir) as reporter:
+            loop = Loop(job, reporter, checkpointer(job, run_dir))
+            loop.resume()
+            if job.engine.is_lead:
+                announce(job, memory)
+                _start_event(job, reporter, loop.step, memory)
+            limit_waiting(plan.config.timeout)
+            with StopRequest().installed() as stop, loop.watchdog.watching(job.engine.model):
+                result = _finish(loop, loop.run(stop), run_dir)
+        return result if result.stopped_by else _judged(result, job)
 
 
 def checkpointer(job: Job, run_dir: Path) -> Checkpointer:
@@ -106,3 +133,32 @@ def _start_event(job: Job, reporter: Reporter, step: int, memory: StateMemory) -
         attention=attention,
         optimizer=optimizer,
     )
+
+
+def _judged(result: TrainResult, job: Job) -> TrainResult:
+    """The result with its verdict, and what stands beside the model."""
+    result = replace(result, verdict=_verdict(result.run_dir, job))
+    if job.engine.is_lead:
+        write_card(result.run_dir)
+        logger.info("%s", result.evaluation)
+        logger.info("model saved to %s", result.model_dir)
+    return result
+
+
+def _verdict(run_dir: Path, job: Job) -> Verdict | None:
+    """The lead rank's verdict, on every rank, so that all end with the same exit code."""
+    config = job.plan.config
+    found: list[Any] = [None, []]
+    if config.check_reference is None:
+        return None
+    if job.engine.is_lead:
+        try:
+            found[0] = check_run(run_dir, config.check_reference, config.references)
+            logger.info("%s", found[0])
+        except ConfigError as error:
+            found[1] = error.problems
+    dist.broadcast_object_list(found, src=job.plan.dims.lead_rank)
+    verdict, problems = found
+    if problems:
+        raise ConfigError(problems)
+    return verdict

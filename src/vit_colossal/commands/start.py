@@ -1,0 +1,58 @@
+"""What ``train`` and ``eval`` share: here, or in N processes that are started first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.runtime.group import Topology
+from vit_colossal.runtime.spawn import launch
+
+#: What plans a run and raises ConfigError for its problems: configuration, place, problems so far.
+Planner = Callable[[TrainConfig, Topology, list[str]], object]
+
+
+def spawn(
+    name: str, config: TrainConfig, flags: Sequence[str], problems: list[str], plan: Planner
+) -> int:
+    """Validate here, before anything starts; then run the same command in N processes.
+
+    Args:
+        name: of the command.
+        config: its configuration, as far as it can be read.
+        flags: the command line.
+        problems: what could not be read.
+        plan: finds all other problems.
+
+    Returns:
+        The exit code of the processes.
+
+    Raises:
+        ConfigError: all problems.
+    """
+    topology = _topology(config, problems)
+    plan(config, topology, problems)
+    count = topology.world_size
+    return launch(["-m", "vit_colossal", name, *_without_nproc(flags)], count)
+
+
+def _topology(config: TrainConfig, problems: list[str]) -> Topology:
+    """This process's place, or that of the first of N processes that are yet to be started."""
+    if "RANK" in os.environ:
+        if config.nproc is not None:
+            problems.append("--nproc cannot be used under torchrun or colossalai run: drop it")
+        return Topology.from_environment()
+    return Topology(world_size=config.nproc or 1, local_world_size=config.nproc or 1)
+
+
+def _without_nproc(flags: Sequence[str]) -> list[str]:
+    kept, skip = [], False
+    for flag in flags:
+        if skip:
+            skip = False
+        elif flag == "--nproc":
+            skip = True
+        elif not flag.startswith("--nproc="):
+            kept.append(flag)
+    return kept

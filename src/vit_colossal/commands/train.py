@@ -1,0 +1,31 @@
+"""``vit-colossal train`` and ``train.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vit_colossal.config.reading import parse_config
+from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.errors import ExitCode
+from vit_colossal.runtime.importing import without_collecting
+
+SETTINGS = TrainConfig
+
+
+def main(flags: Sequence[str], prog: str) -> int:
+    """Train, in this process or in N."""
+    config, problems = parse_config(flags, prog, SETTINGS)
+    # Not before the flags are read: --help and wrong ones need no PyTorch.
+    with without_collecting():
+        from vit_colossal.commands.start import spawn
+        from vit_colossal.training.run import plan_run, rehearse, train
+    if problems or config.nproc is not None:
+        return spawn("train", config, flags, problems, plan_run)
+    if config.dry_run:
+        rehearse(config)
+        return ExitCode.OK
+    result = train(config)
+    if result.stopped_by:
+        return ExitCode.after(result.stopped_by)
+    passed = result.verdict is None or result.verdict.passed
+    return ExitCode.OK if passed else ExitCode.DIFFERENT
