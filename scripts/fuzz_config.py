@@ -79,7 +79,7 @@ def page(fuzzed: str) -> str:
             "",
             "Beside these, as real commands: a port that another program uses, and a second run in",
             "the folder of one that is going on (`tests/integration/test_bad_input_e2e.py`); a hub",
-            "that is away, slow, refuses, or breaks off (`tests/unit/test_data_hub.py`).",
+            "that is away, slow, refuses, or breaks off (`tests/unit/data/test_data_hub.py`).",
             "",
             "## Configurations at random",
             "",

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "distributed"))
+# One thread, as in every process that the tests start; read when PyTorch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # PyTorch's compiler would start processes of its own in the middle of a test that counts them.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # Read once, by what imports the hub's client first: tests that fetch have a hub of their own.
@@ -23,10 +25,7 @@ TRAIN_IMAGES, EVAL_IMAGES = 200, 133
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Leave the user's caches alone, and keep this process to one thread."""
-    import torch
-
-    torch.set_num_threads(1)
+    """Leave the user's caches alone."""
     folders = {name: str(tmp_path_factory.mktemp(name)) for name in CACHES}
     with pytest.MonkeyPatch.context() as patch:
         for name, folder in folders.items():

@@ -77,7 +77,7 @@ def adamw(groups: list[dict[str, Any]], config: TrainConfig, device: str) -> Opt
     """
     # On the CPU lists of tensors round as single ones do. PyTorch's fused kernel is twice as fast,
     # but rounds the elements that fill no whole vector otherwise: an element's bits then depend on
-    # where a shard begins and ends (torch 2.5.1 and 2.14.1; tests/unit/test_optim.py).
+    # where a shard begins and ends (torch 2.5.1 and 2.14.1; tests/unit/model/test_optim.py).
     fused, betas = device == "cuda", (config.adam_beta1, config.adam_beta2)
     return AdamW(groups, betas=betas, eps=config.adam_eps, fused=fused, foreach=not fused)
 

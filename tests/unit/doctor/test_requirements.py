@@ -25,7 +25,7 @@ from vit_colossal.runtime.pins import (
     wanted_version,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SETUP = (ROOT / "setup.py").read_text(encoding="utf-8")
 FIX = f"pip install --no-deps colossalai=={wanted_version()}"
 

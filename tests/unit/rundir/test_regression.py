@@ -31,7 +31,7 @@ from vit_colossal.rundir.regression import (
     record,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BEANS = "beans-vit-base-pp2"
 EXAMPLES = settings(max_examples=100, deadline=None)
 Counts = st.tuples(st.integers(0, 400), st.integers(1, 400)).map(lambda c: (min(c), max(c)))
