@@ -17,6 +17,7 @@ PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 JOB = ["--dataset", "digits", "--max-train-samples", "128", "--max-eval-samples", "64"]
 JOB += ["--global-batch-size", "16", "--max-steps", "12", "--log-every", "1", "--device", "cpu"]
 JOB += ["--precision", "bf16", "--clip-grad-norm", "0.5", "--save-every", "4"]
+JOB += ["--keep-last", "9"]
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,8 @@ def test_parity_and_bench_have_it(installed: dict[str, str], tmp_path: Path) -> 
     finished = run(vit_colossal(*command), timeout_s=300, env=installed)
     assert finished.returncode == 0, finished.output
     assert "small_buckets" in finished.stdout
-    bench = ["bench", *flags, "--steps", "3", "--warmup", "1", "--repetitions", "1"]
-    bench += ["--peers", "", "--output-dir", str(tmp_path / "bench")]
+    bench = ["bench", *flags, "--steps", "3", "--warmup-steps", "1", "--repetitions", "1"]
+    bench += ["--profile-steps", "0", "--output-dir", str(tmp_path / "bench")]
     finished = run(vit_colossal(*bench), timeout_s=300, env=installed)
     assert finished.returncode == 0, finished.output
     assert "small_buckets bf16" in finished.stdout

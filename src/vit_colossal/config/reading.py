@@ -14,10 +14,11 @@ import yaml
 from pydantic import AliasChoices, ValidationError
 
 from vit_colossal.config.command_line import read_flags
-from vit_colossal.config.plugins import is_location
+from vit_colossal.config.plugins import ALIASES, DEFAULT_PLUGIN, is_location, plugin_names
 from vit_colossal.config.settings.base import Settings
 from vit_colossal.config.train_config import TrainConfig, problems_of
 from vit_colossal.errors import ConfigError
+from vit_colossal.text import did_you_mean
 
 C = TypeVar("C", bound=TrainConfig)
 S = TypeVar("S", bound=Settings)
@@ -83,6 +84,14 @@ def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C,
         )
         del file_values["plugin"]
     values = _merge(kind, file_values, flags)
+    # Here and not in the class: what a run wrote down is read without the plugin it was made with.
+    plugin = values.get("plugin", DEFAULT_PLUGIN)
+    if isinstance(plugin, str) and not is_location(plugin) and plugin not in ALIASES:
+        names = plugin_names()
+        if plugin not in names:
+            near = did_you_mean(plugin, names)
+            problems.append(f"--plugin {plugin}: not one of {', '.join(names)}{near}")
+            del values["plugin"]
     try:
         return kind.model_validate(values), problems
     except ValidationError as error:

@@ -12,14 +12,14 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import CliUnknownArgs
 
-from vit_colossal.config.plugins import ALIASES, BUILT_IN, is_location, plugin_names
+from vit_colossal.config.plugins import ALIASES
 from vit_colossal.config.settings.augmentation import AugmentationSettings
 from vit_colossal.config.settings.data import DataSettings, ModelSettings
 from vit_colossal.config.settings.optimization import OptimizationSettings
 from vit_colossal.config.settings.output import OutputSettings
 from vit_colossal.config.settings.strategy import StrategySettings
 from vit_colossal.errors import ConfigError
-from vit_colossal.text import did_you_mean, shown
+from vit_colossal.text import shown
 
 
 # Bases stand last group first: their fields are listed from the last base to the first.
@@ -41,14 +41,6 @@ class TrainConfig(
     @classmethod
     def _plugin_alias(cls, value: Any) -> Any:
         return ALIASES.get(value, value) if isinstance(value, str) else value
-
-    @field_validator("plugin")
-    @classmethod
-    def _known_plugin(cls, name: str) -> str:
-        """A location is kept as text: reading what a run wrote down must not import anything."""
-        if name not in BUILT_IN and not is_location(name) and name not in (names := plugin_names()):
-            raise ValueError(f"not one of {', '.join(names)}{did_you_mean(name, names)}")
-        return name
 
     @model_validator(mode="before")
     @classmethod

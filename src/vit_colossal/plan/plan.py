@@ -52,6 +52,10 @@ def make_plan(
     Raises:
         ConfigError: all problems found.
     """
+    try:
+        facts_of(config.plugin)
+    except ConfigError as error:
+        raise ConfigError([*found, *error.problems]) from None
     config, notes = _default_subject(config, device)
     try:
         spec = read_spec(config.model or "", config.model_overrides)
