@@ -44,7 +44,8 @@ MLFLOW = ["mlflow-skinny>=2.17", "sqlalchemy>=2", "alembic>=1.13"]
 TRACKERS = {"wandb": ["wandb>=0.18"], "mlflow": MLFLOW}
 ONNX = ["onnx>=1.17", "onnxscript>=0.7", "onnxruntime>=1.20"]
 TEST = [
-    *("pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "playwright>=1.48"),
+    *("pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100"),
+    "playwright>=1.48",
     *(name for names in TRACKERS.values() for name in names),
     *ONNX,
 ]

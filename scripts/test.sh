@@ -26,5 +26,7 @@ mkdir -p .cache
 VIT_COLOSSAL_CACHE=$(mktemp -d "$PROJECT/.cache/test.XXXXXX")
 export VIT_COLOSSAL_CACHE
 trap 'rm -rf -- "$VIT_COLOSSAL_CACHE"' EXIT
-# The bound is for one test, and far above what any takes: it ends a hang, it judges no speed.
-python -m pytest --timeout 900 "${selection[@]}" "$@"
+# Two at a time: while one test waits for its processes to import PyTorch, another computes. The tests
+# of a file stay together, as they share what they trained. The bound is for one test, and far above
+# what any takes: it ends a hang, it judges no speed.
+python -m pytest --numprocesses 2 --dist loadfile --timeout 900 "${selection[@]}" "$@"

@@ -38,6 +38,9 @@ ADDED = {
 #: Commands that are run elsewhere, or are parts of sentences.
 ELSEWHERE = {
     r"^bash scripts/test\.sh": "this is running in it",
+    r"^colossalai run .*--pp 2$": "test_train_cli.py",
+    r"^python train\.py --nproc 2 --plugin hybrid --pp 2$": "test_train_cli.py",
+    r"^pre-commit ": "scripts/check.sh",
     r"^python train\.py$": "test_train_cli.py",
     r"--check-reference": "test_check.py",
     r"^colossalai run$": "a name, not a command",

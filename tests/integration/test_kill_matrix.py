@@ -46,9 +46,9 @@ def chain(
 @pytest.mark.parametrize(
     ("layout", "seed", "count", "kinds"),
     [
-        ("ddp fp32", 6, 4, QUICK),
+        ("ddp fp32", 6, 2, QUICK),
         ("zero1 bf16", 14, 2, KINDS),
-        ("hybrid pp2 fp16", 13, 4, QUICK),
+        ("hybrid pp2 fp16", 13, 2, QUICK),
     ],
 )
 def test_sample(

@@ -112,11 +112,14 @@ def assert_same_end(run_dir: Path, reference: Path) -> None:
     assert mine_model.read_bytes() == other_model.read_bytes()
 
 
-def interrupt_thrice(run_dir: Path, *flags: str) -> None:
+EXIT_CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143}
+
+
+def interrupt(run_dir: Path, signals: Sequence[signal.Signals], *flags: str) -> None:
     """Each signal saves on the way and has its exit code; the end resumes what they left."""
-    cases = ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143))
     command = train(run_dir, *flags, "--resume", "auto")
-    for number, exit_code in cases:
+    for number in signals:
+        exit_code = EXIT_CODES[number]
         before = last_step(run_dir)
         running = Running(command)
         running.wait_for_step(run_dir, before + 5)
@@ -137,14 +140,14 @@ def interrupt_thrice(run_dir: Path, *flags: str) -> None:
 
 @pytest.mark.slow
 def test_signals_to_a_single_process(tmp_path: Path, alone: Path) -> None:
-    interrupt_thrice(tmp_path / "run")
+    interrupt(tmp_path / "run", [signal.SIGTERM, signal.SIGINT])
     assert_same_end(tmp_path / "run", alone)
 
 
 @pytest.mark.slow
 def test_signals_to_the_parent_of_two(tmp_path: Path, together: Path) -> None:
     """Saved in the background too: another moment, the same bits."""
-    interrupt_thrice(tmp_path / "run", *TWO, "--async-save")
+    interrupt(tmp_path / "run", [signal.SIGUSR1], *TWO, "--async-save")
     assert_same_end(tmp_path / "run", together)
 
 
