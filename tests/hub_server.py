@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
@@ -84,11 +84,14 @@ class Hub:
         return None
 
 
-@contextmanager
-def serving(hub: Hub) -> Iterator[Hub]:
-    """Serve on a loopback port that the system picks."""
+H = TypeVar("H", bound="Hub")
 
-    class Handler(_Handler):
+
+@contextmanager
+def serving(hub: H, handler: type[HubHandler] | None = None) -> Iterator[H]:
+    """Serve on a loopback port that the system picks, by a handler that knows the hub."""
+
+    class Handler(handler or HubHandler):  # type: ignore[misc]
         pass
 
     Handler.hub = hub
@@ -103,7 +106,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
         server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class HubHandler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import ThreadingHTTPServer
+from contextlib import AbstractContextManager
 
-from hub_server import LARGE, Hub, Repository, Request, _Handler
+from hub_server import LARGE, Hub, HubHandler, Repository, Request, serving
 
 OWNER, WRITE_TOKEN = "somebody", "hf_a-secret-that-may-write"
 
@@ -35,27 +32,8 @@ class UploadHub(Hub):
         self.full = False
 
 
-@contextmanager
-def taking_uploads(hub: UploadHub) -> Iterator[UploadHub]:
-    """Serve on a loopback port that the system picks."""
-
-    class Handler(_Uploads):
-        pass
-
-    Handler.hub = Handler.uploads = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    hub.port = server.server_port
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-class _Uploads(_Handler):
-    uploads: UploadHub
+class _Uploads(HubHandler):
+    hub: UploadHub
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -70,7 +48,7 @@ class _Uploads(_Handler):
         elif path == "/api/repos/create":
             self._create(json.loads(body))
         elif match := re.fullmatch(r"/api/models/(.+?/.+?)/(preupload|commit|branch)/(.+)", path):
-            repository = self.uploads.repositories["models", match[1]]
+            repository = self.hub.repositories["models", match[1]]
             getattr(self, f"_{match[2]}")(repository, match[1], match[3], body)
         elif path.endswith(".git/info/lfs/objects/batch"):
             self._batch(json.loads(body))
@@ -80,23 +58,23 @@ class _Uploads(_Handler):
     def do_PUT(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self._note(self.path)
-        if self.uploads.full:
+        if self.hub.full:
             self._send(413, b"{}")
             return
-        self.uploads.blobs[self.path.rpartition("/")[2]] = body
+        self.hub.blobs[self.path.rpartition("/")[2]] = body
         self._send(200, b"")
 
     def _note(self, path: str) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}
-        self.uploads.requests.append(Request(self.command, path, headers))
+        self.hub.requests.append(Request(self.command, path, headers))
 
     def _create(self, asked: dict[str, object]) -> None:
         name = f"{asked.get('organization') or OWNER}/{asked['name']}"
-        status = 409 if ("models", name) in self.uploads.repositories else 200
-        self.uploads.repositories.setdefault(("models", name), Repository({}))
+        status = 409 if ("models", name) in self.hub.repositories else 200
+        self.hub.repositories.setdefault(("models", name), Repository({}))
         if asked.get("visibility") == "private":
-            self.uploads.private.append(name)
-        self._send(status, json.dumps({"url": f"{self.uploads.endpoint}/{name}"}).encode())
+            self.hub.private.append(name)
+        self._send(status, json.dumps({"url": f"{self.hub.endpoint}/{name}"}).encode())
 
     def _preupload(self, repository: Repository, name: str, branch: str, body: bytes) -> None:
         modes = [
@@ -110,12 +88,12 @@ class _Uploads(_Handler):
         self._json({"files": modes})
 
     def _branch(self, repository: Repository, name: str, branch: str, body: bytes) -> None:
-        self.uploads.branches.append(branch)
+        self.hub.branches.append(branch)
         self._json({})
 
     def _batch(self, asked: dict[str, list[dict[str, object]]]) -> None:
         objects = [
-            {**item, "actions": {"upload": {"href": f"{self.uploads.endpoint}/put/{item['oid']}"}}}
+            {**item, "actions": {"upload": {"href": f"{self.hub.endpoint}/put/{item['oid']}"}}}
             for item in asked["objects"]
         ]
         self._json({"transfer": "basic", "objects": objects})
@@ -124,11 +102,16 @@ class _Uploads(_Handler):
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             if line["key"] == "header":
-                self.uploads.messages.append(value["summary"])
+                self.hub.messages.append(value["summary"])
             elif line["key"] == "file":
                 repository.files[value["path"]] = base64.b64decode(value["content"])
             else:
-                repository.files[value["path"]] = self.uploads.blobs[value["oid"]]
-        repository.commit = f"{len(self.uploads.messages):040d}"
-        address = f"{self.uploads.endpoint}/{name}/commit/{repository.commit}"
+                repository.files[value["path"]] = self.hub.blobs[value["oid"]]
+        repository.commit = f"{len(self.hub.messages):040d}"
+        address = f"{self.hub.endpoint}/{name}/commit/{repository.commit}"
         self._json({"commitUrl": address, "commitOid": repository.commit})
+
+
+def taking_uploads(hub: UploadHub) -> AbstractContextManager[UploadHub]:
+    """Serve a hub that takes uploads."""
+    return serving(hub, _Uploads)

@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-import torch
-import torch.distributed as dist
-
 from vit_colossal.checkpoints.writer import Checkpointer, checkpoint_bytes
 from vit_colossal.data.loaders import Batch
 from vit_colossal.errors import UserError
@@ -124,7 +121,7 @@ class Loop:
                 if streak >= self.config.max_bad_steps:
                     self._give_up(streak)
                 if number:
-                    return self._leave(number, streak)
+                    return self._leave(number)
                 if self.step == job.total_steps:
                     break
                 if self._save_due() and self.step % per_epoch:
@@ -171,17 +168,14 @@ class Loop:
         return bool(self.config.save_every) and self.step % (self.config.save_every or 1) == 0
 
     def _save(self, *, best: bool = False) -> None:
-        """Save, unless the weights may be spoiled by a loss that is not finite."""
-        streak = torch.tensor(self.watch.look(), device=self.job.engine.device)
-        dist.all_reduce(streak, op=dist.ReduceOp.MAX)
-        if not int(streak):
-            progress: dict[str, Any] = {
-                "evaluated_step": self.evaluated_step,
-                "best": self.best,
-                "without_gain": self.without_gain,
-            }
-            with self._patience():
-                self.checkpoints.save(self.step, progress, best=best)
+        """Save; a state that is not finite is left out by the writer, which looks at all of it."""
+        progress: dict[str, Any] = {
+            "evaluated_step": self.evaluated_step,
+            "best": self.best,
+            "without_gain": self.without_gain,
+        }
+        with self._patience():
+            self.checkpoints.save(self.step, progress, best=best)
 
     def _finish_saving(self) -> None:
         with self._patience():
@@ -190,8 +184,8 @@ class Loop:
     def _patience(self) -> AbstractContextManager[None]:
         return self.watchdog.patient(checkpoint_bytes(self.job.num_parameters))
 
-    def _leave(self, number: int, streak: int) -> int:
-        if self.config.save_every != 0 and not streak:
+    def _leave(self, number: int) -> int:
+        if self.config.save_every != 0:
             self._save()
         self._finish_saving()
         if self.job.engine.is_lead:

@@ -1,0 +1,81 @@
+"""What a resumed run has to agree on, and when it may claim to be bit-exact."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from vit_colossal import TrainConfig
+from vit_colossal.checkpoints.resume import identity, layout
+from vit_colossal.config.train_config import RECIPE
+from vit_colossal.data.prepare import RunData
+from vit_colossal.plan.plan import Device, RunPlan, make_plan
+
+#: These may be changed on the way: the schedule is a function of the step, the rest of the future.
+MAY_CHANGE = {
+    *("epochs", "max_steps", "lr", "lr_schedule", "warmup_ratio", "adam_beta1", "adam_beta2"),
+    *("adam_eps", "clip_grad_norm", "early_stopping_patience", "grad_accumulation", "precision"),
+    *(
+        "random_resized_crop",
+        "min_crop_scale",
+        "horizontal_flip",
+        "auto_augment",
+        "mixup",
+        "cutmix",
+    ),
+    *("randaugment_num_ops", "randaugment_magnitude", "random_erasing", "label_smoothing"),
+    # Another value of it is another data set, by its fingerprint.
+    "max_train_samples",
+}
+#: A value that differs from the default, of those that have to agree.
+OTHER: dict[str, Any] = {
+    "global_batch_size": 32,
+    "weight_decay": 0.0,  # one parameter group instead of two
+    "decay_all": True,
+    "freeze": "backbone",
+    "freeze_layers": 1,
+    "layer_decay": 0.5,
+    "ema": 0.9,
+}
+
+
+def plan(world_size: int = 2, **settings: Any) -> RunPlan:
+    config = TrainConfig(dataset="digits", model="vit-micro", **settings)
+    return make_plan(config, world_size, Device("cpu"))
+
+
+DATA = cast(RunData, SimpleNamespace(labels=("a", "b"), fingerprint="x"))
+
+
+def test_every_setting_of_the_recipe_has_to_agree_or_may_change() -> None:
+    """A new setting fails here until somebody has decided."""
+    assert set(RECIPE) == MAY_CHANGE | OTHER.keys()
+    assert not MAY_CHANGE & OTHER.keys()
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_another_value_is_another_run(name: str) -> None:
+    assert identity(plan(**{name: OTHER[name]}), DATA) != identity(plan(), DATA)
+
+
+PIPELINE = {"plugin": "hybrid", "pp": 2, "global_batch_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"plugin": "ddp"}, {"plugin": "zero1"}),
+        ({"plugin": "hybrid", "pp": 2}, {"plugin": "hybrid", "tp": 2}),
+        ({"precision": "fp32"}, {"precision": "bf16"}),
+        ({"grad_accumulation": 1}, {"grad_accumulation": 2}),
+        ({**PIPELINE, "num_microbatches": 2}, {**PIPELINE, "num_microbatches": 8}),
+        ({"plugin": "hybrid", "precision": "bf16"}, {"plugin": "hybrid", "zero": 1}),
+    ],
+)
+def test_what_changes_the_order_of_sums_is_another_layout(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert layout(plan(**one)) != layout(plan(**other))
+    assert layout(plan(**one)) == layout(plan(**one))
