@@ -1,1 +1,1 @@
-"""TODO."""
+"""``vit-colossal bench``: strategies and peers, timed in turns on the same work."""

@@ -27,7 +27,7 @@ class BenchCase:
         threads: CPU threads of each.
         data: ``synthetic`` images held in memory, or ``real`` ones through the loader.
         steps, warmup: optimizer steps that are timed, and steps before them that are not.
-        peer: a script to run in place of a plugin, with the flags of ``bench_peer``.
+        peer: a script to run in place of a plugin, with the flags of ``bench.peer``.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What a person may ask for; no framework is imported."""

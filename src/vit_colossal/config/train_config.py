@@ -1,7 +1,7 @@
 """The run configuration: all settings together, and a dump that runs again.
 
 pydantic checks the types and ranges and reports all problems at once; what needs
-several fields, the number of processes, the model or the data is checked in ``validation``.
+several fields, the number of processes, the model or the data is checked in ``plan``.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""TODO."""
+"""``vit-colossal doctor``: whether training can start on this machine."""

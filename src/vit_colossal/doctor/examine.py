@@ -1,7 +1,7 @@
 """Can training start here? Every part that a run needs, tried; each problem with its fix.
 
 Nothing but the standard library is imported: this has to work where the rest is broken. Heavy
-packages are asked in processes of their own (``doctor_probe``).
+packages are asked in processes of their own (``doctor.probe``).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _requirements() -> Iterator[Check]:
 
 
 def _probe(*parts: str) -> dict[str, dict[str, Any]]:
-    """What ``doctor_probe`` says, by part; ``error`` is why one could not be had.
+    """What ``doctor.probe`` says, by part; ``error`` is why one could not be had.
 
     Parts after that one are left out: what they need does not work.
     """

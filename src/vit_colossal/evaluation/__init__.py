@@ -1,1 +1,1 @@
-"""TODO."""
+"""Exact evaluation, and what each image got."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The plain model, its optimizer, its loss and its directory; no ColossalAI."""

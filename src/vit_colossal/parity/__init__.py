@@ -1,1 +1,1 @@
-"""TODO."""
+"""``vit-colossal parity``: every layout against a plain loop and transformers' Trainer."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""All that is decided before a process group exists; no framework is imported."""

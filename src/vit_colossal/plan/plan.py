@@ -1,7 +1,7 @@
-"""Every problem of a run, found before any process group exists.
+"""From what was asked to a run that can start: defaults, then every problem at once.
 
-``resolve`` fills in the defaults that depend on the machine and the model; ``check`` collects what
-the plugin, the degrees, the model and the data cannot honour together.
+``make_plan`` fills in what depends on the machine and the model, and collects what the plugin, the
+degrees, the model and the data cannot honour together.
 """
 
 from __future__ import annotations

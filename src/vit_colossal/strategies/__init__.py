@@ -1,1 +1,1 @@
-"""TODO."""
+"""The only place that knows one plugin from another."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What one does with a trained model."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""From a plan to a trained model: job, step, loop, run."""

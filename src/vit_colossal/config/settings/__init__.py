@@ -1,1 +1,1 @@
-"""TODO."""
+"""The settings, in groups; a docstring under a field is its help text."""
