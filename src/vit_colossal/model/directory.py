@@ -15,7 +15,7 @@ from vit_colossal.plan.weight_names import named_weights
 from vit_colossal.plan.weights_fit import check_weights, weight_files
 
 if TYPE_CHECKING:
-    from transformers import ViTForImageClassification, ViTImageProcessor
+    from transformers import ViTForImageClassification, ViTImageProcessorPil
 
 
 class ModelNotWritten(UserError):
@@ -25,7 +25,7 @@ class ModelNotWritten(UserError):
 def save_directory(
     directory: Path,
     model: ViTForImageClassification,
-    processor: ViTImageProcessor,
+    processor: ViTImageProcessorPil,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write what ``from_pretrained`` reads: config, safetensors, image processor.
