@@ -158,7 +158,7 @@ def test_refusals(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         ("vit-micro", "x.png"): "a preset without weights",
         (str(trained / "model"), "x.png", "--checkpoint", "last"): "is no run",
         (str(trained), "x.png", "--checkpoint", "step-9"): "no checkpoint at",
-        (str(trained), "x.png", "--top-k", "0"): "--top-k 0: must be at least 1",
+        (str(trained), "x.png", "--top-k", "0"): "--top-k 0: input should be greater",
         (str(trained), "x.png", "--output", str(tmp_path / "no" / "x")): "in an existing folder",
     }
     for flags, problem in rows.items():

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vit_colossal.plan import run_folder
 from vit_colossal.rundir import events
 from vit_colossal.rundir.trackers import Tracker, close_all, log_to
-from vit_colossal.runtime.accelerator import peak_resident_bytes
+from vit_colossal.runtime.memory import peak_resident_bytes
 
 logger = logging.getLogger("vit_colossal")
 

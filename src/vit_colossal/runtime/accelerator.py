@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import platform
 import resource
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from typing import Any, Self
 import psutil
 import torch
 from colossalai.accelerator import BaseAccelerator
+
+from vit_colossal.runtime.memory import peak_resident_bytes
 
 CPU = torch.device("cpu")
 
@@ -94,17 +95,6 @@ class CpuProperties:
 
 def _resident_bytes() -> int:
     return psutil.Process().memory_info().rss
-
-
-def peak_resident_bytes() -> int:
-    """The process's peak resident set, since its start or the last `_reset_peak`."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    # No /proc: the peak since the start, in the unit that getrusage(2) has here.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _reset_peak() -> None:
