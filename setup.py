@@ -1,6 +1,7 @@
 """Package metadata; the settings of the tools are in pyproject.toml."""
 
 from pathlib import Path
+from runpy import run_path
 
 from setuptools import find_packages, setup
 
@@ -51,9 +52,11 @@ TEST = [
 ]
 DEV = ["ruff>=0.8", "mypy>=1.11", "types-PyYAML", "types-psutil"]
 
+VERSION = run_path("src/vit_colossal/version.py")["__version__"]
+
 setup(
     name="vit_colossal",
-    version="0.1.0",
+    version=VERSION,
     description="Fine-tune Vision Transformers with any ColossalAI plugin, with the same result",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

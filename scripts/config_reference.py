@@ -10,13 +10,12 @@ import sys
 from pathlib import Path
 from typing import Literal, Union, get_args, get_origin
 
-from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from vit_colossal.config.settings.base import Settings  # noqa: E402
+from vit_colossal.config.settings.base import Settings, spellings  # noqa: E402
 from vit_colossal.config.train_config import TrainConfig  # noqa: E402
 
 HEAD = """# Configuration
@@ -59,10 +58,7 @@ def limits(field: FieldInfo) -> str:
 
 def row(name: str, field: FieldInfo) -> str:
     """One line of a table."""
-    names = [name]
-    if isinstance(field.validation_alias, AliasChoices):
-        names = [str(choice) for choice in field.validation_alias.choices]
-    flag, *others = (f"`--{one.replace('_', '-')}`" for one in names)
+    flag, *others = (f"`--{one.replace('_', '-')}`" for one in spellings(TrainConfig)[name])
     text = re.sub(r"\s+", " ", field.description or "").replace("|", "\\|")
     if others:
         text += f" Also {', '.join(others)}."

@@ -219,3 +219,16 @@ def test_a_part_that_crashes_is_the_one_to_blame(tmp_path: Path) -> None:
     assert checks["torch"]["status"] == "ok"
     assert "SIGABRT" in checks["transformers"]["detail"]
     assert not {"colossalai", "process group"} & checks.keys()
+
+
+def test_every_strategy_is_imported_by_the_probe() -> None:
+    """What a run would import and fail at has to fail here."""
+    code = (
+        "import sys\nfrom vit_colossal.config.plugins import BUILT_IN\n"
+        "from vit_colossal.doctor.probe import probe_colossalai\nprobe_colossalai()\n"
+        "print(*[f.strategy for f in BUILT_IN.values()"
+        " if f.strategy.partition(':')[0] not in sys.modules])"
+    )
+    finished = run([sys.executable, "-c", code], timeout_s=120)
+    assert finished.returncode == 0, finished.output
+    assert finished.stdout.split() == []

@@ -160,6 +160,13 @@ def offered(folder: Path, name: str, value: str) -> dict[str, str]:
             "X = dict\nFACTS = PluginFacts(strategy='other:X')",
             "no subclass of Strategy",
         ),
+        (
+            "other",
+            "other:FACTS",
+            "from vit_colossal.config.plugins import PluginFacts\n"
+            "FACTS = PluginFacts(strategy='vit_colossal.strategies.strategy:Strategy')",
+            "does not define plugin",
+        ),
     ],
 )
 def test_one_that_cannot_be_used_is_one_line(

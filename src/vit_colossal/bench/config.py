@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from vit_colossal.bench.case import BenchCase
-from vit_colossal.config.plugins import ALIASES, DEFAULT_PLUGIN, plugin_names
+from vit_colossal.config.plugins import DEFAULT_PLUGIN, name_problem
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.config.train_config import problems_of
 from vit_colossal.errors import ConfigError
@@ -106,10 +106,10 @@ def _case(config: BenchConfig, spec: CaseSpec) -> BenchCase:
     cores = len(os.sched_getaffinity(0))
     steps, warmup = spec.steps or config.steps, spec.warmup_steps or config.warmup_steps
     try:
-        # A file names no code: a location is not one of these names.
-        plugin = str(spec.settings.get("plugin", DEFAULT_PLUGIN))
-        if ALIASES.get(plugin, plugin) not in plugin_names():
-            raise ConfigError([f"--plugin {plugin}: not one of {', '.join(plugin_names())}"])
+        # A file names no code: there a location is a name that is not known.
+        problem = name_problem(str(spec.settings.get("plugin", DEFAULT_PLUGIN)))
+        if problem is not None:
+            raise ConfigError([problem])
         job = config.job(steps + warmup, spec.settings)
     except ConfigError as error:
         raise ConfigError([f"case {spec.name!r}: {text}" for text in error.problems]) from None

@@ -8,11 +8,11 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from pydantic import AliasChoices, Field, create_model
+from pydantic import Field, create_model
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from vit_colossal.config.plugins import plugin_names
-from vit_colossal.config.settings.base import Settings
+from vit_colossal.config.settings.base import Settings, spellings
 from vit_colossal.errors import ConfigError
 from vit_colossal.text import did_you_mean, shown
 
@@ -91,10 +91,7 @@ def _most_used(action: Action) -> int:
 
 def _title(kind: type[Settings], action: Action) -> str:
     """Of the group of settings that an action belongs to."""
-    for name, field in kind.model_fields.items():
-        names = [name]
-        if isinstance(field.validation_alias, AliasChoices):
-            names += [str(choice) for choice in field.validation_alias.choices]
+    for name, names in spellings(kind).items():
         if {f"--{one.replace('_', '-')}" for one in names} & set(action.option_strings):
             owners = [base for base in kind.__mro__ if name in get_annotations(base)]
             return str(getattr(owners[-1], "title", "flags"))

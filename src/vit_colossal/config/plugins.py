@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 from vit_colossal.errors import ConfigError
+from vit_colossal.text import did_you_mean
 
 #: The entry points by which other distributions offer plugins.
 GROUP = "vit_colossal.plugins"
@@ -76,6 +77,14 @@ def plugin_names() -> list[str]:
     return [*BUILT_IN, *sorted({entry.name for entry in _offered()} - BUILT_IN.keys())]
 
 
+def name_problem(name: str) -> str | None:
+    """What is wrong with the name of a plugin; None for one that is installed, or upstream's."""
+    names = plugin_names()
+    if ALIASES.get(name, name) in names:
+        return None
+    return f"--plugin {name}: not one of {', '.join(names)}{did_you_mean(name, names)}"
+
+
 @cache
 def facts_of(name: str) -> PluginFacts:
     """The facts of a plugin; those of another distribution are imported for it.
@@ -99,7 +108,7 @@ def facts_of(name: str) -> PluginFacts:
         raise ConfigError([f"--plugin {name}: offered by {both}: uninstall one"])
     location = offers[0].value if offers else name
     if not is_location(location):
-        raise ConfigError([f"--plugin {name}: not one of {', '.join(plugin_names())}"])
+        raise ConfigError([name_problem(name) or f"--plugin {name}: {location!r} is no location"])
     found = load(location, f"--plugin {name}")
     if not isinstance(found, PluginFacts):
         kind = type(found).__name__
@@ -132,8 +141,9 @@ def load(location: str, subject: str) -> object:
         raise ConfigError([f"{subject}: {location} cannot be imported ({reason})"]) from error
 
 
-def _offered() -> list[EntryPoint]:
-    return list(entry_points(group=GROUP))
+@cache  # reading the metadata of all that is installed takes 10 ms
+def _offered() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=GROUP))
 
 
 def _origin(entry: EntryPoint) -> str:

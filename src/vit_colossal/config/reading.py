@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import AliasChoices, ValidationError
+from pydantic import ValidationError
 
 from vit_colossal.config.command_line import read_flags
-from vit_colossal.config.plugins import ALIASES, DEFAULT_PLUGIN, is_location, plugin_names
-from vit_colossal.config.settings.base import Settings
+from vit_colossal.config.plugins import is_location, name_problem
+from vit_colossal.config.settings.base import Settings, spellings
 from vit_colossal.config.train_config import TrainConfig, problems_of
 from vit_colossal.errors import ConfigError
-from vit_colossal.text import did_you_mean
 
 C = TypeVar("C", bound=TrainConfig)
 S = TypeVar("S", bound=Settings)
@@ -76,22 +75,11 @@ def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C,
         if name in file_values:
             problems.append(f"--config {path}: {name}: {reason}")
             del file_values[name]
-    plugin = file_values.get("plugin")
-    if isinstance(plugin, str) and is_location(plugin):
-        problems.append(
-            f"--config {path}: plugin: {plugin} would be imported and run: name an installed one, "
-            "or give it on the command line"
-        )
-        del file_values["plugin"]
     values = _merge(kind, file_values, flags)
-    # Here and not in the class: what a run wrote down is read without the plugin it was made with.
-    plugin = values.get("plugin", DEFAULT_PLUGIN)
-    if isinstance(plugin, str) and not is_location(plugin) and plugin not in ALIASES:
-        names = plugin_names()
-        if plugin not in names:
-            near = did_you_mean(plugin, names)
-            problems.append(f"--plugin {plugin}: not one of {', '.join(names)}{near}")
-            del values["plugin"]
+    problem = _plugin_problem(values, path, from_file="plugin" not in flags)
+    if problem is not None:
+        problems.append(problem)
+        del values["plugin"]
     try:
         return kind.model_validate(values), problems
     except ValidationError as error:
@@ -105,6 +93,23 @@ def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C,
         raise ConfigError(problems) from None
 
 
+def _plugin_problem(values: dict[str, Any], path: Any, *, from_file: bool) -> str | None:
+    """Why a plugin cannot be meant, by its name alone.
+
+    It is asked here and not in the class: what a run wrote down is read without the plugin it was
+    made with.
+    """
+    plugin = values.get("plugin")
+    if not isinstance(plugin, str) or (is_location(plugin) and not from_file):
+        return None
+    if is_location(plugin):
+        return (
+            f"--config {path}: plugin: {plugin} would be imported and run: name an installed one, "
+            "or give it on the command line"
+        )
+    return name_problem(plugin)
+
+
 #: Fields that are no settings of a run.
 _NOT_IN_FILES = {
     "nproc": "belongs on the command line: --nproc N",
@@ -114,13 +119,7 @@ _NOT_IN_FILES = {
 
 def _spellings(kind: type[TrainConfig], name: str) -> list[str]:
     """All names of the field that ``name`` is one name of."""
-    for key, field in kind.model_fields.items():
-        names = [key]
-        if isinstance(field.validation_alias, AliasChoices):
-            names += [str(choice) for choice in field.validation_alias.choices]
-        if name in names:
-            return names
-    return []
+    return next((names for names in spellings(kind).values() if name in names), [])
 
 
 def _merge(

@@ -48,10 +48,12 @@ def probe_colossalai() -> dict[str, Any]:
     import torch
 
     from vit_colossal import runtime
+    from vit_colossal.config.plugins import BUILT_IN
 
     colossalai = import_module("colossalai")
     runtime.activate("cuda" if torch.cuda.is_available() else "cpu")
-    import_module("vit_colossal.strategies.table")
+    for facts in BUILT_IN.values():
+        import_module(facts.strategy.partition(":")[0])
     from vit_colossal.runtime.kernels import kernels_in_use
 
     return {"version": colossalai.__version__, "kernels": kernels_in_use()}

@@ -67,6 +67,7 @@ def _read(store: dist.Store, key: str) -> str:
     return store.get(key).decode() if store.check([key]) else ""
 
 
+# The store can only wait for a key to be there, and a stale one is: so both sides look again.
 def _pause(deadline: float, problem: str) -> None:
     if time.monotonic() > deadline:
         raise TimeoutError(f"{problem}: the run cannot start")

@@ -18,9 +18,9 @@ from vit_colossal.model.optim import build_schedule, parameter_groups
 from vit_colossal.plan.parallel_dims import Coordinate, ParallelDims
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.plan.weight_names import named_weights
+from vit_colossal.strategies.choice import strategy_of
 from vit_colossal.strategies.parts import Part
 from vit_colossal.strategies.strategy import Boosted, Strategy
-from vit_colossal.strategies.table import strategy_of
 
 
 class Average(Protocol):

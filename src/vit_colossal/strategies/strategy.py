@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from vit_colossal.plan.plan import RunPlan
 from vit_colossal.plan.weight_names import named_weights
 from vit_colossal.strategies.parts import Part, cut_dimension
 
-#: One optimizer step is a list of these, keyed by what the model's forward calls them.
+#: What a stage gets of a batch, by the names that the model's forward has for it.
 StageInputs = dict[str, torch.Tensor]
 
 #: Counters of ColossalAI's dynamic loss scaler that its own state leaves out.
@@ -56,7 +57,7 @@ class MemoryUse:
     masters: int
 
 
-class Strategy:
+class Strategy(ABC):
     """One way to spread a model, its optimizer and its data over the ranks.
 
     A strategy overrides what is special about it. As it stands here, ranks hold whole parameters or
@@ -68,9 +69,9 @@ class Strategy:
 
     scaler_owner: str | None = None
 
+    @abstractmethod
     def plugin(self, plan: RunPlan) -> tuple[Plugin, MixedPrecision | None]:
         """ColossalAI's plugin, and the mixed precision that the booster adds to it."""
-        raise NotImplementedError
 
     def optimizer(
         self, groups: list[dict[str, Any]], config: TrainConfig, device: str
@@ -98,7 +99,7 @@ class Strategy:
         return None
 
     def stages(self, boosted: Boosted) -> dist.ProcessGroup:
-        """The ranks of one pipeline."""
+        """The ranks of one pipeline; only a plugin whose facts claim degrees is asked for them."""
         raise NotImplementedError("this strategy has no pipelines")
 
     def forward_pipeline(
@@ -125,7 +126,7 @@ class Strategy:
         """This rank's piece of a parameter that is trained."""
         return Part(name, parameter, parameter, parameter, tp_dim)
 
-    def refresh(self, boosted: Boosted) -> None:
+    def refresh(self, boosted: Boosted) -> None:  # noqa: B027 - here they are the masters
         """Make what the model computes with follow the masters, as the optimizer does after a step.
 
         Every rank has to call this.
@@ -155,7 +156,9 @@ class Strategy:
         """
         return {}
 
-    def restore_generators(self, boosted: Boosted, states: Mapping[str, torch.Tensor]) -> None:
+    def restore_generators(  # noqa: B027 - there are none here
+        self, boosted: Boosted, states: Mapping[str, torch.Tensor]
+    ) -> None:
         """Continue with states that :meth:`generators` gave in the same layout."""
 
     def loss_scale(self, boosted: Boosted) -> dict[str, float] | None:

@@ -57,6 +57,16 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
+def spellings(kind: type[Settings]) -> dict[str, list[str]]:
+    """The names that each field answers to, by the field's own; the first is the one shown."""
+    return {
+        name: [str(choice) for choice in field.validation_alias.choices]
+        if isinstance(field.validation_alias, AliasChoices)
+        else [name]
+        for name, field in kind.model_fields.items()
+    }
+
+
 class CommandSettings(Settings):
     """The flags of a command that trains nothing."""
 
