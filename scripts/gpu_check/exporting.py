@@ -116,7 +116,7 @@ def _pictures(folder: Path, count: int) -> Path:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    from vit_colossal.data.splits import stratified_split
+    from vit_colossal.data.sources.splits import stratified_split
 
     folder.mkdir(parents=True, exist_ok=True)
     values, targets = load_digits(return_X_y=True)

@@ -34,9 +34,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert start is not None
         text = path.read_text()
         path.write_text(text[: start.end()] + row + text[start.end() :])
-    local = source / "vit_colossal" / "data" / "local.py"
-    line = "from vit_colossal.data.fingerprint"
-    added = "from vit_colossal.data.arrays import read_arrays\n"
+    local = source / "vit_colossal" / "data" / "sources" / "local.py"
+    line = "from vit_colossal.data.sources.fingerprint"
+    added = "from vit_colossal.data.sources.arrays import read_arrays\n"
     local.write_text(local.read_text().replace(line, added + line, 1))
     return source
 

@@ -100,6 +100,13 @@ def test_there_is_no_circle() -> None:
     assert set(order) == FILES.keys()
 
 
+def test_sources_know_nothing_of_pixels() -> None:
+    """What is found and how it is labelled is decided before anything is decoded."""
+    inner = "data.sources."
+    beyond = {o for n in FILES if n.startswith(inner) for o in IMPORTS[n] if o.startswith("data.")}
+    assert [other for other in beyond if not other.startswith(inner)] == []
+
+
 def test_only_two_rooms_know_colossalai() -> None:
     knowing = {
         _room(name)

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from vit_colossal.data.decoding import POLICY_VERSION, BadImage, Row, decode_rows
-from vit_colossal.data.problems import listed
+from vit_colossal.data.sources.problems import listed
 from vit_colossal.errors import DataError
 
 if TYPE_CHECKING:

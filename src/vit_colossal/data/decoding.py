@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vit_colossal.data.webdataset import open_file
+from vit_colossal.data.sources.webdataset import open_file
 
 # Part of every cache key: raise it whenever `to_rgb` or `decode` would give other pixels.
 POLICY_VERSION = 1

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
 from vit_colossal.data.lazy import check_images
-from vit_colossal.data.request import SourceRequest, default_cache_root
-from vit_colossal.data.sources import ImageSource, choose, load
+from vit_colossal.data.sources.request import SourceRequest, default_cache_root
+from vit_colossal.data.sources.source import ImageSource, choose, load
 from vit_colossal.data.streams import StreamedSource, read_streams
 from vit_colossal.errors import DataError
 from vit_colossal.plan.plan import RunPlan

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from vit_colossal.data.cache import CachedSplit, CacheOptions, Pixels, prepare_rows
-from vit_colossal.data.columns import find_columns, flat_features, named_labels, numbered
 from vit_colossal.data.decoding import Row
-from vit_colossal.data.request import SourceRequest
-from vit_colossal.data.sources import Loaded
-from vit_colossal.data.splits import (
+from vit_colossal.data.sources.columns import find_columns, flat_features, named_labels, numbered
+from vit_colossal.data.sources.request import SourceRequest
+from vit_colossal.data.sources.source import Loaded
+from vit_colossal.data.sources.splits import (
     choose_splits,
     describe_split,
     fingerprint,

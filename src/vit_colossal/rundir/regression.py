@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vit_colossal.data.sources import ALIASES
+from vit_colossal.data.sources.source import ALIASES
 from vit_colossal.errors import ConfigError
 from vit_colossal.rundir.finished import FinishedRun, Subject, read_run
 from vit_colossal.rundir.references import (

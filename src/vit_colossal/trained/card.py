@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_colossal.data.sources import ALIASES
+from vit_colossal.data.sources.source import ALIASES
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.model_spec import PRESETS

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vit_colossal.data.decoding import BadImage, Row, decode_rows
-from vit_colossal.data.local import IMAGE_SUFFIXES
+from vit_colossal.data.sources.local import IMAGE_SUFFIXES
 from vit_colossal.data.transforms import normalize
 from vit_colossal.errors import ConfigError
 from vit_colossal.model.vit import build_processor

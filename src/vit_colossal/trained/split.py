@@ -11,8 +11,8 @@ from vit_colossal.config.settings.data import DataSettings
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.cache import CachedSplit, CacheOptions
 from vit_colossal.data.prepare import cache_options, decode_split, open_data, source_request
-from vit_colossal.data.request import SourceRequest
-from vit_colossal.data.sources import ImageSource
+from vit_colossal.data.sources.request import SourceRequest
+from vit_colossal.data.sources.source import ImageSource
 from vit_colossal.data.streams import StreamedSource
 from vit_colossal.errors import ConfigError, DataError
 from vit_colossal.model.vit import build_processor

@@ -14,7 +14,7 @@ import torch
 from vit_colossal.checkpoints.resume import wants_resume, with_checkpoint
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.prepare import RunData, prepare_data
-from vit_colossal.data.sources import missing_path
+from vit_colossal.data.sources.source import missing_path
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.plan import Device, RunPlan, check_data, fit_batch, make_plan

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vit_colossal.data import fingerprint
-from vit_colossal.data.fingerprint import content_of
+from vit_colossal.data.sources.fingerprint import content_of
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, ViTImageProcessorPil
 from vit_colossal.data import cache
 from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
 from vit_colossal.data.decoding import to_rgb
-from vit_colossal.data.request import default_cache_root
+from vit_colossal.data.sources.request import default_cache_root
 from vit_colossal.data.transforms import normalize
 from vit_colossal.errors import DataError
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 TOKEN = "hf_secretNotToBePrinted"
 SCRIPT = """
 import json, sys
-from vit_colossal.data.sources import SourceRequest, open_source
+from vit_colossal.data.sources.source import SourceRequest, open_source
 from vit_colossal.errors import ConfigError
 from vit_colossal.model.vit import build_model, build_processor
 from vit_colossal.plan.weights_fit import check_weights

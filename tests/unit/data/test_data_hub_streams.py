@@ -26,7 +26,7 @@ SCRIPT = """
 import hashlib, json, sys
 from pathlib import Path
 from vit_colossal.data.cache import CacheOptions, prepare_images
-from vit_colossal.data.request import SourceRequest
+from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.errors import DataError
 from vit_colossal.data.prepare import open_data
 for name, way, *label_column in json.loads(sys.argv[1]):

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from vit_colossal.data.columns import checked, label_names
-from vit_colossal.data.request import SourceRequest
-from vit_colossal.data.sources import ImageSource, open_source
-from vit_colossal.data.splits import stratified_split
+from vit_colossal.data.sources.columns import checked, label_names
+from vit_colossal.data.sources.request import SourceRequest
+from vit_colossal.data.sources.source import ImageSource, open_source
+from vit_colossal.data.sources.splits import stratified_split
 from vit_colossal.errors import DataError
 
 
@@ -455,7 +455,7 @@ def test_a_stratified_split_keeps_every_share_to_one_row(held_out: int) -> None:
 
 def test_no_heavy_library_is_imported_with_the_modules() -> None:
     script = (
-        "import sys, vit_colossal.data.sources, vit_colossal.data.cache; "
+        "import sys, vit_colossal.data.sources.source, vit_colossal.data.cache; "
         "print(sorted({'torch', 'datasets', 'transformers', 'colossalai'} & set(sys.modules)))"
     )
     environment = {"PYTHONPATH": ":".join(sys.path)}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vit_colossal.data.request import SourceRequest
-from vit_colossal.data.sources import ImageSource, open_source
+from vit_colossal.data.sources.request import SourceRequest
+from vit_colossal.data.sources.source import ImageSource, open_source
 from vit_colossal.errors import DataError
 
 

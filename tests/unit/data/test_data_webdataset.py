@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vit_colossal.data.request import SourceRequest
-from vit_colossal.data.sources import ImageSource, missing_path, open_source
-from vit_colossal.data.webdataset import expand_braces, open_file
+from vit_colossal.data.sources.request import SourceRequest
+from vit_colossal.data.sources.source import ImageSource, missing_path, open_source
+from vit_colossal.data.sources.webdataset import expand_braces, open_file
 from vit_colossal.errors import DataError
 
 

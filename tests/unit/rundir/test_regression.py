@@ -18,7 +18,7 @@ from scipy import stats
 
 from vit_colossal.cli import main
 from vit_colossal.config.reading import TrainConfig, load_config
-from vit_colossal.data.sources import SourceRequest, open_source
+from vit_colossal.data.sources.source import SourceRequest, open_source
 from vit_colossal.errors import ConfigError
 from vit_colossal.rundir.finished import hyperparameters
 from vit_colossal.rundir.references import Reference, find_reference, load_references

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vit_colossal.data.columns import (
+from vit_colossal.data.sources.columns import (
     checked,
     column_values,
     find_columns,
@@ -21,9 +21,9 @@ from vit_colossal.data.columns import (
     label_names,
     whole_number_or_text,
 )
-from vit_colossal.data.local import READERS, load_local
-from vit_colossal.data.request import SourceRequest, default_cache_root
-from vit_colossal.data.splits import (
+from vit_colossal.data.sources.local import READERS, load_local
+from vit_colossal.data.sources.request import SourceRequest, default_cache_root
+from vit_colossal.data.sources.splits import (
     choose_splits,
     describe_split,
     fingerprint,
@@ -31,7 +31,7 @@ from vit_colossal.data.splits import (
     parse_slice,
     stratified_split,
 )
-from vit_colossal.data.webdataset import is_pattern
+from vit_colossal.data.sources.webdataset import is_pattern
 from vit_colossal.errors import DataError
 from vit_colossal.hub import explain, reaching_hub
 from vit_colossal.redaction import hide_secrets

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from vit_colossal.data.request import EVAL_SPLITS, SourceRequest
+from vit_colossal.data.sources.request import EVAL_SPLITS, SourceRequest
 from vit_colossal.errors import DataError
 
 #: A part of a split, as `datasets` writes it.

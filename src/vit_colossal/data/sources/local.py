@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vit_colossal.data.fingerprint import content_of
-from vit_colossal.data.folders import IMAGE_SUFFIXES, load_folder, visible_files
-from vit_colossal.data.request import EVAL_SPLITS, SourceRequest
-from vit_colossal.data.tables import TEXT_SUFFIXES, read_tables
-from vit_colossal.data.webdataset import expand_braces, read_shards
+from vit_colossal.data.sources.fingerprint import content_of
+from vit_colossal.data.sources.folders import IMAGE_SUFFIXES, load_folder, visible_files
+from vit_colossal.data.sources.request import EVAL_SPLITS, SourceRequest
+from vit_colossal.data.sources.tables import TEXT_SUFFIXES, read_tables
+from vit_colossal.data.sources.webdataset import expand_braces, read_shards
 from vit_colossal.errors import DataError
 
 #: Rows by split, and image files that they name.

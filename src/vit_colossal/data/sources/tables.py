@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_colossal.data.columns import LABEL_COLUMNS, labelled_images, plain_label
-from vit_colossal.data.problems import listed
+from vit_colossal.data.sources.columns import LABEL_COLUMNS, labelled_images, plain_label
+from vit_colossal.data.sources.problems import listed
 from vit_colossal.errors import DataError
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from vit_colossal.data.columns import labelled_images, plain_label
-from vit_colossal.data.problems import listed
+from vit_colossal.data.sources.columns import labelled_images, plain_label
+from vit_colossal.data.sources.problems import listed
 from vit_colossal.errors import DataError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from vit_colossal.data.problems import listed
-from vit_colossal.data.request import EVAL_SPLITS
+from vit_colossal.data.sources.problems import listed
+from vit_colossal.data.sources.request import EVAL_SPLITS
 from vit_colossal.errors import DataError
 
 if TYPE_CHECKING:
