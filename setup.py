@@ -69,5 +69,5 @@ setup(
     },
     install_requires=REQUIREMENTS + COLOSSALAI_IMPORTS,
     extras_require={**TRACKERS, "onnx": ONNX, "test": TEST, "dev": TEST + DEV},
-    entry_points={"console_scripts": ["vit-colossal = vit_colossal.cli:main"]},
+    entry_points={"console_scripts": ["vit-colossal = vit_colossal.cli:start"]},
 )

@@ -5,7 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
-from vit_colossal.cli import run_command
+from vit_colossal.commands.run import run_command
+from vit_colossal.runtime.interpreter import leave
 
 if __name__ == "__main__":
-    sys.exit(run_command("train", sys.argv[1:], prog="train.py"))
+    leave(run_command("train", sys.argv[1:], prog="train.py"))

@@ -22,7 +22,7 @@ def hops() -> list[str]:
     code = """
 import sys, traceback
 sys.path.insert(0, "src")
-from vit_colossal.cli import run_command
+from vit_colossal.commands.run import run_command
 from vit_colossal import runtime
 runtime.activate("cpu")
 from colossalai.booster import Booster

@@ -1,7 +1,6 @@
 """``python -m vit_colossal``."""
 
-import sys
+from vit_colossal.cli import start
 
-from vit_colossal.cli import main
-
-sys.exit(main())
+if __name__ == "__main__":
+    start()

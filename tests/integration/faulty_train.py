@@ -147,10 +147,10 @@ def _plant_in_layers(planter: Planter, layer: Any) -> None:
 def main(arguments: list[str]) -> int:
     processes, *flags = arguments
     if int(processes) > 1 and "RANK" not in os.environ:
-        from vit_colossal.runtime.spawn import launch
+        from vit_colossal.runtime.spawn import Program, launch
 
-        return launch([__file__, *arguments], int(processes))
-    from vit_colossal.cli import run_command
+        return launch(Program((__file__, *arguments)), int(processes))
+    from vit_colossal.commands.run import run_command
 
     text = os.environ.get("FAULT")
     if text:

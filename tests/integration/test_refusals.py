@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from vit_colossal.cli import main, run_command
+from vit_colossal.cli import main
+from vit_colossal.commands.run import run_command
 
 Refused = Callable[..., list[str]]
 

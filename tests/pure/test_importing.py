@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import gc
-from vit_colossal.runtime.importing import without_collecting
+from vit_colossal.runtime.interpreter import without_collecting
 try:
     with without_collecting():
         {body}

@@ -30,7 +30,7 @@ from vit_colossal.model.vit import flops_per_image
 from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.runtime.group import Topology
-from vit_colossal.runtime.spawn import launch
+from vit_colossal.runtime.spawn import Program, launch
 
 logger = logging.getLogger("vit_colossal")
 
@@ -124,7 +124,7 @@ class Bench:
         steps = self.config.profile_steps if profile else 0
         Order(case, work, result, started, steps).write(order)
         with _limited(self.config.case_timeout):
-            code = launch(command, case.processes)
+            code = launch(Program(tuple(command)), case.processes)
         if code in (
             ExitCode.INTERRUPTED,
             ExitCode.TERMINATED,

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 
+import torch
+
+from vit_colossal.commands.run import run_command
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.runtime import activate
 from vit_colossal.runtime.group import Topology
-from vit_colossal.runtime.spawn import launch
+from vit_colossal.runtime.interpreter import without_collecting
+from vit_colossal.runtime.spawn import can_fork, launch
 
 #: What plans a run and raises ConfigError for its problems: configuration, place, problems so far.
 Planner = Callable[[TrainConfig, Topology, list[str]], object]
 
 
 def spawn(
-    name: str, config: TrainConfig, flags: Sequence[str], problems: list[str], plan: Planner
+    name: str,
+    config: TrainConfig,
+    flags: Sequence[str],
+    prog: str,
+    problems: list[str],
+    plan: Planner,
 ) -> int:
     """Validate here, before anything starts; then run the same command in N processes.
 
@@ -22,6 +34,7 @@ def spawn(
         name: of the command.
         config: its configuration, as far as it can be read.
         flags: the command line.
+        prog: what the command is called in messages.
         problems: what could not be read.
         plan: finds all other problems.
 
@@ -31,10 +44,24 @@ def spawn(
     Raises:
         ConfigError: all problems.
     """
+    # What runs in several threads before a fork does not run in any after it.
+    torch.set_num_threads(1)
     topology = _topology(config, problems)
     plan(config, topology, problems)
-    count = topology.world_size
-    return launch(["-m", "vit_colossal", name, *_without_nproc(flags)], count)
+    if can_fork():
+        _import_all(config.plugin)
+    command = partial(run_command, name, _without_nproc(flags), prog)
+    return launch(command, topology.world_size)
+
+
+@without_collecting()
+def _import_all(plugin: str) -> None:
+    """Once for all processes: forked ones have it, and share the memory that it takes."""
+    activate("cpu")
+    import_module("vit_colossal.training.fit")
+    from vit_colossal.strategies.choice import strategy_of
+
+    strategy_of(plugin)
 
 
 def _topology(config: TrainConfig, problems: list[str]) -> Topology:

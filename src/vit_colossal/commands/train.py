@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vit_colossal.config.reading import parse_config
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ExitCode
-from vit_colossal.runtime.importing import without_collecting
+from vit_colossal.runtime.interpreter import share_cpu, without_collecting
 
 SETTINGS = TrainConfig
 
@@ -16,11 +16,14 @@ def main(flags: Sequence[str], prog: str) -> int:
     """Train, in this process or in N."""
     config, problems = parse_config(flags, prog, SETTINGS)
     # Not before the flags are read: --help and wrong ones need no PyTorch.
+    # PyTorch is not imported before the flags are read: --help and wrong ones need none.
+    if config.nproc is not None:
+        share_cpu(config.nproc)
     with without_collecting():
         from vit_colossal.commands.start import spawn
         from vit_colossal.training.run import plan_run, rehearse, train
     if problems or config.nproc is not None:
-        return spawn("train", config, flags, problems, plan_run)
+        return spawn("train", config, flags, prog, problems, plan_run)
     if config.dry_run:
         rehearse(config)
         return ExitCode.OK

@@ -61,9 +61,9 @@ def probe_colossalai() -> dict[str, Any]:
 
 def probe_group() -> dict[str, Any]:
     """Two processes, started as ``--nproc 2`` does, add a number."""
-    from vit_colossal.runtime.spawn import launch
+    from vit_colossal.runtime.spawn import Program, launch
 
-    code = launch(["-m", "vit_colossal.doctor.probe", "member"], 2)
+    code = launch(Program(("-m", "vit_colossal.doctor.probe", "member")), 2)
     if code:
         raise RuntimeError(f"the two processes ended with exit code {code}")
     return {"backend": _backend()}

@@ -30,7 +30,7 @@ from vit_colossal.parity.trace import Difference, Trace, compare, first_beyond
 from vit_colossal.plan.layouts import AUTOCAST, MASTERS, Layout, fitting_layouts
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.runtime.group import Topology
-from vit_colossal.runtime.spawn import launch
+from vit_colossal.runtime.spawn import Program, launch
 from vit_colossal.training.run import choose_device, plan_run
 
 logger = logging.getLogger("vit_colossal")
@@ -217,7 +217,7 @@ def _run_cases(cases: list[Case], folder: Path, worker: Sequence[str]) -> None:
             logger.info("running %d cases on %d processes", len(todo), processes)
             file = folder / f"cases-{processes}.json"
             file.write_text(json.dumps([case.to_json() for case in todo]), encoding="utf-8")
-            launch([*worker, str(file)], processes)
+            launch(Program((*worker, str(file))), processes)
             left = [case for case in todo if not (case.trace_dir / "trace.json").exists()]
             todo = left[1:]
 

@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 
-from vit_colossal.runtime.importing import without_collecting
+from vit_colossal.runtime.interpreter import without_collecting
 
 # Each is the beginning of one message that ColossalAI causes with every import or run, and the
 # module that is blamed for it: two are about optional packages that no plugin here uses, the others

@@ -1,99 +1,245 @@
-"""Start N local processes through torch's elastic launcher, and say which one failed."""
+"""Start N local processes, pass signals on to them, and say which one failed."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import ctypes
+import multiprocessing
 import os
 import signal
 import sys
-import uuid
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess, SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
 
 import psutil
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+import torch
+import torch.distributed as dist
 
 from vit_colossal.errors import ANSWERS, ExitCode
+from vit_colossal.runtime.interpreter import share_cpu
+
+#: What a process runs: it returns its exit code. It is pickled where processes cannot be forked.
+Command = Callable[[], int]
+
+#: Passed on to the processes, which finish their step and save.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# A killed process takes its peers down within milliseconds.
+_MOURNING_S = 1.0
+# How long the peers of a failed process may take to end once they are asked to.
+_GRACE_S = 30.0
+_PR_SET_PDEATHSIG = 1
 
 
-def launch(arguments: list[str], num_processes: int) -> int:
-    """Run ``python ARGUMENTS`` in ``num_processes`` processes on this machine.
+@dataclass(frozen=True)
+class Program:
+    """Another Python program, as a command.
 
-    The processes meet on the loopback interface. CPU threads are shared out evenly unless
-    OMP_NUM_THREADS says otherwise. SIGTERM, SIGINT and SIGUSR1 are passed on, so that the
-    processes finish their step and save; whatever is left of them in the end is killed.
+    Attributes:
+        arguments: What follows ``python`` on its command line.
+    """
+
+    arguments: tuple[str, ...]
+
+    def __call__(self) -> int:
+        os.execv(sys.executable, [sys.executable, *self.arguments])
+
+
+class _Ended(NamedTuple):
+    rank: int
+    pid: int
+    code: int
+    time: float
+
+
+def launch(command: Command, num_processes: int) -> int:
+    """Run a command in ``num_processes`` processes on this machine.
+
+    They are forked where that is possible, so that they have all that was imported here; where
+    CUDA is, which does not survive it, they are started anew. They meet on the loopback interface.
+    SIGTERM, SIGINT and SIGUSR1 are passed on; whatever is left in the end is killed. They end, too,
+    when this process is gone: at once while they start, and after saving while they train.
 
     Returns:
         0; 143 or 130 when a signal ended it; else the exit code of the first process that failed
         (1 when it died of a signal).
     """
-    cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_processes)))
+    share_cpu(num_processes)
     # Peers on one machine need no other interface, and none should be reachable from outside.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # The processes run this very code, also from a checkout that is not installed.
     here = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        monitor_interval=0.1,
-        logs_specs=DefaultLogsSpecs(),
-    )
-    # Its own report repeats, in 45 lines, what one line below says.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    # The launcher passes SIGTERM and SIGINT on by itself, but would die of this one.
-    before = signal.signal(signal.SIGUSR1, lambda number, frame: _pass_on(number))
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    forks = isinstance(command, Program) or can_fork()
+    kind: type[BaseProcess] = ForkProcess if forks else SpawnProcess
+    workers = [
+        kind(target=_work, args=(command, _place(rank, num_processes, store.port)))
+        for rank in range(num_processes)
+    ]
+    with _passing_on(workers) as received:
+        try:
+            _start(workers)
+            for number in received:
+                _send(number, workers)
+            failed = _wait(workers)
+        finally:
+            _kill_all()
+    if received and failed is not None:
+        return ExitCode.after(received[0])
+    return ExitCode.OK if failed is None else _report(failed)
+
+
+def _start(workers: Sequence[BaseProcess]) -> None:
+    """Start all, none of which gets a signal before it has handlers of its own."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        elastic_launch(config, sys.executable)(*arguments)
-    except ChildFailedError as error:
-        return _report(error)
-    except SignalException as error:
-        return ExitCode.after(error.sigval)
+        for worker in workers:
+            worker.start()
     finally:
-        signal.signal(signal.SIGUSR1, before)
-        _pass_on(signal.SIGKILL)
-    return 0
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _pass_on(number: int) -> None:
+def can_fork() -> bool:
+    """Whether this process may be forked: asking whether there is CUDA already starts its driver.
+
+    Beside Linux, libraries of the system do not survive it.
+    """
+    return sys.platform == "linux" and not torch.cuda.is_available()
+
+
+def _place(rank: int, num_processes: int, port: int) -> dict[str, str]:
+    """torchrun's variables."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        # The store is the launcher's: no rank has to open a port that may be taken by then.
+        "TORCHELASTIC_USE_AGENT_STORE": str(True),
+    }
+
+
+def _work(command: Command, place: dict[str, str]) -> None:
+    """What each process does."""
+    parent = multiprocessing.parent_process()
+    os.setsid()  # the terminal's Ctrl-C reaches the launcher alone, which passes it on
+    end_with_parent(None if parent is None else parent.pid)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    os.environ.update(place)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    try:
+        code = command()
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+    sys.exit(code)
+
+
+def end_with_parent(parent: int | None) -> None:
+    """Have this process get SIGTERM when its parent ends, however that ends (prctl(2), Linux).
+
+    Args:
+        parent: The parent's id; when it is another's by now, this process ends at once.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _passing_on(workers: Sequence[BaseProcess]) -> Iterator[list[int]]:
+    """Pass signals on to the workers; gives the numbers of those that came."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if workers[-1].pid is not None:  # else it is sent once all have been started
+            _send(number, workers)
+
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _send(number: int, workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        if worker.pid is not None and worker.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, number)
+
+
+def _kill_all() -> None:
+    """Whatever still runs below this process, loader processes and all."""
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.send_signal(number)
+            child.kill()
 
 
-def _report(error: ChildFailedError) -> int:
+def _wait(workers: Sequence[BaseProcess]) -> _Ended | None:
+    """Wait for all; once one fails, the others are asked to end, and killed some time later.
+
+    Returns:
+        The process that failed first, if any did.
+    """
+    running = dict(enumerate(workers))
+    failures: list[_Ended] = []
+    measures: list[tuple[float, int]] = []  # when to send which signal
+    while running:
+        pause = max(0.0, measures[0][0] - time.monotonic()) if measures else None
+        wait([worker.sentinel for worker in running.values()], pause)
+        now = time.monotonic()
+        if measures and now >= measures[0][0]:
+            _send(measures.pop(0)[1], running.values())
+        ended = {rank: worker for rank, worker in running.items() if worker.exitcode is not None}
+        for rank, worker in ended.items():
+            del running[rank]
+            if worker.exitcode:
+                failures.append(_Ended(rank, worker.pid or 0, worker.exitcode, now))
+        if failures and len(failures) == len([rank for rank in ended if workers[rank].exitcode]):
+            # The first ones: the others will hardly end well.
+            measures = [
+                (now + _MOURNING_S, signal.SIGTERM),
+                (now + _MOURNING_S + _GRACE_S, signal.SIGKILL),
+            ]
+    return _to_blame(failures)
+
+
+def _to_blame(failures: list[_Ended]) -> _Ended | None:
+    """The first to fail; of those that ended together, one that was killed and not its mourners."""
+    if not failures:
+        return None
+    together = [failure for failure in failures if failure.time <= failures[0].time + _MOURNING_S]
+    killed = [failure for failure in together if failure.code < 0]
+    return (killed or failures)[0]
+
+
+def _report(failed: _Ended) -> int:
     """One line on the process that failed first; its own output already said why."""
-    failures = sorted(error.failures.items(), key=lambda item: item[1].timestamp)
-    # A killed process takes its peers down within milliseconds: name it, not the first mourner.
-    # Those that torch's launcher ends after a failure, by SIGTERM and half a minute later by
-    # SIGKILL, are listed too (since a release between 2.5 and 2.11), behind the one that failed.
-    soon = failures[0][1].timestamp + 1
-    killed = [
-        item
-        for item in failures
-        if item[1].exitcode < 0
-        and item[1].exitcode != -signal.SIGTERM
-        and item[1].timestamp <= soon
-    ]
-    rank, failure = (killed or failures)[0]
-    if failure.exitcode < 0:
-        name = signal.Signals(-failure.exitcode).name
-        print(f"error: rank {rank} (pid {failure.pid}) was killed by {name}", file=sys.stderr)
-        return ExitCode.FAILED
+    if failed.code < 0:
+        name = signal.Signals(-failed.code).name
+        print(f"error: rank {failed.rank} (pid {failed.pid}) was killed by {name}", file=sys.stderr)
+        return ExitCode.TERMINATED if failed.code == -signal.SIGTERM else ExitCode.FAILED
     # These are answers, which the processes have given in their own words.
-    if failure.exitcode not in ANSWERS:
+    if failed.code not in ANSWERS:
         print(
-            f"error: rank {rank} (pid {failure.pid}) failed with exit code {failure.exitcode}",
+            f"error: rank {failed.rank} (pid {failed.pid}) failed with exit code {failed.code}",
             file=sys.stderr,
         )
-    return failure.exitcode
+    return failed.code

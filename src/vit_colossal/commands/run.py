@@ -1,0 +1,74 @@
+"""One command in this process: what went wrong becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+from vit_colossal.commands.names import WITHOUT_TORCH
+from vit_colossal.errors import ConfigError, ExitCode, UserError
+from vit_colossal.redaction import SafeFormatter, hide_secrets
+from vit_colossal.runtime.interpreter import without_collecting
+from vit_colossal.text import printable
+
+
+def run_command(name: str, flags: Sequence[str], prog: str) -> int:
+    """Run a command in this process, and map errors to codes."""
+    debug = "--debug" in flags
+    try:
+        if name not in WITHOUT_TORCH:
+            _set_up_logging(debug)
+        # Imported when asked for: no command pays for what another one needs.
+        with without_collecting():
+            command = import_module(f"vit_colossal.commands.{name}")
+        return int(command.main(flags, prog))
+    except UserError as error:
+        if debug:
+            print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
+        elif _speaks_for_all():
+            _print_error(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has enough. Python would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.READER_GONE
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if debug or package == "vit_colossal":
+            raise
+        print(f"error: {error}: run 'vit-colossal doctor' for what to do", file=sys.stderr)
+        return 1
+
+
+def _speaks_for_all() -> bool:
+    """Whether what is wrong would otherwise be said by another rank, or by none."""
+    rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "0")
+    numbers = rank.isdecimal() and world.isdecimal()
+    return not numbers or int(rank) == 0 or int(rank) >= int(world)
+
+
+def _print_error(error: UserError) -> None:
+    # A file's name may hold what ends a line or steers a terminal.
+    found = error.problems if isinstance(error, ConfigError) else str(error).splitlines()
+    lines = [printable(hide_secrets(line)) for line in found]
+    if len(lines) == 1:
+        print(f"error: {lines[0]}", file=sys.stderr)
+        return
+    print(f"error: {len(lines)} problems:", file=sys.stderr)
+    for line in lines:
+        print(f"  - {line}", file=sys.stderr)
+
+
+def _set_up_logging(debug: bool) -> None:
+    from vit_colossal.rundir.metrics import TqdmHandler
+
+    handler = TqdmHandler()
+    handler.setFormatter(SafeFormatter("%(message)s"))
+    logger = logging.getLogger("vit_colossal")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False
