@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
         return cls.INTERRUPTED if signal == SIGINT else cls.TERMINATED
 
 
-#: Those that a rank has given its reasons for.
+#: Codes with which a rank has said why: the launcher adds nothing.
 ANSWERS = (ExitCode.USAGE, ExitCode.DIFFERENT, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 

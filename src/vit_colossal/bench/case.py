@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.reading import TrainConfig
 
 #: The first steps whose losses are kept, to show that the cases did the same work.
@@ -60,15 +59,6 @@ class BenchCase:
     def slug(self) -> str:
         """A file name that a person recognizes."""
         return f"{re.sub(r'[^A-Za-z0-9.]+', '-', self.name).strip('-')}-{self.digest}"
-
-    @property
-    def precision(self) -> str:
-        """Which of the two kinds of 16 bits, as they round differently."""
-        precision = self.config.precision or "fp32"
-        if precision == "fp32":
-            return precision
-        whole = self.peer is not None or facts_of(self.config.plugin).autocasts
-        return f"{precision} {'autocast' if whole else 'weights'}"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ from vit_colossal.bench.case import BenchCase, Order, write_result
 from vit_colossal.bench.config import BenchConfig
 from vit_colossal.bench.data import plan_case, prepare_work
 from vit_colossal.bench.peer import peer_command
+from vit_colossal.config.plugins import facts_of
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError, ExitCode
 from vit_colossal.model.vit import flops_per_image
 from vit_colossal.plan.parallel_dims import bubble
@@ -47,12 +49,27 @@ class Row:
             ``flops_per_image`` and, for a pipeline, ``bubble``.
         repetitions: the numbers of each launch.
         error: why there are no more of them.
+        config: the case's configuration with its defaults, once it is planned.
     """
 
     case: BenchCase
     facts: dict[str, Any] = field(default_factory=dict)
     repetitions: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
+    config: TrainConfig | None = None
+
+    @property
+    def precision(self) -> str:
+        """What it computes in."""
+        return (self.config or self.case.config).precision or "fp32"
+
+    @property
+    def arithmetic(self) -> str:
+        """The same, and for 16 bits which kind, as these round differently."""
+        if self.precision == "fp32":
+            return self.precision
+        autocasts = self.case.peer is not None or facts_of(self.case.config.plugin).autocasts
+        return f"{self.precision} {'autocast' if autocasts else 'weights'}"
 
 
 class Bench:
@@ -83,7 +100,7 @@ class Bench:
         for row in self.rows:
             try:
                 plan, data = plan_case(row.case, _topology(row.case), None)
-                row.facts = _facts(plan, len(data.labels))
+                row.facts, row.config = _facts(plan, len(data.labels)), plan.config
                 if row.case.peer is not None:
                     peer_command(row.case, plan, Path(), Path())
                 self._work[row.case.slug] = prepare_work(plan, data, folder / "work")

@@ -14,7 +14,7 @@ from vit_colossal.config.plugins import DEFAULT_PLUGIN, name_problem
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.config.train_config import problems_of
 from vit_colossal.errors import ConfigError
-from vit_colossal.plan.layouts import AUTOCAST, fitting_layouts
+from vit_colossal.plan.layouts import AUTOCAST, fitting_layouts, select
 from vit_colossal.plan.model_spec import read_spec
 
 
@@ -144,16 +144,7 @@ def _from_file(path: Path) -> list[CaseSpec]:
 def _from_layouts(config: BenchConfig) -> list[CaseSpec]:
     spec = read_spec(config.model or "vit-micro", config.model_overrides)
     fitting = fitting_layouts(config.nproc or 1, spec)
-    if config.precision is not None:
-        fitting = [layout for layout in fitting if layout.precision == config.precision]
-    wanted = {name.strip() for name in config.layouts.split(",")}
-    known = {layout.name for layout in fitting}
-    if config.layouts != "all":
-        unknown = sorted(wanted - known)
-        if unknown:
-            listed = ", ".join(sorted(known))
-            raise ConfigError([f"--layouts {name}: not one of {listed}" for name in unknown])
-        fitting = [layout for layout in fitting if layout.name in wanted]
+    fitting = select(fitting, config.layouts, config.precision)
     scripts = [Path(name.strip()) for name in config.peers.split(",") if name.strip()]
     peer = {"plugin": AUTOCAST, "precision": config.precision or "fp32"}
     return [

@@ -14,10 +14,14 @@ import torch
 
 from vit_colossal.bench.compare import Row
 from vit_colossal.bench.device_peak import peak_flops
+from vit_colossal.config.train_config import RECIPE
 
 #: How far the first losses of cases that do the same work may be apart, relative; by precision.
 #: In fp32 the order of sums differs (measured: up to 1e-6), in 16 bits every rounding.
 LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 2e-2}
+
+#: The settings that make it other work; accumulating cuts the same batch.
+_WORK = (*(name for name in RECIPE if name != "grad_accumulation"), "seed")
 
 _SHARES = ("data", "forward_backward", "optimizer", "communication")
 
@@ -48,7 +52,7 @@ def summarize(row: Row) -> dict[str, Any]:
         "plugin": case.config.plugin,
         "processes": case.processes,
         "threads": case.threads,
-        "precision": case.precision,
+        "precision": row.arithmetic,
         "data": case.data,
         "model": case.config.model,
         "dataset": case.config.dataset if case.data == "real" else None,
@@ -61,7 +65,7 @@ def summarize(row: Row) -> dict[str, Any]:
     found, batch = row.repetitions, row.facts["global_batch"]
     speeds = [batch * case.steps / one["window_seconds"] for one in found]
     steps = [seconds for one in found for seconds in one["step_seconds"]]
-    flops = peak_flops(row.facts["device"], case.config.precision or "fp32")
+    flops = peak_flops(row.facts["device"], row.precision)
     per_second = median(speeds) * row.facts["flops_per_image"]
     phases = next((one["phases"] for one in found if one.get("phases")), None)
     return {
@@ -97,11 +101,11 @@ def same_work(rows: list[Row]) -> list[dict[str, Any]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.repetitions:
-            config = row.case.config
-            recipe = (config.lr, config.weight_decay, config.clip_grad_norm, config.seed)
+            config = row.config or row.case.config
+            recipe = [getattr(config, name) for name in _WORK]
             images = config.dataset if row.case.data == "real" else "synthetic"
             shape = (config.model, tuple(sorted(config.model_overrides.items())))
-            key = (shape, images, row.facts["global_batch"], row.case.precision, recipe)
+            key = (shape, images, row.facts["global_batch"], row.arithmetic, recipe)
             groups.setdefault(str(key), []).append(row)
     return [_compare(members) for members in groups.values()]
 
@@ -114,16 +118,15 @@ def _compare(members: list[Row]) -> dict[str, Any]:
         name: max(abs(a - b) / abs(b) for a, b in zip(mine, expected, strict=True))
         for name, mine in losses.items()
     }
-    precision = first.case.config.precision or "fp32"
     return {
         "model": first.case.config.model,
         "images": first.case.config.dataset if first.case.data == "real" else "synthetic",
         "global_batch": first.facts["global_batch"],
-        "precision": first.case.precision,
+        "precision": first.arithmetic,
         "losses": losses,
         "relative_difference": off,
-        "tolerance": LOSS_TOLERANCE[precision],
-        "equal": all(value <= LOSS_TOLERANCE[precision] for value in off.values()),
+        "tolerance": LOSS_TOLERANCE[first.precision],
+        "equal": all(value <= LOSS_TOLERANCE[first.precision] for value in off.values()),
     }
 
 

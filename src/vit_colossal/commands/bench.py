@@ -7,14 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from vit_colossal.bench.compare import Bench
 from vit_colossal.bench.config import BenchConfig, make_cases
-from vit_colossal.bench.plot import plot
-from vit_colossal.bench.report import as_document, as_markdown, as_text, write
 from vit_colossal.config.reading import load_config
 from vit_colossal.errors import ExitCode
-from vit_colossal.rundir.record import describe_software
-from vit_colossal.runtime.pins import require_colossalai
 
 SETTINGS = BenchConfig
 
@@ -22,6 +17,12 @@ SETTINGS = BenchConfig
 def main(flags: Sequence[str], prog: str) -> int:
     """Measure; 1 when nothing could be, 3 when cases of the same work have other losses."""
     config = load_config(flags, prog, BenchConfig)
+    from vit_colossal.bench.compare import Bench
+    from vit_colossal.bench.plot import plot
+    from vit_colossal.bench.report import as_document, as_markdown, as_text, write
+    from vit_colossal.rundir.record import describe_software
+    from vit_colossal.runtime.pins import require_colossalai
+
     require_colossalai()
     folder = config.output_dir or Path("runs") / time.strftime("bench-%Y%m%d-%H%M%S")
     software = describe_software()
@@ -40,5 +41,5 @@ def main(flags: Sequence[str], prog: str) -> int:
     failed = len(document["cases"]) - len(measured)
     print(f"{len(measured)} cases measured, {failed} refused or failed; report in {folder}")
     if not measured:
-        return 1
+        return ExitCode.FAILED
     return ExitCode.DIFFERENT if unequal else ExitCode.OK

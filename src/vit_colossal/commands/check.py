@@ -10,7 +10,6 @@ from pydantic_settings import CliPositionalArg
 from vit_colossal.config.reading import read_settings
 from vit_colossal.config.settings.base import CommandSettings
 from vit_colossal.errors import ConfigError, ExitCode
-from vit_colossal.rundir.regression import check_run, record
 
 
 class CheckSettings(CommandSettings):
@@ -38,6 +37,8 @@ def main(flags: Sequence[str], prog: str) -> int:
         raise ConfigError(["--record and --command go together"])
     if asked.record is not None and asked.reference is not None:
         raise ConfigError(["--record and --reference exclude each other"])
+    from vit_colossal.rundir.regression import check_run, record
+
     if asked.record is not None and asked.command is not None:
         entry = record(asked.record, asked.run_dir, asked.command, asked.references)
         print(f"recorded {entry.name}: accuracy {entry.value} over {len(entry.results)} runs")

@@ -11,7 +11,6 @@ from vit_colossal.config.reading import read_settings
 from vit_colossal.config.settings.base import CommandSettings
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
-from vit_colossal.report.page import write_report
 
 
 class ReportSettings(CommandSettings):
@@ -36,6 +35,8 @@ def main(flags: Sequence[str], prog: str) -> int:
     if len(asked.run_dir) > 1 and asked.output is None:
         raise ConfigError(["several runs need --output FILE"])
     output = asked.output or asked.run_dir[0] / run_folder.REPORT
+    from vit_colossal.report.page import write_report
+
     try:
         write_report(asked.run_dir, output, asked.reference, asked.references)
     except OSError as error:

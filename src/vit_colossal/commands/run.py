@@ -64,7 +64,7 @@ def _print_error(error: UserError) -> None:
 
 
 def _set_up_logging(debug: bool) -> None:
-    from vit_colossal.rundir.metrics import TqdmHandler
+    from vit_colossal.rundir.log_lines import TqdmHandler
 
     handler = TqdmHandler()
     handler.setFormatter(SafeFormatter("%(message)s"))

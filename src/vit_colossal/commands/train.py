@@ -15,8 +15,7 @@ SETTINGS = TrainConfig
 def main(flags: Sequence[str], prog: str) -> int:
     """Train, in this process or in N."""
     config, problems = parse_config(flags, prog, SETTINGS)
-    # Not before the flags are read: --help and wrong ones need no PyTorch.
-    # PyTorch is not imported before the flags are read: --help and wrong ones need none.
+    # PyTorch comes after the flags: --help needs none, and it reads the number of threads.
     if config.nproc is not None:
         share_cpu(config.nproc)
     with without_collecting():

@@ -18,7 +18,8 @@ from vit_colossal.text import did_you_mean
 
 #: The entry points by which other distributions offer plugins.
 GROUP = "vit_colossal.plugins"
-#: Of the facts and of `strategies.strategy.Strategy`; raised when an older plugin would go wrong.
+#: The version of the facts and of `strategies.strategy.Strategy`. It is raised whenever a plugin
+#: written for an older one would go wrong.
 INTERFACE = 1
 
 
@@ -48,7 +49,7 @@ BUILT_IN = {
     "ddp": PluginFacts(strategy=f"{_ROOM}.ddp:DDP", autocasts=True),
     "zero1": PluginFacts(strategy=f"{_ROOM}.zero:Zero1"),
     "zero2": PluginFacts(strategy=f"{_ROOM}.zero:Zero2"),
-    # It replaces what would be compiled.
+    # Gemini replaces the parameters that compiled code would read.
     "gemini": PluginFacts(strategy=f"{_ROOM}.gemini:Gemini", refuses_fp32=True, compiles=False),
     "hybrid": PluginFacts(strategy=f"{_ROOM}.hybrid:Hybrid", has_degrees=True),
 }

@@ -1,7 +1,7 @@
 """Reading a configuration: a YAML file, and flags that override it.
 
 Every field of the command's configuration class is a flag (``--global-batch-size``) and a YAML key
-(``global_batch_size``).
+(``global_batch_size``); but ``--nproc``, which starts the processes that read the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Memory, disks and the hub, as ``doctor`` sees them; from the standard library alone."""
+"""Memory, disks and the hub, as ``doctor`` sees them; no framework is imported."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from vit_colossal.data.sources.request import default_cache_root
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -56,12 +58,11 @@ def memory() -> Check:
 def folders(output: Path) -> Iterator[Check]:
     """Where a run writes, and where images and downloads are kept."""
     home = Path.home() / ".cache"
-    cache = os.environ.get("VIT_COLOSSAL_CACHE")
     home_of_hub = os.environ.get("HF_HOME")
     yield folder("output", output, "name another with --output-dir")
     yield folder(
         "image cache",
-        Path(cache).expanduser() if cache else home / "vit_colossal",
+        default_cache_root(),
         "set VIT_COLOSSAL_CACHE to another folder",
     )
     yield folder(

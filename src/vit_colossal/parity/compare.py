@@ -15,19 +15,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, FiniteFloat
 
 from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import RECIPE, TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
 from vit_colossal.parity.case import Case
+from vit_colossal.parity.config import ParityConfig
 from vit_colossal.parity.plain_loop import Grouping, train_plain
 from vit_colossal.parity.trace import Difference, Trace, compare, first_beyond
-from vit_colossal.plan.layouts import AUTOCAST, MASTERS, Layout, fitting_layouts
+from vit_colossal.plan.layouts import AUTOCAST, MASTERS, Layout, fitting_layouts, select
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.runtime.group import Topology
 from vit_colossal.runtime.spawn import Program, launch
@@ -61,30 +61,6 @@ _SHARED = frozenset(
     )
 )
 WORKER = ("-m", "vit_colossal.parity.worker")
-
-
-class ParityConfig(TrainConfig):
-    """Compare every layout, a plain PyTorch loop and transformers' Trainer step by step."""
-
-    layouts: str = "all"
-    """Comma-separated layout names (ddp, zero1, hybrid tp2, ...), or all that fit --nproc."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where all of them train, the plain loop too: cuda takes one device for each process."""
-    peers: bool = True
-    """Run transformers.Trainer too, alone and data-parallel."""
-    clip_too: FiniteFloat = Field(1.0, ge=0)
-    """Repeat the fp32 rows with the gradient norm clipped to this value; 0 leaves them out."""
-
-    def job(self, **changes: Any) -> TrainConfig:
-        """The training that all subjects run."""
-        own = set(ParityConfig.model_fields) - set(TrainConfig.model_fields)
-        values = {key: value for key, value in dict(self).items() if key not in own}
-        defaults: dict[str, Any] = {"nproc": None, "output_dir": None}
-        if self.max_steps is None and self.epochs is None:
-            defaults["max_steps"] = 50
-        if self.global_batch_size is None and self.batch_size is None:
-            defaults["global_batch_size"] = 16
-        return TrainConfig.model_validate({**values, **defaults, **changes})
 
 
 @dataclass(frozen=True)
@@ -162,9 +138,8 @@ def compare_cases(
 def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]:
     """Every layout, and Trainer, in the asked precision and clipping."""
     plan, _ = plan_run(config.job(plugin=AUTOCAST, pp=1, tp=1), Topology())
-    layouts = _select(fitting_layouts(processes, plan.spec), config.layouts)
-    if config.precision is not None:
-        layouts = [layout for layout in layouts if layout.precision == config.precision]
+    fitting = fitting_layouts(processes, plan.spec)
+    layouts = select(fitting, config.layouts, config.precision)
     clips = [config.clip_grad_norm]
     if config.clip_too and config.clip_grad_norm == 0:
         clips.append(config.clip_too)
@@ -194,18 +169,6 @@ def _refuse_what_peers_lack(config: ParityConfig) -> None:
     if found:
         flags = ", ".join(found)
         raise ConfigError([f"{flags}: Trainer is compared without it: add --no-peers"])
-
-
-def _select(layouts: list[Layout], wanted: str) -> list[Layout]:
-    if wanted == "all":
-        return layouts
-    names = [name.strip() for name in wanted.split(",")]
-    known = sorted({layout.name for layout in layouts})
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        fitting = ", ".join(known)
-        raise ConfigError([f"--layouts {name}: not one of {fitting}" for name in unknown])
-    return [layout for layout in layouts if layout.name in names]
 
 
 def _run_cases(cases: list[Case], folder: Path, worker: Sequence[str]) -> None:
@@ -253,7 +216,7 @@ class _References:
         key = (job.precision, job.clip_grad_norm, facts_of(job.plugin).autocasts)
         if key not in self._tolerances:
             base = self.trace(job, Grouping())
-            batch = self.config.job().global_batch_size or 16
+            batch = self.config.job().global_batch_size or 1
             reordered = [g for g in REORDERED if batch % g.parts == 0]
             off = [compare(self.trace(job, grouping), base) for grouping in reordered]
             spread = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vit_colossal.config.plugins import BUILT_IN, facts_of, plugin_names
+from vit_colossal.config.plugins import facts_of, plugin_names
+from vit_colossal.errors import ConfigError
 from vit_colossal.plan.model_spec import ModelSpec
 
 
@@ -35,6 +36,9 @@ class Layout:
 #: with fp32 masters.
 AUTOCAST, MASTERS = "ddp", "zero1"
 
+#: Plugins whose layouts need more than their name.
+_LAST = ("gemini", "hybrid")
+
 #: Chunks this small make Gemini really shard a small model, as its defaults do a large one.
 SMALL_CHUNKS = {
     "gemini_min_chunk_m": 0.03,
@@ -46,14 +50,9 @@ SMALL_CHUNKS = {
 def fitting_layouts(processes: int, spec: ModelSpec) -> list[Layout]:
     """Every layout of ``processes`` processes that the model allows, fp32 where there is one."""
     layouts = []
-    for plugin in ("ddp", "zero1", "zero2"):
-        for precision in ("fp32", "bf16"):
-            flags = {"plugin": plugin, "precision": precision}
-            layouts.append(Layout(plugin, flags, processes))
     for plugin in plugin_names():
-        if plugin not in BUILT_IN:
-            facts = facts_of(plugin)
-            for precision in ("bf16",) if facts.refuses_fp32 else ("fp32", "bf16"):
+        if plugin not in _LAST:
+            for precision in ("bf16",) if facts_of(plugin).refuses_fp32 else ("fp32", "bf16"):
                 flags = {"plugin": plugin, "precision": precision}
                 layouts.append(Layout(plugin, flags, processes))
     gemini = {"plugin": "gemini", "precision": "bf16", **SMALL_CHUNKS}
@@ -68,6 +67,28 @@ def fitting_layouts(processes: int, spec: ModelSpec) -> list[Layout]:
             zero = {**base, "zero": 1, "precision": "bf16"}
             layouts.append(Layout(f"{name}+zero1", zero, processes))
     return layouts
+
+
+def select(layouts: list[Layout], wanted: str, precision: str | None) -> list[Layout]:
+    """Those that were asked for.
+
+    Args:
+        layouts: that fit.
+        wanted: names with commas between them, or ``all``.
+        precision: in which they compute; None is any.
+
+    Raises:
+        ConfigError: a name that none of them has.
+    """
+    layouts = [layout for layout in layouts if precision in (None, layout.precision)]
+    if wanted == "all":
+        return layouts
+    names = {name.strip() for name in wanted.split(",")}
+    known = {layout.name for layout in layouts}
+    if unknown := sorted(names - known):
+        fitting = ", ".join(sorted(known))
+        raise ConfigError([f"--layouts {name}: not one of {fitting}" for name in unknown])
+    return [layout for layout in layouts if layout.name in names]
 
 
 def _degrees(processes: int, spec: ModelSpec) -> list[tuple[int, int]]:

@@ -24,14 +24,13 @@ _STANDINS |= {f"#0a000{index}": f"var(--c{index})" for index in range(1, NUM_COL
 
 @dataclass(frozen=True)
 class Series:
-    """One curve; ``color`` counts from 0; ``marked`` shows the points, ``dashed`` the line so."""
+    """One curve; ``color`` counts from 0; ``marked`` shows the points."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     color: int = 0
     marked: bool = False
-    dashed: bool = False
 
     @property
     def css_color(self) -> str:
@@ -93,7 +92,6 @@ def draw(
                 one.y,
                 color=f"#0a000{one.color % NUM_COLORS + 1}",
                 linewidth=1.6,
-                linestyle="--" if one.dashed else "-",
                 marker="o" if one.marked or len(one.x) == 1 else None,
                 markersize=3.4,
             )
@@ -145,7 +143,7 @@ def thinned(series: Series) -> Series:
         chosen |= {min(finite, key=series.y.__getitem__), max(finite, key=series.y.__getitem__)}
     order = sorted(chosen)
     x, y = [series.x[place] for place in order], [series.y[place] for place in order]
-    return Series(series.name, x, y, series.color, series.marked, series.dashed)
+    return Series(series.name, x, y, series.color, series.marked)
 
 
 def summary(title: str, x_label: str, series: Sequence[Series]) -> str:

@@ -22,7 +22,7 @@ def held_by(run_dir: Path) -> str | None:
     """Who is writing to a run directory; None if nobody is. Leaves no trace."""
     try:
         with (run_dir / NAME).open("r+") as file:
-            return None if _taken(file.fileno()) else file.read().strip() or "unknown"
+            return None if _try_lock(file.fileno()) else file.read().strip() or "unknown"
     except OSError:
         return None
 
@@ -55,7 +55,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         ) from None
     with file:
         file.seek(0)
-        if not _taken(file.fileno()):
+        if not _try_lock(file.fileno()):
             raise ConfigError([in_use(run_dir, file.read().strip() or "unknown")])
         with contextlib.suppress(OSError):  # a full disk is for the checkpoints to report
             file.truncate(0)
@@ -64,7 +64,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def _taken(descriptor: int) -> bool:
+def _try_lock(descriptor: int) -> bool:
     """Lock the file; False if another process has."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -162,17 +162,6 @@ def _summary_writer(path: Path) -> Any:
     return SummaryWriter(str(path))
 
 
-class TqdmHandler(logging.Handler):
-    """Log lines that do not tear the progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(
-            self.format(record),
-            file=sys.stderr if record.levelno >= logging.WARNING else sys.stdout,
-        )
-        sys.stdout.flush()
-
-
 def peak_memory_bytes(device: torch.device) -> int:
     """This rank's peak: allocated device memory on CUDA, resident set on the CPU."""
     if device.type == "cuda":

@@ -59,7 +59,7 @@ class Topology:
         )
 
 
-#: Each with and without LOCAL_ before it.
+#: Each stands in the environment twice: as it is, and with LOCAL_ before it.
 _PLACE = ("RANK", "WORLD_SIZE")
 
 

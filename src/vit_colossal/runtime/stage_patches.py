@@ -1,7 +1,7 @@
 """Corrections of ColossalAI 0.5.0 for pipeline stages that have nothing of what others have.
 
 With frozen layers a stage may be without gradients, and with a learning rate per layer without a
-parameter in a group. Written like the functions of ``patches``, which applies these too.
+parameter in a group. Written like the functions of ``patches``; ``corrections`` applies them.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Job:
 
     @property
     def epochs(self) -> int:
-        """How many are begun."""
+        """The number of epochs, of which `--max-steps` may end the last one early."""
         return math.ceil(self.total_steps / self.steps_per_epoch)
 
     def evaluate(self, *, predictions: bool = False) -> Evaluation:

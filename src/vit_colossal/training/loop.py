@@ -199,7 +199,7 @@ class Loop:
 
     def _give_up(self, streak: int) -> None:
         self._finish_saving()
-        # The answer of a step comes one step later, hence the + 1.
+        # The answer of a step comes one step later: the streak began that much earlier.
         first = self.step - streak
         raise TrainingFailed(
             f"the loss is not finite since step {max(first, 1)}: stopped after {streak} such steps "

@@ -21,7 +21,9 @@ import psutil
 import torch
 import torch.distributed as dist
 
-#: What the exit code of an ended run tells, beside 128 + signal.
+from vit_colossal.errors import ExitCode
+
+#: Those that ask a run to finish its step, save and leave.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 #: Bytes per second below which a disk is taken for one that hangs.
 SLOWEST_DISK = 10e6
@@ -37,7 +39,7 @@ class StopRequest:
     def handle(self, number: int, frame: FrameType | None) -> None:
         """First signal: remember. Second: leave at once."""
         if self.signal:
-            os._exit(128 + number)
+            os._exit(ExitCode.after(number))
         self.signal = number
 
     @property

@@ -1,0 +1,37 @@
+"""What parity compares: its flags."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, FiniteFloat
+
+from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.errors import ConfigError
+
+
+class ParityConfig(TrainConfig):
+    """Compare every layout, a plain PyTorch loop and transformers' Trainer step by step."""
+
+    layouts: str = "all"
+    """Comma-separated layout names (ddp, zero1, hybrid tp2, ...), or all that fit --nproc."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where all of them train, the plain loop too: cuda takes one device for each process."""
+    peers: bool = True
+    """Run transformers.Trainer too, alone and data-parallel."""
+    clip_too: FiniteFloat = Field(1.0, ge=0)
+    """Repeat the fp32 rows with the gradient norm clipped to this value; 0 leaves them out."""
+
+    def job(self, **changes: Any) -> TrainConfig:
+        """The training that all subjects run."""
+        own = set(ParityConfig.model_fields) - set(TrainConfig.model_fields)
+        values = {key: value for key, value in dict(self).items() if key not in own}
+        if self.batch_size is not None:
+            # It would be another global batch for each number of replicas.
+            raise ConfigError(["--batch-size: parity compares one batch: use --global-batch-size"])
+        defaults: dict[str, Any] = {"nproc": None, "output_dir": None}
+        if self.max_steps is None and self.epochs is None:
+            defaults["max_steps"] = 50
+        if self.global_batch_size is None:
+            defaults["global_batch_size"] = 16
+        return TrainConfig.model_validate({**values, **defaults, **changes})
