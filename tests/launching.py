@@ -146,6 +146,11 @@ def torchrun(processes: int, *arguments: str) -> list[str]:
     ]
 
 
+def forked(processes: int, *arguments: str) -> list[str]:
+    """The command that runs a script in ``processes`` ranks as ``--nproc`` does."""
+    return [sys.executable, str(ROOT / "tests" / "forked.py"), str(processes), *arguments]
+
+
 @dataclass(frozen=True)
 class Case:
     """One training run inside a launch.
@@ -236,6 +241,6 @@ class Launch:
         arguments = [str(WORKER), str(path), str(self.directory)]
         command = [sys.executable, *arguments]
         if self.processes > 1:
-            command = torchrun(self.processes, *arguments)
+            command = forked(self.processes, *arguments)
         finished = run(command, timeout_s=120 + 10 * len(cases))
         self.log = finished.output[-6000:]

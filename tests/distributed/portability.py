@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launching import environment, run, torchrun
+from launching import environment, forked, run
 
 STEPS, HALF = 14, 7
 
@@ -81,7 +81,7 @@ def train(folder: Path, tasks: Sequence[Task], *, timeout_s: float) -> None:
     path.write_text(json.dumps([asdict(task) for task in tasks]))
     command = [sys.executable, __file__, str(path)]
     if processes > 1:
-        command = torchrun(processes, __file__, str(path))
+        command = forked(processes, __file__, str(path))
     env = environment()
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env["PYTHONPATH"]])
     finished = run(command, timeout_s=timeout_s, env=env)

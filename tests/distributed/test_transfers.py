@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from launching import run, torchrun
+from launching import forked, run
 from vit_colossal.runtime.transfers import buckets
 
 WORKER = str(Path(__file__).with_name("transfers_worker.py"))
@@ -19,7 +19,7 @@ WORKER = str(Path(__file__).with_name("transfers_worker.py"))
 def report() -> dict[str, Any]:
     flags = ["--device", "cpu", "--dataset", "digits", "--model", "vit-micro"]
     flags += ["--global-batch-size", "16", "--max-steps", "4"]
-    finished = run(torchrun(2, WORKER, *flags), timeout_s=200)
+    finished = run(forked(2, WORKER, *flags), timeout_s=200)
     assert finished.returncode == 0, finished.output
     line = next(line for line in finished.stdout.splitlines() if line.startswith("REPORT "))
     found: dict[str, Any] = json.loads(line.removeprefix("REPORT "))

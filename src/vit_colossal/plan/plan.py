@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vit_colossal.config.plugins import BUILT_IN, PLUGIN_WITH_DEGREES, facts_of
+from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.checkpoint import Checkpoint
 from vit_colossal.plan.model_spec import ModelSpec, read_spec
 from vit_colossal.plan.parallel_dims import BatchPlan, ParallelDims, plan_batches
+from vit_colossal.plan.problems import (
+    augmentation_problems,
+    freeze_problems,
+    model_problems,
+    plugin_problems,
+    refuses_fp32,
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,10 @@ def make_plan(
     try:
         spec = read_spec(config.model or "", config.model_overrides)
     except ConfigError as error:
-        raise ConfigError([*found, *_plugin_problems(config, device), *error.problems]) from None
+        found = [*found, *plugin_problems(config, device.kind), *augmentation_problems(config)]
+        raise ConfigError([*found, *error.problems]) from None
     config = _default_recipe(config, spec, device)
-    problems = [*found, *_plugin_problems(config, device), *_model_problems(config, spec)]
-    problems += [*_augmentation_problems(config), *_freeze_problems(config, spec)]
+    problems = [*found, *plugin_problems(config, device.kind), *model_problems(config, spec)]
     plan: BatchPlan | None = None
     try:
         dims = ParallelDims.for_world(world_size, pp=config.pp, tp=config.tp)
@@ -77,6 +84,7 @@ def make_plan(
         )
     except ConfigError as error:
         problems += error.problems
+    problems += [*augmentation_problems(config), *freeze_problems(config, spec)]
     if problems or plan is None:
         raise ConfigError(problems)
     return RunPlan(config, device, spec, dims, plan, tuple(notes))
@@ -160,103 +168,3 @@ def _global_batch(config: TrainConfig, spec: ModelSpec, dims: ParallelDims) -> T
         return config.replace(global_batch_size=config.batch_size * dims.dp, batch_size=None)
     default = 16 if spec.pretrained else 64
     return config.replace(global_batch_size=config.global_batch_size or default)
-
-
-def refuses_fp32(config: TrainConfig) -> bool:
-    """Whether the weights are kept in 16 bits only: by the plugin, or by ZeRO among replicas."""
-    return facts_of(config.plugin).refuses_fp32 or config.zero > 0
-
-
-def _plugin_problems(config: TrainConfig, device: Device) -> list[str]:
-    problems, facts = [], facts_of(config.plugin)
-    if not facts.has_degrees:
-        for flag, value, neutral in (
-            ("tp", config.tp, 1),
-            ("pp", config.pp, 1),
-            ("zero", config.zero, 0),
-        ):
-            if value != neutral:
-                problems.append(
-                    f"--{flag} {value} has no effect with --plugin {config.plugin}: "
-                    f"use --plugin {PLUGIN_WITH_DEGREES} or drop --{flag}"
-                )
-    if facts.has_degrees and config.zero == 2:
-        problems.append("--zero 2 does not go with pipelines: use --zero 1, or --plugin zero2")
-    if config.pp == 1:
-        for name in ("num_microbatches", "microbatch_size"):
-            if getattr(config, name) is not None:
-                flag = "--" + name.replace("_", "-")
-                problems.append(f"{flag} needs a pipeline: use --pp 2 or --grad-accumulation")
-    if config.precision == "fp32" and refuses_fp32(config):
-        zero = "" if facts.refuses_fp32 else f" --zero {config.zero}"
-        problems.append(
-            f"--plugin {config.plugin}{zero} refuses --precision fp32: use bf16 or fp16"
-        )
-    if config.compile and (not facts.compiles or config.tp > 1):
-        what = f"--tp {config.tp}" if facts.compiles else f"--plugin {config.plugin}"
-        problems.append(f"--compile fails with {what}, which replaces what it compiles: drop it")
-    return problems + _problems_of_own_settings(config, device)
-
-
-def _problems_of_own_settings(config: TrainConfig, device: Device) -> list[str]:
-    """Of settings that one plugin alone has, whose names begin with its name."""
-    problems = []
-    fields = type(config).model_fields
-    for name in (name for name in fields if name.partition("_")[0] in BUILT_IN):
-        value, flag = getattr(config, name), "--" + name.replace("_", "-")
-        if value == fields[name].default:
-            continue
-        if config.plugin != name.partition("_")[0]:
-            problems.append(f"{flag} {value} has no effect with --plugin {config.plugin}: drop it")
-        elif device.kind == "cpu" and ("offload" in name or value == "auto"):
-            problems.append(f"{flag} {value} moves data between GPU and host: not on --device cpu")
-        elif config.gemini_placement == "auto" and name.endswith("_frac"):
-            problems.append(f"{flag} {value} needs --gemini-placement static")
-    return problems
-
-
-def _augmentation_problems(config: TrainConfig) -> list[str]:
-    problems = []
-    for name in ("randaugment_num_ops", "randaugment_magnitude"):
-        if getattr(config, name) is not None and config.auto_augment != "randaugment":
-            flag = "--" + name.replace("_", "-")
-            problems.append(f"{flag} has no effect without --auto-augment randaugment: add it")
-    if config.mixup or config.cutmix:
-        names = " and ".join(f"--{name}" for name in ("mixup", "cutmix") if getattr(config, name))
-        if config.global_batch_size == 1:
-            problems.append(f"{names} needs two samples to mix: --global-batch-size 2 or more")
-    return problems
-
-
-def _freeze_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
-    problems = []
-    if config.freeze_layers is not None:
-        if config.freeze is not None:
-            problems.append("--freeze backbone freezes all layers: drop --freeze-layers")
-        elif config.freeze_layers > spec.num_layers:
-            problems.append(
-                f"--freeze-layers {config.freeze_layers}: {spec.name} has {spec.num_layers} "
-                "encoder layers; --freeze backbone leaves the head alone"
-            )
-    if config.freeze is not None and (config.layer_decay or 1) < 1:
-        problems.append("--layer-decay has no effect with --freeze backbone: drop it")
-    return problems
-
-
-def _model_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
-    problems = []
-    if spec.num_heads % config.tp:
-        problems.append(
-            f"{spec.name} has {spec.num_heads} attention heads, not divisible by --tp {config.tp}"
-        )
-    if spec.intermediate_size % config.tp:
-        problems.append(
-            f"{spec.name}: intermediate size {spec.intermediate_size} is not divisible "
-            f"by --tp {config.tp}"
-        )
-    if spec.num_layers < config.pp:
-        problems.append(
-            f"--pp {config.pp} stages for the {spec.num_layers} encoder layers of {spec.name}: "
-            f"use --pp {spec.num_layers} or less"
-        )
-    return problems

@@ -184,6 +184,11 @@ REFUSED = {
         {"mixup": 0.2, "global_batch_size": 1},
         ["--mixup", "--global-batch-size 2"],
     ),
+    "nothing to mix with on each replica": (
+        1,
+        {"cutmix": 0.2, "batch_size": 1},
+        ["--cutmix", "--global-batch-size 2"],
+    ),
     "more frozen layers than there are": (1, {"freeze_layers": 5}, ["--freeze-layers 5", "has 4"]),
     "frozen twice": (
         1,
@@ -243,6 +248,13 @@ def test_automatic_placement_takes_no_fractions() -> None:
     values = {"plugin": "gemini", "gemini_placement": "auto", "gemini_offload_param_frac": 0.5}
     (line,) = problems(device=CUDA, model="vit-micro", **values)
     assert "--gemini-offload-param-frac 0.5" in line
+
+
+def test_a_model_that_is_not_there_hides_no_other_problem() -> None:
+    found = problems(1, model="/nowhere/model", randaugment_magnitude=3, tp=2)
+    assert [any(text in line for line in found) for text in ("/nowhere", "randaug", "--tp 2")] == [
+        True
+    ] * 3
 
 
 def test_all_problems_are_shown_at_once() -> None:

@@ -1,0 +1,111 @@
+"""What settings cannot honour together: each function lists its problems, one line each."""
+
+from __future__ import annotations
+
+from vit_colossal.config.plugins import BUILT_IN, PLUGIN_WITH_DEGREES, facts_of
+from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.plan.model_spec import ModelSpec
+
+
+def refuses_fp32(config: TrainConfig) -> bool:
+    """Whether the weights are kept in 16 bits only: by the plugin, or by ZeRO among replicas."""
+    return facts_of(config.plugin).refuses_fp32 or config.zero > 0
+
+
+def plugin_problems(config: TrainConfig, device: str) -> list[str]:
+    """What the plugin cannot honour; ``device`` is cpu or cuda."""
+    problems, facts = [], facts_of(config.plugin)
+    if not facts.has_degrees:
+        for flag, value, neutral in (
+            ("tp", config.tp, 1),
+            ("pp", config.pp, 1),
+            ("zero", config.zero, 0),
+        ):
+            if value != neutral:
+                problems.append(
+                    f"--{flag} {value} has no effect with --plugin {config.plugin}: "
+                    f"use --plugin {PLUGIN_WITH_DEGREES} or drop --{flag}"
+                )
+    if facts.has_degrees and config.zero == 2:
+        problems.append("--zero 2 does not go with pipelines: use --zero 1, or --plugin zero2")
+    if config.pp == 1:
+        for name in ("num_microbatches", "microbatch_size"):
+            if getattr(config, name) is not None:
+                flag = "--" + name.replace("_", "-")
+                problems.append(f"{flag} needs a pipeline: use --pp 2 or --grad-accumulation")
+    if config.precision == "fp32" and refuses_fp32(config):
+        zero = "" if facts.refuses_fp32 else f" --zero {config.zero}"
+        problems.append(
+            f"--plugin {config.plugin}{zero} refuses --precision fp32: use bf16 or fp16"
+        )
+    if config.compile and (not facts.compiles or config.tp > 1):
+        what = f"--tp {config.tp}" if facts.compiles else f"--plugin {config.plugin}"
+        problems.append(f"--compile fails with {what}, which replaces what it compiles: drop it")
+    return problems + _problems_of_own_settings(config, device)
+
+
+def _problems_of_own_settings(config: TrainConfig, device: str) -> list[str]:
+    """Of settings that one plugin alone has, whose names begin with its name."""
+    problems = []
+    fields = type(config).model_fields
+    for name in (name for name in fields if name.partition("_")[0] in BUILT_IN):
+        value, flag = getattr(config, name), "--" + name.replace("_", "-")
+        if value == fields[name].default:
+            continue
+        if config.plugin != name.partition("_")[0]:
+            problems.append(f"{flag} {value} has no effect with --plugin {config.plugin}: drop it")
+        elif device == "cpu" and ("offload" in name or value == "auto"):
+            problems.append(f"{flag} {value} moves data between GPU and host: not on --device cpu")
+        elif config.gemini_placement == "auto" and name.endswith("_frac"):
+            problems.append(f"{flag} {value} needs --gemini-placement static")
+    return problems
+
+
+def augmentation_problems(config: TrainConfig) -> list[str]:
+    """Of a configuration whose global batch is known, where one can be."""
+    problems = []
+    for name in ("randaugment_num_ops", "randaugment_magnitude"):
+        if getattr(config, name) is not None and config.auto_augment != "randaugment":
+            flag = "--" + name.replace("_", "-")
+            problems.append(f"{flag} has no effect without --auto-augment randaugment: add it")
+    if config.mixup or config.cutmix:
+        names = " and ".join(f"--{name}" for name in ("mixup", "cutmix") if getattr(config, name))
+        if config.global_batch_size == 1:
+            problems.append(f"{names} needs two samples to mix: --global-batch-size 2 or more")
+    return problems
+
+
+def freeze_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
+    """Frozen layers that are not there, or settings that freezing makes idle."""
+    problems = []
+    if config.freeze_layers is not None:
+        if config.freeze is not None:
+            problems.append("--freeze backbone freezes all layers: drop --freeze-layers")
+        elif config.freeze_layers > spec.num_layers:
+            problems.append(
+                f"--freeze-layers {config.freeze_layers}: {spec.name} has {spec.num_layers} "
+                "encoder layers; --freeze backbone leaves the head alone"
+            )
+    if config.freeze is not None and (config.layer_decay or 1) < 1:
+        problems.append("--layer-decay has no effect with --freeze backbone: drop it")
+    return problems
+
+
+def model_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
+    """Degrees that do not divide the model."""
+    problems = []
+    if spec.num_heads % config.tp:
+        problems.append(
+            f"{spec.name} has {spec.num_heads} attention heads, not divisible by --tp {config.tp}"
+        )
+    if spec.intermediate_size % config.tp:
+        problems.append(
+            f"{spec.name}: intermediate size {spec.intermediate_size} is not divisible "
+            f"by --tp {config.tp}"
+        )
+    if spec.num_layers < config.pp:
+        problems.append(
+            f"--pp {config.pp} stages for the {spec.num_layers} encoder layers of {spec.name}: "
+            f"use --pp {spec.num_layers} or less"
+        )
+    return problems
