@@ -39,3 +39,11 @@ def shown(value: Any) -> str:
     """A value at a length that people read: a few lines of YAML can stand for billions of items."""
     text = value if isinstance(value, str) else reprlib.repr(value)
     return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def cell(value: Any) -> str:
+    """What one cell of a table holds, in at most sixty printable characters."""
+    if isinstance(value, bytes | bytearray):
+        return f"{len(value):,} bytes"
+    text = printable(value[:61] if isinstance(value, str) else reprlib.repr(value))
+    return text if len(text) <= 60 else f"{text[:59]}\N{HORIZONTAL ELLIPSIS}"

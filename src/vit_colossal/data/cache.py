@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from vit_colossal.data.decoding import POLICY_VERSION, BadImage, Row, decode_rows
+from vit_colossal.data.sources.images import undecoded
 from vit_colossal.data.sources.problems import listed
 from vit_colossal.errors import DataError
 
@@ -161,10 +162,9 @@ def prepare_rows(
 
 def rows_of(dataset: datasets.Dataset, image_column: str, label_column: str) -> Rows:
     """Chunks of a split's rows, undecoded: so that one bad image does not hide the next."""
-    import datasets
 
     def chunks() -> Iterator[list[Row]]:
-        raw = dataset.cast_column(image_column, datasets.Image(decode=False))
+        raw = undecoded(dataset, image_column, dataset.features[image_column])
         for start in range(0, len(raw), _CHUNK):
             chunk = raw[start : start + _CHUNK]
             numbers = range(start, start + len(chunk[label_column]))

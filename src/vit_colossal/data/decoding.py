@@ -12,7 +12,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vit_colossal.data.sources.images import encoded
 from vit_colossal.data.sources.webdataset import open_file
+from vit_colossal.text import cell, printable
 
 # Part of every cache key: raise it whenever `to_rgb` or `decode` would give other pixels.
 POLICY_VERSION = 1
@@ -34,12 +36,12 @@ class Row(NamedTuple):
 
     Attributes:
         number: Its place in the split.
-        encoded: ``{"bytes", "path"}``, as `datasets` keeps images; None is no image.
+        encoded: What a cell holds, see :func:`images.encoded`; None is no image.
         label: Its label's number.
     """
 
     number: int
-    encoded: dict[str, Any] | None
+    encoded: Any
     label: int
 
 
@@ -59,7 +61,7 @@ class BadImage(NamedTuple):
     label: int
 
     def __str__(self) -> str:
-        name = f" ({self.path})" if self.path else ""
+        name = f" ({printable(self.path)})" if self.path else ""
         return f"image {self.number}{name}: {self.reason}"
 
 
@@ -152,20 +154,41 @@ def decode_rows(
 
 
 def _decode_row(row: Row, size: tuple[int, int], resample: int) -> np.ndarray | BadImage:
-    encoded = row.encoded or {"bytes": None, "path": None}
-    path = encoded["path"]
+    path = None
     try:
-        if encoded["bytes"] is None and path is None:
+        found = encoded(row.encoded)
+        if isinstance(found, np.ndarray):
+            return decode(_from_pixels(found), size, resample)
+        if found is None or (found["bytes"] is None and found["path"] is None):
             raise ValueError("there is no image")
-        with _open(encoded) as stream, _identify(stream) as image:
+        # A file's own name in full; what a cell says beside its bytes may be anything.
+        path = found["path"]
+        path = path if path is None or found["bytes"] is None else cell(path)
+        with _open(found) as stream, _identify(stream) as image:
             return decode(image, size, resample)
     except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = printable((str(error) or type(error).__name__).splitlines()[0])
         return BadImage(row.number, path, reason, row.label)
 
 
-def _open(encoded: dict[str, Any]) -> IO[bytes]:
-    return open_file(encoded["path"]) if encoded["bytes"] is None else BytesIO(encoded["bytes"])
+def _open(found: dict[str, Any]) -> IO[bytes]:
+    return open_file(found["path"]) if found["bytes"] is None else BytesIO(found["bytes"])
+
+
+def _from_pixels(pixels: np.ndarray) -> Image.Image:
+    """An image of uint8 [H, W], [H, W, 1 or 3 or 4] or the same with the channels first."""
+    if pixels.ndim == 4 and len(pixels) == 1:
+        pixels = pixels[0]
+    shape = "x".join(map(str, pixels.shape))
+    if pixels.ndim == 3:
+        last, first = pixels.shape[2] in (1, 3, 4), pixels.shape[0] in (1, 3, 4)
+        if last == first:
+            raise ValueError(f"pixels of shape {shape}: one side has to be 1, 3 or 4 channels")
+        pixels = pixels if last else pixels.transpose(1, 2, 0)
+        pixels = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
+    if pixels.ndim not in (2, 3) or min(pixels.shape[:2]) < 2:
+        raise ValueError(f"pixels of shape {shape} are no picture")
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _identify(stream: IO[bytes]) -> Image.Image:

@@ -19,6 +19,7 @@ from vit_colossal.data.cache import (
     rows_of,
 )
 from vit_colossal.data.decoding import BadImage, Row, decode_rows
+from vit_colossal.data.sources.images import undecoded
 
 if TYPE_CHECKING:
     import datasets
@@ -30,9 +31,7 @@ class LazyImages:
     """Stands in for the cache's array, with the same pixels bit for bit."""
 
     def __init__(self, dataset: datasets.Dataset, image_column: str, options: CacheOptions) -> None:
-        import datasets
-
-        self._rows = dataset.cast_column(image_column, datasets.Image(decode=False))
+        self._rows = undecoded(dataset, image_column, dataset.features[image_column])
         self._column = image_column
         self._size, self._resample = options.size, options.resample
 

@@ -8,20 +8,26 @@ on it is shuffled, divided and evaluated like any other data set: exactly, in th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vit_colossal.data.cache import CachedSplit, CacheOptions, Pixels, prepare_rows
-from vit_colossal.data.decoding import Row
-from vit_colossal.data.sources.columns import find_columns, flat_features, named_labels, numbered
+from vit_colossal.data.sources.columns import (
+    find_columns,
+    flat_features,
+    is_plain,
+    is_text,
+    sampler,
+)
+from vit_colossal.data.sources.images import mostly_encoded, undecoded
+from vit_colossal.data.sources.label_agreement import in_training_order
+from vit_colossal.data.sources.labels import Labels, read_labels, training_labels
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import Loaded
+from vit_colossal.data.sources.split_by_column import divided
 from vit_colossal.data.sources.splits import (
     choose_splits,
     describe_split,
@@ -29,12 +35,8 @@ from vit_colossal.data.sources.splits import (
     hold_out,
     parse_slice,
 )
+from vit_colossal.data.stream_rows import StreamRows
 from vit_colossal.errors import DataError
-from vit_colossal.redaction import hide_secrets
-
-_CHUNK = 256
-# Images that are files of their own are fetched so many at a time.
-_CONNECTIONS = 16
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,10 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
     Raises:
         DataError: It cannot be read, or cannot be used for classification.
     """
+    divided(loaded.splits, request.image_column, request.label_column)
     splits = _with_slices(loaded.splits, request)
     train_name, eval_name = choose_splits(request, list(splits))
-    features = _features(splits[train_name])
-    columns = find_columns(features, request.image_column, request.label_column)
+    columns = _columns(splits[train_name], request)
     name, selection = describe_split(request, train_name, eval_name)
     limit = request.max_train_samples
     if eval_name is None and limit is not None:
@@ -110,22 +112,21 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
         follow = reader.unread(splits, eval_name, request.max_eval_samples)
         reader = replace(reader, options=replace(options, images_to_follow=follow))
     train, labels = reader.read(splits, train_name, limit)
+    notes = (*loaded.notes, *labels.notes)
     if eval_name is None:
-        ids = np.empty(len(train) + len(train.bad), np.int64)
-        bad = np.array([image.number for image in train.bad], np.int64)
-        ids[bad] = [image.label for image in train.bad]
-        ids[np.setdiff1d(np.arange(len(ids)), bad)] = train.labels
-        kept, held_out = hold_out(ids, request, train_name)
+        kept, held_out = hold_out(labels.places, request, train_name)
         train, evaluation = (
             choose_rows(train, kept[: request.max_train_samples]),
             choose_rows(train, held_out[: request.max_eval_samples]),
         )
     else:
         reader = replace(reader, options=replace(options, split="evaluation"), labels=labels)
-        evaluation, _ = reader.read(splits, eval_name, request.max_eval_samples)
+        evaluation, other = reader.read(splits, eval_name, request.max_eval_samples)
+        notes += tuple(note for note in other.notes if note not in notes)
     rows = (len(train) + len(train.bad), len(evaluation) + len(evaluation.bad))
-    content = fingerprint(loaded.content, train_name, selection, columns, labels, rows)
-    return StreamedSource(loaded.name, train, evaluation, labels, name, content, notes=loaded.notes)
+    names = labels.names
+    content = fingerprint(loaded.content, train_name, selection, columns, names, rows)
+    return StreamedSource(loaded.name, train, evaluation, names, name, content, notes)
 
 
 def choose_rows(split: CachedSplit, numbers: list[int]) -> CachedSplit:
@@ -150,12 +151,12 @@ def choose_rows(split: CachedSplit, numbers: list[int]) -> CachedSplit:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads splits of one data set; ``labels`` are the names that training has, once known."""
+    """Reads splits of one data set; ``labels`` are those of training, once known."""
 
     loaded: Loaded
     columns: tuple[str, str]
     options: CacheOptions
-    labels: tuple[str, ...] | None = None
+    labels: Labels | None = None
 
     def entry(self, name: str, limit: int | None) -> Path:
         """Where the first ``limit`` rows of a split are kept."""
@@ -168,93 +169,67 @@ class _Reader:
 
     def read(
         self, splits: dict[str, Any], name: str, limit: int | None
-    ) -> tuple[CachedSplit, tuple[str, ...]]:
-        """The first ``limit`` rows of a split, and the names of its labels."""
+    ) -> tuple[CachedSplit, Labels]:
+        """The first ``limit`` rows of a split, and the labels of all, numbered as in training."""
         rows = splits[name]
         features = _features(rows)
         missing = [column for column in self.columns if column not in features]
         if missing:
             raise DataError([f"split {name!r}: no column {column!r}" for column in missing])
+        column = self.columns[1]
         count = _known_count(rows, name, limit)
-        rows = _undecoded(rows, features, self.columns[0])
-        named_labels(features[self.columns[1]], [], self.columns[1])
+        rows = undecoded(rows, self.columns[0], features[self.columns[0]])
         entry = self.entry(name, limit)
+        training = self.labels.names if self.labels else ()
         more: dict[str, Any] = {"values": []}
-        chunks = _Chunks(self.loaded.name, rows.take(limit) if limit else rows, self.columns, more)
+        chunks = StreamRows(
+            self.loaded.name,
+            rows.take(limit) if limit else rows,
+            self.columns,
+            features[column],
+            self.loaded.remote,
+            training,
+            more,
+        )
         split = prepare_rows(entry, chunks, count, self.options, more)
-        values = json.loads((entry / "meta.json").read_text())["values"]
-        feature = features[self.columns[1]]
-        names = named_labels(feature, values, self.columns[1])
-        wanted = names if self.labels is None else self.labels
         # Which label a row has was kept as the place of its value in `values`.
-        table = numbered(values, feature, wanted, name, self.columns[1])
-        bad = tuple(image._replace(label=int(table[image.label])) for image in split.bad)
-        return CachedSplit(split.images, table[split.labels], bad), wanted
+        values = json.loads((entry / "meta.json").read_text())["values"]
+        cells = [values[place] for place in _in_order(split)]
+        labels = read_labels(features[column], cells, column, name, training=training)
+        if self.labels is None:
+            whole = limit is None and name in self.loaded.splits
+            labels = training_labels(labels, column, name, whole=whole)
+        else:
+            labels = in_training_order(labels, self.labels, column, name)
+        bad = tuple(i._replace(label=int(labels.places[i.number])) for i in split.bad)
+        good = np.setdiff1d(np.arange(len(cells)), [image.number for image in bad])
+        return CachedSplit(split.images, labels.places[good], bad), labels
 
 
-@dataclass(frozen=True)
-class _Chunks:
-    """The rows of a stream, and in ``more`` the values of its labels as they turn up."""
-
-    name: str
-    rows: Any
-    columns: tuple[str, str]
-    more: dict[str, Any]
-
-    def __call__(self) -> Iterator[list[Row]]:
-        image_column, label_column = self.columns
-        seen: dict[Any, int] = {}
-        number = 0
-        try:
-            rows = iter(self.rows)
-            with ThreadPoolExecutor(_CONNECTIONS) as pool:
-                while chunk := list(islice(rows, _CHUNK)):
-                    images = list(pool.map(_fetched, (row[image_column] for row in chunk)))
-                    labels = [_value(row, label_column) for row in chunk]
-                    ids = [seen.setdefault(label, len(seen)) for label in labels]
-                    self._refuse_unlabelled(seen, number)
-                    self.more["values"] = list(seen)
-                    numbers = range(number, number + len(chunk))
-                    yield [Row(*values) for values in zip(numbers, images, ids, strict=True)]
-                    number += len(chunk)
-        except DataError:
-            raise
-        except Exception as error:  # whatever the network and the files' readers raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(
-                [
-                    f"--dataset {self.name}: the stream broke off after {number:,} rows "
-                    f"({hide_secrets(reason)}); check the network and run it again"
-                ]
-            ) from error
-        if not number:
-            raise DataError([f"--dataset {self.name}: the split is empty: choose another"])
-
-    def _refuse_unlabelled(self, seen: dict[Any, int], number: int) -> None:
-        """Nobody should wait for the end of a long stream to hear that it has no labels."""
-        if any(v is None or v == "" or (isinstance(v, int) and v < 0) for v in seen):
-            raise DataError(
-                [
-                    f"--dataset {self.name}: rows from {number:,} on have no {self.columns[1]!r}; "
-                    "choose another split with --train-split or --eval-split"
-                ]
-            )
+def _in_order(split: CachedSplit) -> np.ndarray:
+    """The labels of all rows of a split, the bad ones among them: int64 [N + bad]."""
+    labels = np.empty(len(split) + len(split.bad), np.int64)
+    bad = np.array([image.number for image in split.bad], np.int64)
+    labels[bad] = [image.label for image in split.bad]
+    labels[np.setdiff1d(np.arange(len(labels)), bad)] = split.labels
+    return labels
 
 
-def _value(row: dict[str, Any], column: str) -> Any:
-    """What a row holds in one of :func:`flat_features`."""
-    whole, _, part = column.partition(".")
-    return row[column] if column in row else (row[whole] or {}).get(part)
-
-
-def _fetched(encoded: dict[str, Any] | None) -> dict[str, Any] | None:
-    """An image with its bytes, when it is a file of its own on the hub."""
-    from datasets.utils.file_utils import xopen
-
-    if not encoded or encoded["bytes"] is not None or "://" not in (encoded["path"] or ""):
-        return encoded
-    with xopen(encoded["path"], "rb") as stream:
-        return {"bytes": stream.read(), "path": encoded["path"].rpartition("/")[2]}
+def _columns(rows: Any, request: SourceRequest) -> tuple[str, str]:
+    """The image and the label column of a stream; names of files are not looked for."""
+    features, sample = _features(rows), sampler(rows)
+    columns = find_columns(features, request.image_column, request.label_column, sample)
+    if not hasattr(features[columns[1]], "names") and not is_plain(features[columns[1]]):
+        # Decimals, dates and lists: the first rows tell them before anything is decoded.
+        read_labels(None, sample(columns[1]), columns[1], "train")
+    if is_text(features[columns[0]]) and not mostly_encoded(sample(columns[0])):
+        raise DataError(
+            [
+                f"--image-column {columns[0]}: names files, which a stream does not look for: "
+                "leave out --streaming"
+            ]
+        )
+    return columns
 
 
 def _with_slices(splits: dict[str, Any], request: SourceRequest) -> dict[str, Any]:
@@ -277,17 +252,6 @@ def _features(rows: Any) -> Any:
     """The columns and their types; of some formats only the first rows tell them."""
     known = rows.features if rows.features is not None else rows._resolve_features().features
     return flat_features(known)
-
-
-def _undecoded(rows: Any, features: Any, image_column: str) -> Any:
-    import datasets
-
-    feature = features[image_column]
-    if isinstance(feature, datasets.Image):
-        return rows.cast_column(image_column, datasets.Image(decode=False))
-    if isinstance(feature, dict) and {"bytes", "path"} <= feature.keys():
-        return rows
-    raise DataError([f"--image-column {image_column}: holds {feature}, not images"])
 
 
 def _known_count(rows: Any, name: str, limit: int | None) -> int | None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from vit_colossal.data.sources.columns import checked, label_names
+from vit_colossal.data.sources.columns import checked, labels_of
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import ImageSource, open_source
 from vit_colossal.data.sources.splits import stratified_split
@@ -278,17 +278,17 @@ def test_a_single_class_is_refused(tmp_path: Path) -> None:
 def test_a_class_in_one_split_only_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path / "train", cat=2, dog=2)
     write_folder(tmp_path / "test", cat=2, dog=2, yak=1)
-    assert "differ from the training labels in yak" in problems(dataset=tmp_path)
+    assert "outside of the 2 labels (yak) in 1 of 5 rows" in problems(dataset=tmp_path)
     rows = table(["cat", "dog"], datasets.Value("string"))
     (tmp_path / "files").mkdir()
     rows.to_parquet(tmp_path / "files/train.parquet")
     table(["yak"], datasets.Value("string")).to_parquet(tmp_path / "files/test.parquet")
     assert "(yak)" in problems(dataset=tmp_path / "files")
-    table([0], datasets.ClassLabel(names=["cat", "yak"])).to_parquet(
+    table([1], datasets.ClassLabel(names=["cat", "yak"])).to_parquet(
         tmp_path / "files/test.parquet"
     )
     table([0, 1]).to_parquet(tmp_path / "files/train.parquet")
-    assert "differ from the training labels in dog, yak" in problems(dataset=tmp_path / "files")
+    assert "outside of the 2 labels (yak)" in problems(dataset=tmp_path / "files")
 
 
 def test_a_class_without_evaluation_images_is_fine(tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_holding_out_everything_is_refused(tmp_path: Path) -> None:
 def test_an_empty_split_is_refused(tmp_path: Path, kind: object) -> None:
     rows = table([], kind)
     with pytest.raises(DataError, match="split 'test' is empty"):
-        checked(rows, "test", "image", "label", label_names(rows, "label"))
+        checked(rows, "test", "image", "label", labels_of(rows, "label", "train"))
     table([0, 1]).to_parquet(tmp_path / "train.parquet")
     pq.ParquetWriter(tmp_path / "test.parquet", rows.data.schema).close()
     assert '"test" corresponds to no data' in problems(dataset=tmp_path)
@@ -420,9 +420,10 @@ def test_columns_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_split_that_lacks_a_column_is_named(tmp_path: Path) -> None:
-    bare = table([0, 1]).remove_columns("label")
+    rows = table([0, 1])
+    bare = rows.remove_columns("label")
     with pytest.raises(DataError, match="split 'test': no column 'label'"):
-        checked(bare, "test", "image", "label", ("cat", "dog"))
+        checked(bare, "test", "image", "label", labels_of(rows, "label", "train"))
 
 
 def test_unclear_mixed_and_damaged_files_are_refused(tmp_path: Path) -> None:

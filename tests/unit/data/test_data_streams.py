@@ -240,15 +240,15 @@ def test_unlabelled_and_unknown_labels_are_refused(tmp_path: Path) -> None:
     parquet(tmp_path / "c/train.parquet", ["x", "x"], string)
     assert "has 1 label(s)" in problems(tmp_path / "c", tmp_path)
     parquet(tmp_path / "d/train.parquet", [0, 1])
-    parquet(tmp_path / "d/test.parquet", [0], datasets.ClassLabel(names=["cat", "yak"]))
-    assert "differ from the training labels in dog, yak" in problems(tmp_path / "d", tmp_path)
+    parquet(tmp_path / "d/test.parquet", [1], datasets.ClassLabel(names=["cat", "yak"]))
+    assert "outside of the 2 labels (yak)" in problems(tmp_path / "d", tmp_path)
 
 
 def test_columns_and_splits_are_checked_before_anything_is_decoded(tmp_path: Path) -> None:
     parquet(tmp_path / "data/train.parquet", [0.5, 1.5], datasets.Value("float64"))
     assert "--label-column" in problems(tmp_path / "data", tmp_path)
     message = problems(tmp_path / "data", tmp_path, label_column="label")
-    assert "not class labels, strings or numbers" in message
+    assert "holds decimals (0.5, 1.5), not class labels" in message
     assert "--eval-split exam" in problems(tmp_path / "data", tmp_path, eval_split="exam")
     assert "holds" in problems(
         tmp_path / "data", tmp_path, image_column="label", label_column="label"

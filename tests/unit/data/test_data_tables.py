@@ -204,7 +204,7 @@ def test_missing_columns_are_named(photos: Path) -> None:
         ("a.csv", b"image,label\nx.jpg,a,b\n", "more values than the first line"),
         ("a.csv", b'image,label\n"x.jpg"y,a\n', "cannot be read"),
         ("a.csv", b"image,label\n\xff\xfe.jpg,a\n", "cannot be read"),
-        ("a.csv", b"image,label\n" + b"x" * 200_000 + b",a\n", "cannot be read"),
+        ("a.csv", b"image,label\n" + b"x" * 200_000 + b".jpg,a\n", "no such file below"),
         ("a.jsonl", b"\n\n", "holds no rows"),
         ("a.jsonl", b'{"image": 1}\n{"image": \n', "line 2"),
         ("a.jsonl", b'["photos/0.jpg", "a"]\n', "line 1: expected an object"),

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from vit_colossal.data.sources.images import IMAGE_SUFFIXES
 from vit_colossal.data.sources.problems import listed
 from vit_colossal.data.sources.request import EVAL_SPLITS
 from vit_colossal.errors import DataError
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     import datasets
 
 # fmt: off
-IMAGE_SUFFIXES = frozenset((
-    ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
-    ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-))
 # Images that are not read: leaving them out deserves a word.
 _OTHER_IMAGES = frozenset((
     ".arw", ".cr2", ".cr3", ".dng", ".eps", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw",

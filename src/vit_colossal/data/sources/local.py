@@ -9,15 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vit_colossal.data.sources.columns import image_columns, sampler
 from vit_colossal.data.sources.fingerprint import content_of
 from vit_colossal.data.sources.folders import IMAGE_SUFFIXES, load_folder, visible_files
+from vit_colossal.data.sources.image_files import ImageFiles, with_files
 from vit_colossal.data.sources.request import EVAL_SPLITS, SourceRequest
+from vit_colossal.data.sources.rows import Rows
 from vit_colossal.data.sources.tables import TEXT_SUFFIXES, read_tables
 from vit_colossal.data.sources.webdataset import expand_braces, read_shards
 from vit_colossal.errors import DataError
+from vit_colossal.text import cell
 
-#: Rows by split, and image files that they name.
-Rows = tuple[dict[str, Any], list[Path]]
 Reader = Callable[[Path, dict[str, list[Path]], SourceRequest], Rows]
 
 
@@ -58,9 +60,9 @@ def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
             return Local(folder.splits, content_of(root, folder.files, memory), folder.notes)
         by_split = _by_split(path, root, files)
         suffix = _common_suffix(path, files)
-        splits, images = READERS[suffix](path, by_split, request)
-        files = list(dict.fromkeys([*files, *images]))
-        return Local(splits, content_of(root, files, memory))
+        rows = READERS[suffix](path, by_split, request)
+        files = list(dict.fromkeys([*files, *rows.images]))
+        return Local(rows.splits, content_of(root, files, memory), rows.notes)
     except OSError as error:
         raise DataError([f"--dataset {path}: cannot be read ({error})"]) from error
 
@@ -128,36 +130,55 @@ def _read_library(
             patterns = {split: [glob.escape(str(file)) for file in same]}
             streaming = request.streaming
             splits |= datasets.load_dataset(kind, data_files=patterns, streaming=streaming)
-        return splits, []
     except Exception as error:  # a damaged file raises whatever its reader met first
         reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
         # What the library makes of a table of no rows.
         reason = "it has no rows" if "BatchSize must be greater" in reason else reason
-        raise DataError([f"--dataset {path}: cannot be read ({reason})"]) from error
+        raise DataError([f"--dataset {path}: cannot be read ({cell(reason)})"]) from error
+    if request.streaming:
+        return Rows(splits)
+    return _with_files(path, by_split, splits, request.image_column)
+
+
+def _with_files(
+    path: Path, by_split: dict[str, list[Path]], splits: dict[str, Any], asked: str | None
+) -> Rows:
+    """The rows, with the image files that they name in place of images."""
+    root = path.resolve() if path.is_dir() else path.resolve().parent
+    images: list[Path] = []
+    for split, rows in splits.items():
+        # Shards in a folder of their own name files as the data set's folder has them.
+        finder = ImageFiles([*(file.parent for file in by_split[split]), root], root)
+        for column in [asked] if asked else image_columns(rows.features, sampler(rows)):
+            if column in rows.features:
+                splits[split], found = with_files(splits[split], column, finder, split)
+                images += found
+    return Rows(splits, images)
 
 
 def _read_shards(path: Path, by_split: dict[str, list[Path]], request: SourceRequest) -> Rows:
     columns = request.image_column, request.label_column
-    return {
-        name: read_shards(same, IMAGE_SUFFIXES, *columns) for name, same in by_split.items()
-    }, []
+    return Rows(
+        {name: read_shards(same, IMAGE_SUFFIXES, *columns) for name, same in by_split.items()}
+    )
 
 
 def _read_text(path: Path, by_split: dict[str, list[Path]], request: SourceRequest) -> Rows:
     splits: dict[str, Any] = {}
     images: list[Path] = []
+    notes: tuple[str, ...] = ()
     problems: list[str] = []
     for split, same in by_split.items():
         try:
-            splits[split], found = read_tables(
-                same, IMAGE_SUFFIXES, request.image_column, request.label_column
-            )
-            images += found
+            found = read_tables(same, request.image_column, request.label_column)
+            splits[split] = found.rows
+            images += found.images
+            notes += tuple(note for note in found.notes if note not in notes)
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
-    return splits, images
+    return Rows(splits, images, notes)
 
 
 #: What reads the files of a data set, by suffix. It gets the data set's path for messages, the

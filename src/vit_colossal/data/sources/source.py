@@ -18,11 +18,16 @@ from vit_colossal.data.sources.columns import (
     column_values,
     find_columns,
     flat,
-    label_names,
+    image_columns,
+    labels_of,
+    sampler,
     whole_number_or_text,
 )
+from vit_colossal.data.sources.image_files import refuse_foreign
+from vit_colossal.data.sources.labels import training_labels
 from vit_colossal.data.sources.local import READERS, load_local
 from vit_colossal.data.sources.request import SourceRequest, default_cache_root
+from vit_colossal.data.sources.split_by_column import divided
 from vit_colossal.data.sources.splits import (
     choose_splits,
     describe_split,
@@ -80,12 +85,14 @@ class Loaded:
         splits: By name; ``IterableDataset`` if they are streamed, else ``Dataset``.
         content: Identifies the content.
         notes: What a person should know, one line each.
+        remote: Whether it is on the hub, so that a stream fetches its images from there.
     """
 
     name: str
     splits: dict[str, Any]
     content: str
     notes: tuple[str, ...] = ()
+    remote: bool = False
 
     @property
     def streamed(self) -> bool:
@@ -122,33 +129,42 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
         DataError: It cannot be used for classification.
     """
     splits = {name: flat(rows) for name, rows in loaded.splits.items()}
+    splits, notes = divided(splits, request.image_column, request.label_column)
     splits |= _sliced(request, splits)
     train_name, eval_name = choose_splits(request, list(splits))
+    rows = splits[train_name]
     image_column, label_column = find_columns(
-        splits[train_name].features, request.image_column, request.label_column
+        rows.features, request.image_column, request.label_column, sampler(rows)
     )
-    labels = label_names(splits[train_name], label_column)
-    train = checked(splits[train_name], train_name, image_column, label_column, labels)
+    whole = train_name in loaded.splits
+    labels = training_labels(
+        labels_of(rows, label_column, train_name), label_column, train_name, whole=whole
+    )
+    train, _ = checked(rows, train_name, image_column, label_column, labels)
+    notes += labels.notes
     if eval_name is None:
         ids = np.array(column_values(train, label_column))
         kept, held_out = hold_out(ids, request, train_name)
         train, evaluation = train.select(kept), train.select(held_out)
     else:
-        evaluation = checked(splits[eval_name], eval_name, image_column, label_column, labels)
+        evaluation, more = checked(splits[eval_name], eval_name, image_column, label_column, labels)
+        notes += tuple(note for note in more if note not in notes)
     train = _first_rows(train, request.max_train_samples, "--max-train-samples")
     evaluation = _first_rows(evaluation, request.max_eval_samples, "--max-eval-samples")
     name, selection = describe_split(request, train_name, eval_name)
-    columns, rows = (image_column, label_column), (len(train), len(evaluation))
+    columns, counts = (image_column, label_column), (len(train), len(evaluation))
     return ImageSource(
         name=loaded.name,
         train=train,
         evaluation=evaluation,
         image_column=image_column,
         label_column=label_column,
-        labels=labels,
+        labels=labels.names,
         eval_split=name,
-        fingerprint=fingerprint(loaded.content, train_name, selection, columns, labels, rows),
-        notes=loaded.notes,
+        fingerprint=fingerprint(
+            loaded.content, train_name, selection, columns, labels.names, counts
+        ),
+        notes=(*loaded.notes, *notes),
     )
 
 
@@ -257,7 +273,10 @@ def _load_hub(name: str, request: SourceRequest) -> Loaded:
         problem = f"{wanted}: cannot be fetched from the hub: {explain(error)}"
         raise DataError([hide_secrets(problem)]) from error
     content = json.dumps([name, builder.config.name, builder.hash])
-    return Loaded(name, splits, content)
+    for split, rows in splits.items() if not request.streaming else ():
+        for column in image_columns(rows.features, sampler(rows)):
+            refuse_foreign(rows, column, split)
+    return Loaded(name, splits, content, remote=True)
 
 
 def _never_unpickle() -> None:

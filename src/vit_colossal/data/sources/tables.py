@@ -1,173 +1,178 @@
-"""CSV, TSV and JSON-lines files with a column of image paths and a column of labels."""
+"""CSV, TSV and JSON-lines files with a column of images and a column of labels."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vit_colossal.data.sources.columns import LABEL_COLUMNS, labelled_images, plain_label
+from vit_colossal.data.sources.columns import choose_columns, labelled_images, names_beside
+from vit_colossal.data.sources.image_files import ImageFiles
+from vit_colossal.data.sources.images import (
+    SAMPLED,
+    addresses_refused,
+    encoded,
+    in_text,
+    is_encoded,
+    text_columns,
+)
+from vit_colossal.data.sources.label_values import label_problems, plain
+from vit_colossal.data.sources.labels import LABEL_COLUMNS, short
 from vit_colossal.data.sources.problems import listed
+from vit_colossal.data.sources.table_files import Table, read_table
 from vit_colossal.errors import DataError
+from vit_colossal.text import cell
 
 if TYPE_CHECKING:
     import datasets
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-# How many rows decide which column holds the paths.
-_SAMPLED = 100
+#: Columns that may say to which split a row belongs; see ``split_by_column``.
+SPLIT_COLUMNS = ("split", "subset", "partition", "set", "is_valid", "is_val", "is_test")
+_PIXEL = re.compile(r"(pixel|pix|px|p)?_?\d+(x\d+)?", re.IGNORECASE)
+_FEW_PIXELS = 15
 
-_Line = tuple[int, dict[str, Any]]  # its number in the file, the values by column
+
+class TableRows(NamedTuple):
+    """What the tables of one split hold.
+
+    Attributes:
+        rows: An ``Image`` column, a label column of text, and the column that names splits.
+        images: The files that they name.
+        notes: What a person should know, one line each.
+    """
+
+    rows: datasets.Dataset
+    images: list[Path]
+    notes: tuple[str, ...]
 
 
 def read_tables(
     files: list[Path],
-    image_suffixes: Collection[str],
     image_column: str | None,
     label_column: str | None,
-) -> tuple[datasets.Dataset, list[Path]]:
+    names: Mapping[str, Path] = MappingProxyType({}),
+) -> TableRows:
     """Read the files of one split; no image is opened.
 
     Args:
-        files: Files with one of ``TEXT_SUFFIXES``, in UTF-8.
-        image_suffixes: What images end with, to recognise the column of paths.
-        image_column: Column of the paths, which are relative to their file's folder and stay in
-            it; None finds the only one.
+        files: Files with one of ``TEXT_SUFFIXES``.
+        image_column: Column of the images: paths relative to their file's folder that stay in it,
+            base64 or data URIs; None finds the only one.
         label_column: Column of the labels; None takes ``label``, ``labels``, ``class`` or ``cls``,
-            or the only column beside the paths.
-
-    Returns:
-        Rows with an ``Image`` column and a label column of strings or whole numbers, and the
-        images' files.
+            or the only column beside the images.
+        names: Images by what else a table may call them: a name without its folder or suffix.
 
     Raises:
         DataError: A file cannot be read, lacks a column, or rows have no label or name an image
             that is not there; all such rows are listed.
         OSError: A file cannot be opened.
     """
-    images: list[Path] = []
-    labels: list[str | int] = []
+    images: list[Any] = []
+    labels: list[Any] = []
+    splits: list[Any] = []
+    columns: list[str | None] = []
+    where: list[str] = []
     problems: list[str] = []
+    notes: list[str] = []
     for file in files:
-        lines = _read(file)
-        columns = _find_columns(file, lines, image_suffixes, image_column, label_column)
+        table = read_table(file)
         # The first file's columns are those of all.
-        image_column, label_column = columns
-        root = file.parent.resolve()
-        for number, values in lines:
-            row = f"{file.name} line {number}"
+        image_column, label_column = _find_columns(file, table, image_column, label_column, names)
+        column = _split_column(table, image_column, label_column)
+        columns.append(column)
+        finder = ImageFiles([file.parent], file.parent.resolve(), names)
+        for number, values in table.lines:
+            where.append(f"{file.name} line {number}")
+            labels.append(values.get(label_column))
+            splits.append(values.get(column) if column else None)
             try:
-                labels.append(plain_label(values.get(label_column)))
+                images.append(_image(finder, values.get(image_column)))
             except ValueError as error:
-                problems.append(f"{row}: {error} in column {label_column!r}")
-            try:
-                images.append(_find_image(root, values.get(image_column)))
-            except ValueError as error:
-                problems.append(f"{row}: {error}")
+                problems.append(f"{where[-1]}: {error}")
+        notes += table.notes
+        if all(str(plain(v)).isdecimal() for v in labels):
+            notes += names_beside(table.names, label_column)
+    problems += label_problems(labels, label_column or "", lambda row: where[row])
     if problems:
         raise DataError(listed(problems))
-    paths = [str(image) for image in images]
-    return labelled_images(image_column or "", paths, label_column or "", labels), images
+    rows = labelled_images(image_column or "", images, label_column or "", labels)
+    if any(value is not None for value in splits):
+        named = next(c for c in columns if c)
+        rows = rows.add_column(named, [None if v is None else str(v) for v in splits])
+    return TableRows(
+        rows, [Path(i["path"]) for i in images if i["path"]], tuple(dict.fromkeys(notes))
+    )
 
 
-def _read(file: Path) -> list[_Line]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            is_csv = file.suffix.lower() in (".csv", ".tsv")
-            rows = _read_csv(stream, file.suffix.lower()) if is_csv else _read_json(stream)
-            lines = list(rows)
-    except (ValueError, csv.Error, RecursionError) as error:  # bad UTF-8 and bad JSON are the first
-        raise DataError([f"{file}: cannot be read ({error})"]) from error
-    if not lines:
-        raise DataError([f"{file}: holds no rows"])
-    return lines
+def columns_of(file: Path) -> dict[str, list[Any]]:
+    """The cells of a file by column; see ``table_files.read_table``."""
+    table = read_table(file)
+    return {name: [values.get(name) for _, values in table.lines] for name in table.names}
 
 
-def _read_csv(stream: Any, suffix: str) -> Iterator[_Line]:
-    """Rows by the names in the first line; its most frequent separator is the file's."""
-    start = stream.readline()
-    stream.seek(0)
-    delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=start.count)
-    reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-    for values in reader:
-        if None in values:
-            raise ValueError(f"line {reader.line_num} has more values than the first line")
-        yield reader.line_num, values
-
-
-def _read_json(stream: Any) -> Iterator[_Line]:
-    for number, line in enumerate(stream, start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"line {number}: expected an object with columns, like {{...}}")
-        yield number, values
+def _image(files: ImageFiles, value: Any) -> dict[str, Any]:
+    value = in_text(value)
+    if isinstance(value, str) and is_encoded(value):
+        found: dict[str, Any] = encoded(value)
+        return found
+    return {"bytes": None, "path": str(files.find(value))}
 
 
 def _find_columns(
     file: Path,
-    lines: list[_Line],
-    image_suffixes: Collection[str],
+    table: Table,
     image_column: str | None,
     label_column: str | None,
+    known: Mapping[str, Path],
 ) -> tuple[str, str]:
-    names = list(dict.fromkeys(name for _, values in lines for name in values))
-    sampled = [values for _, values in lines[:_SAMPLED]]
-
-    def is_path(name: str) -> bool:
-        texts = [values.get(name) for values in sampled]
-        given = [text for text in texts if isinstance(text, str) and text.strip()]
-        # Most of them: a row that is wrong shall be named, not hide the column.
-        return 2 * sum(_suffix(text) in image_suffixes for text in given) > len(given)
-
-    images = [name for name in names if is_path(name)]
-    labels = [name for name in LABEL_COLUMNS if name in names]
+    names = table.names
+    labels = [name for name in names if name.lower() in LABEL_COLUMNS]
+    sampled = {
+        name: [values.get(name) for _, values in table.lines[:SAMPLED]]
+        for name in names
+        if name not in labels
+    }
+    images = text_columns(sampled, known)
+    # What `datasets` calls it, whatever else looks like a path.
+    images = ["file_name"] if "file_name" in images else images
     if not labels and len(names) == 2:
         labels = [name for name in names if name not in images]
-    chosen, problems = [], []
-    for what, asked, found in (
-        ("image", image_column, images),
-        ("label", label_column, labels),
-    ):
-        if asked is not None:
-            found = [asked]
-        if len(found) == 1 and found[0] in names:
-            chosen.append(found[0])
-        elif asked is not None:
-            problems.append(f"--{what}-column {asked}: no such column, only {', '.join(names)}")
-        elif found:
-            problems.append(
-                f"several {what} columns: choose one of {', '.join(found)} with --{what}-column"
-            )
-        else:
-            kind = "image paths" if what == "image" else "labels"
-            problems.append(
-                f"no column of {kind} found: name it with --{what}-column (of {', '.join(names)})"
-            )
-    if problems:
-        raise DataError([f"{file}: {problem}" for problem in problems])
-    return chosen[0], chosen[1]
+    kinds = ("column of image paths", "column of labels")
+    asked = image_column, label_column
+    pixels = [name for name in names if _PIXEL.fullmatch(name)]
+    try:
+        if len(pixels) > _FEW_PIXELS and not images and image_column is None:
+            fix = "write each row as an image file and name the files, or use Parquet with bytes"
+            raise DataError([f"holds {len(pixels)} columns of pixels, and no images; {fix}"])
+        marks = _one_hot_columns(table, images) if not labels and label_column is None else []
+        if marks:
+            what = f"columns {short(marks)} mark one class each; write one column of labels"
+            raise DataError([f"no column of labels found: {what}"])
+        found = choose_columns(names, asked, (images, labels), kinds)
+        refused = addresses_refused(found[0], sampled.get(found[0], []))
+        twice = [name for name in found if name in table.twice]
+        problems = [f"the column {cell(name)!r} is there twice: rename one" for name in twice]
+        if refused or problems:
+            raise DataError([refused] if refused else problems)
+    except DataError as error:
+        raise DataError([f"{file}: {problem}" for problem in error.problems]) from None
+    return found
 
 
-def _suffix(text: str) -> str:
-    return os.path.splitext(text.strip())[1].lower()
+def _one_hot_columns(table: Table, images: list[str]) -> list[str]:
+    """Columns of 0 and 1 of which each row has one 1, as ``pandas.get_dummies`` writes them."""
+    rows = [{name: plain(value) for name, value in row.items()} for _, row in table.lines[:SAMPLED]]
+    marks = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "False": 0, "True": 1}
+    names = [
+        n for n in table.names if n not in images and all(str(r.get(n)) in marks for r in rows)
+    ]
+    whole = all(sum(marks[str(row.get(name))] for name in names) == 1 for row in rows)
+    return names if whole and len(names) > 1 else []
 
 
-def _find_image(root: Path, value: Any) -> Path:
-    """The file that a row names: a data set is what lies in its folder, links resolved."""
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("no image path")
-    name = value.strip()
-    image = (root / name).resolve()
-    if not image.is_relative_to(root):
-        raise ValueError(f"{name} lies outside of {root}; put the table above its images")
-    if not os.path.isfile(image):
-        raise ValueError(f"{name}: no such file below {root}")
-    return image
+def _split_column(table: Table, *others: str) -> str | None:
+    found = [name for name in table.names if name.lower() in SPLIT_COLUMNS and name not in others]
+    return found[0] if len(found) == 1 else None

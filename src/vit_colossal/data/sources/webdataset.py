@@ -17,7 +17,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from vit_colossal.data.sources.columns import labelled_images, plain_label
+from vit_colossal.data.sources.columns import labelled_images
+from vit_colossal.data.sources.label_values import label_problems
+from vit_colossal.data.sources.labels import LABEL_COLUMNS
 from vit_colossal.data.sources.problems import listed
 from vit_colossal.errors import DataError
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
 #: In order of preference: beside its label a sample may bring a caption or its history.
 _LABEL_MEMBERS = ("cls", "txt", "json")
-_LABEL_KEYS = ("label", "labels", "class", "cls")
 _MAX_LABEL_BYTES = 1 << 20
 _MAX_SHARDS = 100_000
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -103,31 +104,40 @@ def read_shards(
             None takes ``.cls``, ``.txt`` or the ``label`` of the ``.json``, in this order.
 
     Returns:
-        Rows with an ``Image`` column and a label column of strings or whole numbers.
+        Rows with an ``Image`` column and a label column of text.
 
     Raises:
         DataError: A shard is damaged, or samples lack an image or a label; all are listed.
     """
     suffixes = {image_column} if image_column else {s.removeprefix(".") for s in image_suffixes}
-    places: list[str] = []
+    places: list[Any] = []
     labels: list[Any] = []
+    where: list[str] = []
+    absent: list[str] = []
     problems: list[str] = []
     for shard in shards:
         try:
             with tarfile.open(shard, "r:") as tar:
                 for key, group in itertools.groupby(_members(tar), key=lambda m: m.key):
                     members = {member.suffix: member.info for member in group}
+                    where.append(f"{shard.name}, sample {key}")
+                    label = None
                     try:
                         image = _only_image(members, suffixes)
-                        label = plain_label(_label(tar, members, label_column))
+                        label = _label(tar, members, label_column)
+                    except LookupError as error:
+                        absent.append(f"{where[-1]}: {error.args[0]}")
                     except (ValueError, RecursionError) as error:
-                        problems.append(f"{shard.name}, sample {key}: {error}")
+                        problems.append(f"{where.pop()}: {error}")
                         continue
                     name = f"{image.name}@{image.offset_data}+{image.size}"
-                    places.append(f"{shard}::{name}")
+                    places.append({"bytes": None, "path": f"{shard}::{name}"})
                     labels.append(label)
         except tarfile.TarError as error:
             problems.append(f"{shard}: not a readable .tar file ({error}); unpack .tar.gz first")
+    if any(label is not None for label in labels):
+        problems += absent
+    problems += label_problems(labels, label_column or "label", lambda row: where[row])
     if not places and not problems:
         problems = [f"{shard}: holds no samples" for shard in shards]
     if problems:
@@ -168,7 +178,7 @@ def _label(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], asked: str
         present = [suffix for suffix in present if suffix == "json"]
     if not present:
         wanted = asked or " or ".join(f".{suffix}" for suffix in _LABEL_MEMBERS)
-        raise ValueError(f"no label ({wanted}) among {', '.join(sorted(members))}")
+        raise LookupError(f"no label ({wanted}) among {', '.join(sorted(members))}")
     suffix = str(present[0])
     info = members[suffix]
     if info.size > _MAX_LABEL_BYTES:
@@ -180,7 +190,7 @@ def _label(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo], asked: str
     value = json.loads(text)
     if not isinstance(value, dict):
         return value
-    keys = [asked] if asked is not None and asked != "json" else list(_LABEL_KEYS)
+    keys = [asked] if asked is not None and asked != "json" else list(LABEL_COLUMNS)
     found = [value[key] for key in keys if key in value]
     if not found:
         raise ValueError(f"no {' or '.join(keys)} in its .json: name one with --label-column")
