@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vit_colossal.data import fingerprint
+from vit_colossal.data.sources import fingerprint
 from vit_colossal.data.sources.fingerprint import content_of
 
 
