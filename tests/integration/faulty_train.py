@@ -116,7 +116,7 @@ def plant(fault: Fault) -> None:
     register_optimizer_step_post_hook(lambda *_: planter.reached("optimizer"))
     planter.around(train_state, "_transfer", after="save:collect")
     planter.around(checkpoint, "save_file", after="save:write")
-    planter.around(checkpoint, "_sync", before="save:sync")
+    planter.around(checkpoint, "sync", before="save:sync")
     planter.around(checkpoint, "point", before="save:point")
     planter.around(checkpoint.os, "rename", before="save:rename")
     resume = loop.Loop.resume

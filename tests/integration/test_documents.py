@@ -51,6 +51,7 @@ ELSEWHERE = {
     r"RUN_DIR": "a form, not a command",
     r"PROCESSES|…|\.\.\.|\bN\b": "a form, not a command",
     r"^vit-colossal check": "test_check.py",
+    r" moved/run": "test_moved_runs.py",
     r"^vit-colossal parity": "tests/distributed/test_parity.py",
     r"^vit-colossal bench": "test_bench.py",
     r"^vit-colossal push": "the tests of push",

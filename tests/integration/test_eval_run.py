@@ -121,7 +121,7 @@ def test_what_cannot_be_evaluated(
         (): "no model: name a run",
         ("vit-micro", "--dataset", "digits"): "a preset without weights",
         (str(trained), "--model", "x"): "exclude each other",
-        (str(trained), "--dataset", "digits"): "the model lacks 10 labels: '0', '1'",
+        (str(trained), "--dataset", "digits"): "numbers do not say which of these they mean",
         ("moved/alone",): "--dataset: name the data set",
         (str(trained), "--eval-split", "nope"): "--eval-split nope: no such split",
         (str(trained), "--check-reference", "x"): "judges a training run",

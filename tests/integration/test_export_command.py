@@ -190,8 +190,8 @@ def test_other_labels_are_refused_with_the_difference(
     flags = ["--format", "onnx", "--dataset", "digits"]
     assert main(["export", str(trained), str(tmp_path / "x"), *flags]) == 2
     error = capsys.readouterr().err
-    assert "the model lacks 10 labels" in error
-    assert "the data set lacks 11 labels: 'digit 0'" in error
+    assert "the model does not know 10 of its 10 labels: '0', '1'" in error
+    assert "it knows 'digit 0', 'digit 1'" in error
 
 
 def test_the_weights_of_another_shape_are_refused(trained: Path, tmp_path: Path) -> None:

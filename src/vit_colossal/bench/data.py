@@ -64,6 +64,8 @@ def plan_case(case: BenchCase, topology: Topology, work: Path | None) -> tuple[R
         evaluation=split,
         image_mean=tuple(processor.image_mean),
         image_std=tuple(processor.image_std),
+        source="synthetic",
+        columns=("image", "label"),
     )
     return plan, data
 

@@ -74,10 +74,10 @@ def write(
         manifest: dict[str, Any] = {"format": FORMAT, "files": files, "identity": dict(identity)}
         manifest["sha256"] = _sha256_of(manifest)
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _sync(unfinished / MANIFEST)
-        _sync(unfinished)
+        sync(unfinished / MANIFEST)
+        sync(unfinished)
         os.rename(unfinished, final)
-        _sync(root)
+        sync(root)
     except Exception as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         if not isinstance(error, (OSError, SafetensorError)):
@@ -92,7 +92,7 @@ def write(
 def _seal(path: Path) -> dict[str, Any]:
     """Force a file to disk; its size and hash. Readable like any other file of the run."""
     path.chmod(0o666 & ~_umask())
-    _sync(path)
+    sync(path)
     return {"size": path.stat().st_size, "sha256": _sha256(path)}
 
 
@@ -102,7 +102,8 @@ def _umask() -> int:
     return current
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Force a file or a folder's list of names to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -217,6 +218,8 @@ def point(root: Path, name: str, target: Path) -> None:
     link = root / f".{name}-{os.getpid()}"
     link.unlink(missing_ok=True)
     link.symlink_to(target.name)
+    if (root / name).is_dir() and not (root / name).is_symlink():
+        _delete(root / name)  # tools that copy what links lead to make a folder of it
     os.replace(link, root / name)
 
 
@@ -226,9 +229,33 @@ def prune(root: Path, keep_last: int) -> None:
     kept = {best.resolve()} if best.is_symlink() else set()
     for path in listed(root)[keep_last:]:
         if path.resolve() not in kept:
-            doomed = root / f".deleted-{path.name}-{os.getpid()}"
-            os.rename(path, doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            _delete(path)
+
+
+def drop_after(root: Path, step: int) -> list[Path]:
+    """Delete the checkpoints of later steps than that from which a run goes on.
+
+    They are of a way that is not gone on; ``write`` would keep them in the place of the new ones.
+
+    Returns:
+        What was deleted, newest first.
+    """
+    later = [path for path in listed(root) if int(path.name[5:]) > step]
+    for path in later:
+        _delete(path)
+    for link in (root / "last", root / "best"):
+        if link.is_symlink() and not link.exists():
+            link.unlink()
+        elif link.is_dir() and not link.is_symlink() and _read_json(link, STATE)["step"] > step:
+            _delete(link)  # a copy, see `point`
+    return later
+
+
+def _delete(path: Path) -> None:
+    """Rename first: a checkpoint is complete or absent."""
+    doomed = path.with_name(f".deleted-{path.name}-{os.getpid()}")
+    os.rename(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def sweep(root: Path) -> None:

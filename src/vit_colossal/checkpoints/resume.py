@@ -1,14 +1,14 @@
-"""Which checkpoint a run continues from, decided before any process group exists."""
+"""Which checkpoint a run continues from, and what has to agree with it."""
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vit_colossal.checkpoints.files import differences, listed, named, newest_valid
+from vit_colossal.checkpoints.files import listed, named, newest_valid
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
@@ -58,31 +58,19 @@ def wants_resume(config: TrainConfig) -> str | None:
     return config.resume
 
 
-def with_checkpoint(plan: RunPlan, data: RunData, *, report: bool) -> RunPlan:
-    """The plan with the checkpoint that ``--resume`` means, verified and matching.
+def find_checkpoint(config: TrainConfig, *, report: bool) -> Checkpoint | None:
+    """The checkpoint that ``--resume`` means, verified; None to start from the beginning.
 
     Args:
-        plan: the validated run.
-        data: its data.
+        config: the run.
         report: log which checkpoints were passed over.
 
     Raises:
-        ConfigError: there is none, it is damaged, or it belongs to another run.
+        ConfigError: there is none, or it is damaged.
     """
-    which = wants_resume(plan.config)
+    which = wants_resume(config)
     if which is None:
-        return plan
-    checkpoint = _find(which, plan.config, report)
-    if checkpoint is None:
-        return plan
-    wrong = differences(checkpoint.identity, identity(plan, data))
-    if wrong:
-        head = f"--resume {which}: {checkpoint.path} belongs to another run"
-        raise ConfigError([f"{head}: {line}" for line in wrong])
-    return replace(plan, checkpoint=checkpoint)
-
-
-def _find(which: str, config: TrainConfig, report: bool) -> Checkpoint | None:
+        return None
     if which not in ("auto", "last", "best"):
         return named(Path(which), f"--resume {which}")
     if config.output_dir is None:

@@ -111,6 +111,8 @@ class Checkpointer:
                 changed = ", ".join(files.differences(saved, self.layout))
                 how = f"equal up to rounding, as sums are taken in another order ({changed})"
             logger.info("resumed from %s: %s", checkpoint.path, how)
+            for path in files.drop_after(self.root, checkpoint.step):
+                logger.info("deleted %s, of later steps that this run does anew", path)
         progress: dict[str, Any] = checkpoint.state["progress"]
         return progress
 

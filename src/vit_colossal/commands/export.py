@@ -57,6 +57,8 @@ def main(flags: Sequence[str], prog: str) -> int:
         data: dict[str, Any] = {"dataset": asked.dataset, "eval_split": asked.eval_split}
         config = TrainConfig(**{name: value for name, value in data.items() if value is not None})
         split = open_split(config, saved, progress=True)
+        for note in split.notes:
+            print(note)
         print(export_onnx(saved, asked.output, split, overwrite=asked.overwrite))
     print(f"{saved} exported to {asked.output}")
     return 0

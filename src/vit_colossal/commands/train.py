@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from vit_colossal.config.command_line import read_flags
 from vit_colossal.config.reading import parse_config
+from vit_colossal.config.settings.base import spellings
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ExitCode
+from vit_colossal.plan import run_folder
 from vit_colossal.runtime.interpreter import share_cpu, without_collecting
 
 SETTINGS = TrainConfig
@@ -15,6 +19,7 @@ SETTINGS = TrainConfig
 def main(flags: Sequence[str], prog: str) -> int:
     """Train, in this process or in N."""
     config, problems = parse_config(flags, prog, SETTINGS)
+    config = _where_its_file_lies(config, flags, prog)
     # PyTorch comes after the flags: --help needs none, and it reads the number of threads.
     if config.nproc is not None:
         share_cpu(config.nproc)
@@ -31,3 +36,19 @@ def main(flags: Sequence[str], prog: str) -> int:
         return ExitCode.after(result.stopped_by)
     passed = result.verdict is None or result.verdict.passed
     return ExitCode.OK if passed else ExitCode.DIFFERENT
+
+
+def _where_its_file_lies(config: TrainConfig, flags: Sequence[str], prog: str) -> TrainConfig:
+    """A run that is continued by its own config.yaml goes on in the folder of that file.
+
+    The file names the folder in which the run began; a moved or copied run is not that one.
+    """
+    if config.resume is None:
+        return config
+    given, _ = read_flags(flags, prog, SETTINGS)
+    file = Path(given.get("config") or "")
+    named = set(spellings(SETTINGS)["output_dir"]) & given.keys()
+    is_a_run_s = file.name == run_folder.CONFIG and (file.parent / run_folder.ENVIRONMENT).is_file()
+    if named or not is_a_run_s:
+        return config
+    return config.replace(output_dir=file.parent)

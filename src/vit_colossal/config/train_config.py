@@ -64,7 +64,9 @@ class TrainConfig(
             raise ConfigError(problems_of(error)) from None
 
 
-#: How the same batch is cut, or what is another run of the same recipe.
+#: How the same batch is cut: another order of sums, and nothing else.
+CUTS = ("batch_size", "num_microbatches", "microbatch_size", "grad_accumulation")
+#: Of these, and of what is another run of the same recipe, a reference keeps none.
 _NOT_OF_THE_RECIPE = ("batch_size", "num_microbatches", "microbatch_size", "seed")
 
 #: The settings that may move an accuracy, beside model and data.

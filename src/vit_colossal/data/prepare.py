@@ -31,6 +31,8 @@ class RunData:
     Attributes:
         name: what ``--dataset`` said.
         fingerprint: identity of the content.
+        source: the same with the images that cannot be decoded and were left out.
+        columns: the image and the label column.
         eval_split: name of the evaluation split.
         labels: label names, in order.
         train, evaluation: uint8 images and int64 labels, memory-mapped or decoded on the fly.
@@ -46,6 +48,8 @@ class RunData:
     evaluation: CachedSplit
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
+    source: str
+    columns: tuple[str, str]
     notes: tuple[str, ...] = ()
 
 
@@ -130,6 +134,8 @@ def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:
         evaluation=evaluation,
         image_mean=tuple(processor.image_mean),
         image_std=tuple(processor.image_std),
+        source=source.fingerprint,
+        columns=(source.image_column, source.label_column),
         notes=(*source.notes, *_left_out(train, evaluation)),
     )
 

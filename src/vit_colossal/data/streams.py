@@ -44,13 +44,15 @@ class StreamedSource:
     """Two splits of labelled images, decoded; see ``ImageSource`` for the other fields.
 
     Attributes:
-        train: Training images.
-        evaluation: Evaluation images.
+        train: Training images, decoded.
+        evaluation: Evaluation images, decoded.
     """
 
     name: str
     train: CachedSplit
     evaluation: CachedSplit
+    image_column: str
+    label_column: str
     labels: tuple[str, ...]
     eval_split: str
     fingerprint: str
@@ -107,7 +109,7 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
     if eval_name is None and limit is not None:
         limit = _rows_that_leave(limit, request.val_split)
         selection = f"{selection} of {limit}"
-    reader = _Reader(loaded, columns, options)
+    reader = _Reader(loaded, columns, options, request.min_labels)
     if eval_name is not None:
         follow = reader.unread(splits, eval_name, request.max_eval_samples)
         reader = replace(reader, options=replace(options, images_to_follow=follow))
@@ -126,7 +128,17 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
     rows = (len(train) + len(train.bad), len(evaluation) + len(evaluation.bad))
     names = labels.names
     content = fingerprint(loaded.content, train_name, selection, columns, names, rows)
-    return StreamedSource(loaded.name, train, evaluation, names, name, content, notes)
+    return StreamedSource(
+        name=loaded.name,
+        train=train,
+        evaluation=evaluation,
+        image_column=columns[0],
+        label_column=columns[1],
+        labels=names,
+        eval_split=name,
+        fingerprint=content,
+        notes=notes,
+    )
 
 
 def choose_rows(split: CachedSplit, numbers: list[int]) -> CachedSplit:
@@ -156,6 +168,7 @@ class _Reader:
     loaded: Loaded
     columns: tuple[str, str]
     options: CacheOptions
+    min_labels: int
     labels: Labels | None = None
 
     def entry(self, name: str, limit: int | None) -> Path:
@@ -198,7 +211,7 @@ class _Reader:
         labels = read_labels(features[column], cells, column, name, training=training)
         if self.labels is None:
             whole = limit is None and name in self.loaded.splits
-            labels = training_labels(labels, column, name, whole=whole)
+            labels = training_labels(labels, column, name, whole=whole, least=self.min_labels)
         else:
             labels = in_training_order(labels, self.labels, column, name)
         bad = tuple(i._replace(label=int(labels.places[i.number])) for i in split.bad)

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+import torch
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import ViTForImageClassification, get_scheduler
@@ -89,6 +90,13 @@ def ema_decay(decay: float, step: int) -> float:
     that of ``tf.train.ExponentialMovingAverage``.
     """
     return min(decay, (1 + step) / (10 + step))
+
+
+def rate_after(step: int, config: TrainConfig, total_steps: int) -> float:
+    """The learning rate of the schedule once ``step`` optimizer steps are done."""
+    optimizer = AdamW([torch.zeros(1, requires_grad=True)], lr=config.lr or 0.0)
+    schedule: Any = build_schedule(optimizer, config, total_steps)
+    return float(schedule.lr_lambdas[0](step) * (config.lr or 0.0))
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, total_steps: int) -> LRScheduler:

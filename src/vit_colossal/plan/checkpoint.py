@@ -1,4 +1,4 @@
-"""The checkpoint that a run continues from."""
+"""The checkpoint that a run continues from, and what the steps before it were trained with."""
 
 from __future__ import annotations
 
@@ -22,3 +22,16 @@ class Checkpoint:
     step: int
     identity: dict[str, Any]
     state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a run that was trained with one set of settings.
+
+    Attributes:
+        first_step: optimizer steps taken before it.
+        settings: as in config.yaml.
+    """
+
+    first_step: int
+    settings: dict[str, Any]

@@ -29,8 +29,12 @@ def is_local(name: str) -> bool:
     return os.path.exists(name)  # unlike Path.exists it never raises
 
 
-def read_config(name: str) -> dict[str, Any]:
+def read_config(name: str, *, weights: bool = True) -> dict[str, Any]:
     """The ``config.json`` of a folder or a hub repository.
+
+    Args:
+        name: the folder or the repository.
+        weights: a folder has to hold some too.
 
     Raises:
         ModelError: there is none, it cannot be read, or it asks for more than a plain model.
@@ -40,7 +44,7 @@ def read_config(name: str) -> dict[str, Any]:
         file: Path | None = path / "config.json"
         if not (path / "config.json").is_file():
             raise ModelError([f"--model {name}: no config.json in it, so not a model directory"])
-        if not any(path.glob("*.safetensors")):
+        if weights and not any(path.glob("*.safetensors")):
             raise ModelError(
                 [
                     f"--model {name}: no *.safetensors weights in it (pickles are not loaded): "

@@ -100,8 +100,13 @@ class ModelSpec:
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
-def read_spec(name: str, overrides: dict[str, Any]) -> ModelSpec:
+def read_spec(name: str, overrides: dict[str, Any], *, weights: bool = True) -> ModelSpec:
     """Find the model's shape from a preset, a directory's or a hub repository's ``config.json``.
+
+    Args:
+        name: of the preset, the directory or the repository.
+        overrides: ViTConfig keys for a preset.
+        weights: a directory has to hold some too; a run keeps its own in the checkpoints.
 
     Raises:
         ModelError: no such model, not a ViT, or overrides for a pretrained model.
@@ -120,7 +125,7 @@ def read_spec(name: str, overrides: dict[str, Any]) -> ModelSpec:
                 f"--model {name} brings its own configuration"
             ]
         )
-    values = _config_of(name)
+    values = _config_of(name, weights=weights)
     if values.get("model_type") != "vit":
         raise ModelError(
             [f"--model {name} is of type {values.get('model_type')!r}: a 'vit' is needed"]
@@ -180,9 +185,9 @@ def _spec(name: str, values: dict[str, Any], *, pretrained: bool) -> ModelSpec:
     return spec
 
 
-def _config_of(name: str) -> dict[str, Any]:
+def _config_of(name: str, *, weights: bool = True) -> dict[str, Any]:
     try:
-        return read_config(name)
+        return read_config(name, weights=weights)
     except ModelError as error:
         if name.count("/") == 1 or is_local(name):
             raise

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
-from vit_colossal.plan.checkpoint import Checkpoint
+from vit_colossal.plan.checkpoint import Checkpoint, Segment
 from vit_colossal.plan.model_spec import ModelSpec, read_spec
 from vit_colossal.plan.parallel_dims import BatchPlan, ParallelDims, plan_batches
 from vit_colossal.plan.problems import (
@@ -34,7 +34,17 @@ class Device:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A resolved, validated run; ``checkpoint`` is where it continues from."""
+    """A resolved, validated run.
+
+    Attributes:
+        config: with every default filled in.
+        device: what it trains on.
+        spec: the model's shape.
+        dims, batches: how processes and batches are divided.
+        notes: what a person should know, one line each.
+        checkpoint: where it continues from.
+        segments: of a continued run, the settings of each part, this one's last.
+    """
 
     config: TrainConfig
     device: Device
@@ -43,10 +53,15 @@ class RunPlan:
     batches: BatchPlan
     notes: tuple[str, ...]
     checkpoint: Checkpoint | None = None
+    segments: tuple[Segment, ...] = ()
 
 
 def make_plan(
-    config: TrainConfig, world_size: int, device: Device, found: Sequence[str] = ()
+    config: TrainConfig,
+    world_size: int,
+    device: Device,
+    found: Sequence[str] = (),
+    spec: ModelSpec | None = None,
 ) -> RunPlan:
     """Resolve defaults and validate.
 
@@ -55,6 +70,7 @@ def make_plan(
         world_size: number of processes of the run.
         device: what it trains on.
         found: problems that are known already, to be shown with those found here.
+        spec: the model's shape where it is known; None reads what ``model`` names.
 
     Raises:
         ConfigError: all problems found.
@@ -65,7 +81,7 @@ def make_plan(
         raise ConfigError([*found, *error.problems]) from None
     config, notes = _default_subject(config, device)
     try:
-        spec = read_spec(config.model or "", config.model_overrides)
+        spec = spec or read_spec(config.model or "", config.model_overrides)
     except ConfigError as error:
         found = [*found, *plugin_problems(config, device.kind), *augmentation_problems(config)]
         raise ConfigError([*found, *error.problems]) from None
@@ -103,6 +119,11 @@ def check_data(plan: RunPlan, num_train: int, num_eval: int) -> None:
         raise ConfigError(["the evaluation split is empty: choose another --eval-split"])
 
 
+def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
+    """Optimizer steps of a whole run, which its schedule spans."""
+    return config.max_steps or (config.epochs or 1) * steps_per_epoch
+
+
 def fit_batch(plan: RunPlan, asked: TrainConfig, num_train: int) -> RunPlan:
     """Halve the default global batch until the training images fill one.
 
@@ -121,7 +142,7 @@ def fit_batch(plan: RunPlan, asked: TrainConfig, num_train: int) -> RunPlan:
         batch //= 2
     try:
         smaller = asked.replace(global_batch_size=batch)
-        found = make_plan(smaller, plan.dims.world_size, plan.device)
+        found = make_plan(smaller, plan.dims.world_size, plan.device, spec=plan.spec)
     except ConfigError:  # the layout needs more: `check_data` says how many images there are
         return plan
     note = f"no --global-batch-size given: {batch}, as there are {num_train} training images"

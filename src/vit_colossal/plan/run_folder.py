@@ -2,6 +2,12 @@
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+#: Which images the run is trained and evaluated on, and where they were.
+DATA = "data.json"
+#: What a checkpoint lacks to be a model: its configuration with the labels, its image processor.
+BASE = "base"
+#: The settings of each part of the run, one line each.
+SEGMENTS = "segments.jsonl"
 METRICS = "metrics.jsonl"
 PREDICTIONS = "predictions.parquet"
 THUMBNAILS = "thumbnails"

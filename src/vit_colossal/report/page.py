@@ -21,10 +21,8 @@ from vit_colossal.report.classes import ClassView, class_view
 from vit_colossal.report.figures import Chart
 from vit_colossal.report.pictures import Picture, pictures
 from vit_colossal.rundir.files import RunFiles, read_run_files
+from vit_colossal.rundir.segments import PLACES
 from vit_colossal.version import __version__
-
-#: Settings that say where a run lies, not what it is.
-_PLACES = ("output_dir", "resume", "cache_dir")
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def render(runs: Sequence[RunFiles]) -> str:
 
 def differences(values: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """The entries that are not the same in all: name, and the value in each ("–" for none)."""
-    names = dict.fromkeys(name for one in values for name in one if name not in _PLACES)
+    names = dict.fromkeys(name for one in values for name in one if name not in PLACES)
     rows = [(name, [_text(one.get(name)) for one in values]) for name in names]
     return [(name, texts) for name, texts in rows if len(set(texts)) > 1]
 

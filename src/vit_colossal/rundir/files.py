@@ -26,6 +26,7 @@ from vit_colossal.rundir.events import (
     parse_events,
 )
 from vit_colossal.rundir.regression import Verdict, check_run
+from vit_colossal.rundir.segments import read_segments, turns
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,11 @@ class RunFiles:
 
     @property
     def start(self) -> StartEvent | None:
-        """The first start event; older runs have none."""
-        return next((e for e in self.events if isinstance(e, StartEvent)), None)
+        """The last start event: a continued run may have more steps before it than it set out for.
+
+        Older runs have none.
+        """
+        return next((e for e in reversed(self.events) if isinstance(e, StartEvent)), None)
 
     @property
     def train(self) -> list[TrainEvent]:
@@ -117,6 +121,7 @@ def read_run_files(
     config = _mapping(directory / run_folder.CONFIG, notes)
     environment = _mapping(directory / run_folder.ENVIRONMENT, notes)
     events, written = _events(directory / run_folder.METRICS, notes)
+    notes += _turns(directory)
     verdict, no_verdict = _verdict(directory, reference, references)
     return RunFiles(
         directory=directory,
@@ -145,6 +150,15 @@ def _mapping(path: Path, notes: list[str]) -> dict[str, Any]:
         notes.append(f"{path.name} holds no names and values")
         return {}
     return {str(key): value for key, value in values.items()}
+
+
+def _turns(directory: Path) -> list[str]:
+    """Where the settings were changed: config.yaml has the last ones only."""
+    try:
+        found = turns(read_segments(directory))
+    except ConfigError as error:
+        return error.problems
+    return [f"settings changed on the way, {turn}" for turn in found]
 
 
 def _events(path: Path, notes: list[str]) -> tuple[list[Event], datetime | None]:

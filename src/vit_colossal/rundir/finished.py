@@ -15,6 +15,7 @@ from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.rundir.events import EndEvent, EvalEvent
 from vit_colossal.rundir.references import Result, RunLayout, Value
+from vit_colossal.rundir.segments import read_segments, turns, until
 from vit_colossal.text import json_object
 
 VERSIONS = ("vit_colossal", "python", "torch", "colossalai", "transformers", "datasets")
@@ -47,7 +48,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that ended, and its last evaluation."""
+    """A run that ended, and its last evaluation; ``turns`` say where its settings were changed."""
 
     directory: Path
     subject: Subject
@@ -57,15 +58,17 @@ class FinishedRun:
     commit: str | None
     versions: dict[str, str]
     device: str = ""
+    turns: tuple[str, ...] = ()
 
 
-class _Environment(BaseModel):
+class Environment(BaseModel):
     """What is needed of environment.json."""
 
     dataset: str
     eval_split: str
     data_fingerprint: str = Field(min_length=1)
     labels: tuple[str, ...] = Field(min_length=1)
+    left_out_images: dict[str, int] = {}
     world_size: int = Field(ge=1)
     commit: str | None = None
     device: str = ""
@@ -85,10 +88,15 @@ def read_run(directory: Path, step: int | None = None) -> FinishedRun:
     """
     if not directory.is_dir():
         raise ConfigError([f"{directory}: no such run directory"])
-    config = read_run_config(directory)
     values = _read_json(directory / run_folder.ENVIRONMENT)
-    environment = _validated(_Environment, values, directory / run_folder.ENVIRONMENT)
+    environment = _validated(Environment, values, directory / run_folder.ENVIRONMENT)
     events = _read_events(directory / run_folder.METRICS)
+    segments = read_segments(directory)
+    config = read_run_config(directory)
+    if step is not None:
+        segments = until(segments, step)
+        if segments:
+            config = _config_of(segments[-1].settings, directory / run_folder.SEGMENTS)
     if step is None:
         result = _last_evaluation(directory / run_folder.METRICS, events, config.seed)
     else:
@@ -114,8 +122,37 @@ def read_run(directory: Path, step: int | None = None) -> FinishedRun:
     settings = hyperparameters(config)
     device = environment.device_name or environment.device
     return FinishedRun(
-        directory, subject, layout, settings, result, environment.commit, versions, device
+        directory=directory,
+        subject=subject,
+        layout=layout,
+        settings=settings,
+        result=result,
+        commit=environment.commit,
+        versions=versions,
+        device=device,
+        turns=tuple(turns(segments)),
     )
+
+
+def read_environment(directory: Path) -> Environment:
+    """What a run says of the machine and the data.
+
+    Raises:
+        ConfigError: its environment.json is missing or is none.
+    """
+    path = directory / run_folder.ENVIRONMENT
+    return _validated(Environment, _read_json(path), path)
+
+
+def has_gone_on(directory: Path) -> bool:
+    """Whether a run reported something after its end: its model is then of an earlier one."""
+    try:
+        lines = (directory / run_folder.METRICS).read_text(encoding="utf-8").splitlines()
+        return bool(lines) and json.loads(lines[-1]).get("event") != "end"
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 def hyperparameters(config: TrainConfig) -> dict[str, Value]:
@@ -133,8 +170,16 @@ def read_run_config(directory: Path) -> TrainConfig:
     path = directory / run_folder.CONFIG
     try:
         values = yaml.safe_load(_read_text(path))
+    except yaml.YAMLError as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError([f"{path}: not the configuration of a run ({reason})"]) from None
+    return _config_of(values, path)
+
+
+def _config_of(values: Any, path: Path) -> TrainConfig:
+    try:
         return TrainConfig.model_validate(values)
-    except (yaml.YAMLError, ValidationError) as error:
+    except ValidationError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError([f"{path}: not the configuration of a run ({reason})"]) from None
 

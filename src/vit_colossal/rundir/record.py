@@ -6,16 +6,26 @@ import json
 import platform
 import shutil
 import subprocess
+import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+import yaml
 
 from vit_colossal.data.prepare import RunData
 from vit_colossal.plan import run_folder
+from vit_colossal.plan.checkpoint import Segment
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.rundir.data_record import describe_data, write_data_record
+from vit_colossal.rundir.durable import place_durably, write_durably
 from vit_colossal.rundir.metrics import keep_events
+from vit_colossal.rundir.segments import places, settings_of, write_segments
 from vit_colossal.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, ViTImageProcessorPil
 
 
 def describe_software() -> dict[str, str | None]:
@@ -31,10 +41,18 @@ def describe_software() -> dict[str, str | None]:
 
 
 def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
-    """config.yaml re-runs the run; environment.json says what it ran on."""
-    (run_dir / run_folder.CONFIG).write_text(plan.config.dump(), encoding="utf-8")
+    """config.yaml re-runs the run, segments.jsonl keeps what each part of it was trained with.
+
+    data.json says which images those are, environment.json what it runs on.
+    """
+    segments = plan.segments or (Segment(0, settings_of(plan.config.dump())),)
+    settings = {**segments[-1].settings, **places(settings_of(plan.config.dump()))}
     if plan.checkpoint is None:
-        shutil.rmtree(run_dir / run_folder.CHECKPOINTS, ignore_errors=True)
+        for name in (run_folder.CHECKPOINTS, run_folder.MODEL):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+    write_data_record(run_dir, describe_data(plan.config, data))
+    write_segments(run_dir, segments)
+    write_durably(run_dir / run_folder.CONFIG, yaml.safe_dump(settings, sort_keys=False))
     keep_events(run_dir / run_folder.METRICS, plan.checkpoint.step if plan.checkpoint else -1)
     device = torch.cuda.get_device_name() if plan.device.kind == "cuda" else platform.processor()
     environment = {
@@ -52,7 +70,24 @@ def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
         "labels": list(data.labels),
     }
     text = json.dumps(environment, indent=2) + "\n"
-    (run_dir / run_folder.ENVIRONMENT).write_text(text, encoding="utf-8")
+    write_durably(run_dir / run_folder.ENVIRONMENT, text)
+
+
+def keep_base(run_dir: Path, config: PreTrainedConfig, processor: ViTImageProcessorPil) -> None:
+    """What makes a model of a checkpoint, so that nobody needs the one that training began with.
+
+    Args:
+        run_dir: the run directory.
+        config: of the model, with its labels.
+        processor: that training uses.
+    """
+    base = run_dir / run_folder.BASE
+    base.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".base-", dir=run_dir) as unfinished:
+        config.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        for file in sorted(Path(unfinished).iterdir()):
+            place_durably(file, base / file.name)
 
 
 def _commit() -> str | None:

@@ -190,7 +190,12 @@ def record(
     """
     runs = [read_run(directory) for directory in directories]
     first = runs[0]
-    problems = []
+    problems = [
+        f"{run.directory}: its settings were changed on the way ({'; '.join(run.turns)}): "
+        "a reference is of one set of settings"
+        for run in runs
+        if run.turns
+    ]
     for run in runs[1:]:
         for what in ("subject", "layout", "settings", "versions"):
             if getattr(run, what) != getattr(first, what):
@@ -302,6 +307,7 @@ def _difference_lines(reference: Reference, run: FinishedRun) -> list[str]:
         # A published entry only lists what is known of it.
         if mine != theirs and (name in reference.settings or reference.data_fingerprint):
             lines.append(f"  differs    {name}: {mine} here, {theirs} in the reference")
+    lines += [f"  changed    {turn}" for turn in run.turns]
     if run.layout != reference.layout:
         lines.append("  differs    layout: the result must not depend on it")
     return lines

@@ -148,6 +148,8 @@ def _training(saved: SavedModel, run: FinishedRun) -> str:
         "seed": str(run.result.seed),
         **{key.replace("_", " "): str(value) for key, value in run.settings.items()},
     }
+    if run.turns:
+        rows["changed on the way"] = "; ".join(run.turns)
     if saved.step is not None:
         kind = "moving average of the weights, fp32," if saved.averaged else "fp32 master weights"
         rows["weights"] = f"{kind} after step {saved.step}"

@@ -67,7 +67,7 @@ def plan_evaluation(config: TrainConfig, topology: Topology, found: Sequence[str
 
 
 def _plan(config: TrainConfig, spec: ModelSpec, topology: Topology, problems: list[str]) -> RunPlan:
-    """The layout; ``make_plan`` reads the shape of what ``model`` names."""
+    """The layout of the work."""
     try:
         device = choose_device(config, topology)
     except ConfigError as error:
@@ -75,7 +75,7 @@ def _plan(config: TrainConfig, spec: ModelSpec, topology: Topology, problems: li
     named = {"model": spec.name, "model_overrides": spec.overrides}
     # No default data set: its name would be announced, and it is not what is read.
     settings = config.replace(**named, dataset=config.dataset or "as trained")
-    return make_plan(settings, topology.world_size, device, problems)
+    return make_plan(settings, topology.world_size, device, problems, spec)
 
 
 def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluation:
@@ -98,8 +98,8 @@ def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluatio
         split = plan.split
         count = len(split.samples)
         logger.info("%s on %s, split %s: %d images", plan.saved, split.dataset, split.name, count)
-        if split.reordered:
-            logger.info("the data set lists the labels in another order: matched by name")
+        for note in split.notes:
+            logger.info(note)
     with in_group(plan.run.device.kind, topology) as device:
         return _evaluate(plan, device)
 

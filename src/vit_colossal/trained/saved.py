@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_colossal.errors import ConfigError, ModelError
+from vit_colossal.errors import ModelError
+from vit_colossal.model.untrained import build_untrained
 from vit_colossal.model.vit import load_pretrained
 from vit_colossal.plan import run_folder
-from vit_colossal.plan.model_files import read_config as read_model_config
 from vit_colossal.plan.model_spec import PRESETS, ModelSpec, read_labels, read_spec
 from vit_colossal.plan.weight_names import published
 from vit_colossal.plan.weights_fit import check_weights
-from vit_colossal.rundir.finished import read_run_config
+from vit_colossal.rundir.data_record import has_data_record, read_data_record
+from vit_colossal.rundir.finished import has_gone_on, read_run_config
 
 if TYPE_CHECKING:
     from transformers import ViTForImageClassification
@@ -76,16 +77,18 @@ def locate(name: str, checkpoint: str | None = None) -> SavedModel:
         beside = path.parent != Path() and path.parent.is_dir()
         if not path.exists() and (beside or name.startswith((".", "/", "~"))):
             raise ModelError([f"{name}: no such model, run or checkpoint"])
-        folder = path.resolve()
-        made_here = (
-            folder.name == run_folder.MODEL and (folder.parent / run_folder.CONFIG).is_file()
-        )
-        return _of_directory(
-            str(path) if path.exists() else name, path.parent if made_here else None
-        )
+        return _of_directory(str(path) if path.exists() else name, _run_of(path))
     except ModelError as error:
         # There may be a positional argument behind it.
         raise ModelError([line.removeprefix("--model ") for line in error.problems]) from None
+
+
+def _run_of(path: Path) -> Path | None:
+    """The run directory that a model directory lies in, also where a link leads to it."""
+    if path.resolve().name != run_folder.MODEL:
+        return None
+    parents = (path.parent, path.resolve().parent)
+    return next((run for run in parents if (run / run_folder.CONFIG).is_file()), None)
 
 
 def _of_run(run_dir: Path, which: str | None) -> SavedModel:
@@ -93,6 +96,12 @@ def _of_run(run_dir: Path, which: str | None) -> SavedModel:
         return _of_checkpoint(_find(run_dir, which), run_dir)
     if not (run_dir / run_folder.MODEL / "config.json").is_file():
         raise ModelError([f"{run_dir} has no model yet: add --checkpoint last, or finish the run"])
+    if has_gone_on(run_dir):
+        logger.warning(
+            "%s has gone on since its model was saved: that of an earlier end is taken; "
+            "--checkpoint last is newer",
+            run_dir,
+        )
     return _of_directory(str(run_dir / run_folder.MODEL), run_dir)
 
 
@@ -119,21 +128,47 @@ def _find(run_dir: Path, which: str) -> Checkpoint:
 
 
 def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> SavedModel:
-    """The shape comes from the run: its model, or what it was configured to train."""
-    model = run_dir / run_folder.MODEL
-    if (model / "config.json").is_file():
-        spec = read_spec(str(model), {})
-    elif (run_dir / run_folder.CONFIG).is_file():
-        config = read_run_config(run_dir)
-        spec = read_spec(config.model or "", config.model_overrides)
-    else:
-        raise ModelError([f"{checkpoint.path} lies in no run: its config.yaml is missing"])
+    """The shape and the processor are those that the run keeps beside its checkpoints."""
+    spec = _spec_of_run(checkpoint, run_dir)
     saved, here = checkpoint.identity.get("model"), asdict(spec)
     if not isinstance(saved, dict) or any(here.get(key) != value for key, value in saved.items()):
         raise ModelError([f"{checkpoint.path} is of another model than {spec.name}: {saved}"])
     labels = tuple(str(label) for label in checkpoint.identity.get("labels", ()))
+    _refuse_another_run(checkpoint, run_dir)
     averaged = bool(checkpoint.identity.get("weight average"))
     return SavedModel(spec, labels, checkpoint.path, checkpoint.step, averaged, run_dir)
+
+
+def _spec_of_run(checkpoint: Checkpoint, run_dir: Path) -> ModelSpec:
+    base, model = run_dir / run_folder.BASE, run_dir / run_folder.MODEL
+    if not (run_dir / run_folder.CONFIG).is_file():
+        raise ModelError([f"{checkpoint.path} lies in no run: its config.yaml is missing"])
+    if (base / "config.json").is_file():
+        return read_spec(str(base), {}, weights=False)
+    # What follows is a run of an earlier version.
+    if (model / "config.json").is_file():
+        return read_spec(str(model), {})
+    config = read_run_config(run_dir)
+    try:
+        return read_spec(config.model or "", config.model_overrides)
+    except ModelError as error:
+        missing = f"{run_dir} has no {run_folder.BASE}/, as earlier versions wrote none, and"
+        raise ModelError([f"{missing} {line}" for line in error.problems]) from None
+
+
+def _refuse_another_run(checkpoint: Checkpoint, run_dir: Path) -> None:
+    """Raise ModelError for a checkpoint that was brought here from elsewhere."""
+    if not has_data_record(run_dir):
+        return
+    from vit_colossal.checkpoints.files import differences
+
+    record = read_data_record(run_dir)
+    own = {"labels": list(record.labels), "data": record.fingerprint}
+    wrong = differences(checkpoint.identity, own)
+    if wrong:
+        raise ModelError(
+            [f"{checkpoint.path} belongs to another run than {run_dir}: {line}" for line in wrong]
+        )
 
 
 def load_model(saved: SavedModel) -> ViTForImageClassification:
@@ -156,18 +191,10 @@ def load_model(saved: SavedModel) -> ViTForImageClassification:
 def _from_checkpoint(saved: SavedModel, path: Path) -> ViTForImageClassification:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-    from transformers import ViTConfig, ViTForImageClassification
 
     from vit_colossal.checkpoints.files import AVERAGE
 
-    if saved.spec.pretrained:
-        config = ViTConfig.from_dict(read_model_config(saved.spec.name))
-    else:
-        config = ViTConfig(**saved.spec.overrides)
-    config.id2label = dict(enumerate(saved.labels))
-    config.label2id = {label: index for index, label in enumerate(saved.labels)}
-    config.problem_type = "single_label_classification"
-    model = ViTForImageClassification(config)
+    model = build_untrained(saved.spec, saved.labels)
     try:
         weights = load_file(path / "weights.safetensors")
         if saved.averaged:  # of all but the frozen ones
@@ -178,27 +205,3 @@ def _from_checkpoint(saved: SavedModel, path: Path) -> ViTForImageClassification
         reason = " ".join(str(error).split())[:200]
         raise ModelError([f"{path}: its weights are not this model's: {reason}"]) from None
     return model.eval()
-
-
-def require_labels(saved: SavedModel, labels: tuple[str, ...], dataset: str) -> tuple[int, ...]:
-    """For each of a data set's labels, the model's output that has the same name.
-
-    Raises:
-        ConfigError: a name is missing on either side.
-    """
-    ours, theirs = set(saved.labels), set(labels)
-    differences = (("the model", theirs - ours), ("the data set", ours - theirs))
-    lines = [
-        f"{where} lacks {len(names)} labels: {', '.join(map(repr, sorted(names)[:5]))}"
-        + (" ..." if len(names) > 5 else "")
-        for where, names in differences
-        if names
-    ]
-    if lines:
-        raise ConfigError(
-            [
-                f"--dataset {dataset}: its labels are not those of {saved} ({'; '.join(lines)}): "
-                "choose a data set with the same label names"
-            ]
-        )
-    return tuple(saved.labels.index(label) for label in labels)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vit_colossal.config.settings.data import DataSettings
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.cache import CachedSplit, CacheOptions
 from vit_colossal.data.prepare import cache_options, decode_split, open_data, source_request
 from vit_colossal.data.sources.request import SourceRequest
-from vit_colossal.data.sources.source import ImageSource
-from vit_colossal.data.streams import StreamedSource
 from vit_colossal.errors import ConfigError, DataError
 from vit_colossal.model.vit import build_processor
-from vit_colossal.rundir.finished import read_run_config
-from vit_colossal.trained.saved import SavedModel, require_labels
-
-Source = ImageSource | StreamedSource
+from vit_colossal.trained.run_data import Choice, Source, choose_data
+from vit_colossal.trained.saved import SavedModel
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class EvalSplit:
         name: the split's.
         samples: uint8 images in the model's size; labels number the model's outputs.
         image_mean, image_std: per channel, from the model's processor.
-        reordered: the data set lists the same labels in another order.
+        notes: what a person should know, one line each.
     """
 
     dataset: str
@@ -39,7 +36,7 @@ class EvalSplit:
     samples: CachedSplit
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
-    reordered: bool
+    notes: tuple[str, ...] = ()
 
 
 def open_split(config: TrainConfig, saved: SavedModel, *, progress: bool = False) -> EvalSplit:
@@ -55,42 +52,91 @@ def open_split(config: TrainConfig, saved: SavedModel, *, progress: bool = False
         progress: show a bar while decoding.
 
     Raises:
-        ConfigError: no data set is named, it cannot be read, or its labels are not the model's.
+        ConfigError: no data set is named, it cannot be read, it is no longer the run's, or it has
+            labels that the model does not know.
     """
-    settings = _with_data_of_run(config, saved)
-    if settings.dataset is None:
-        raise ConfigError([f"--dataset: name the data set to evaluate {saved} on"])
     processor = build_processor(saved.spec)
-    options = cache_options(settings, saved.spec, processor, progress=progress)
-    request, given = source_request(settings), config.model_fields_set
-    if "eval_split" in given and config.eval_split is not None:
-        source = _open_named(request, config.eval_split, options)
+    options = cache_options(config, saved.spec, processor, progress=progress)
+    if saved.run_dir is not None:
+        choice = choose_data(config, saved.run_dir, options)
+    elif config.dataset is not None:
+        choice = Choice(config, of_run=False)
     else:
-        held_out = settings is not config or "val_split" in given
-        source = _open_default(request, options, held_out=held_out)
-    order = require_labels(saved, source.labels, source.name)
+        raise ConfigError([f"--dataset: name the data set to evaluate {saved} on"])
+    settings = choice.settings
+    options = cache_options(settings, saved.spec, processor, progress=progress)
+    source = choice.source or _open(config, choice, options)
+    outputs = outputs_of(saved.labels, source.labels, source.name)
     decoded = decode_split(source, "evaluation", settings, options)
-    labels = np.asarray(order, dtype=np.int64)[decoded.labels]
+    labels = np.asarray(outputs, dtype=np.int64)[decoded.labels]
     return EvalSplit(
         dataset=source.name,
         name=source.eval_split.removesuffix("[:]"),
         samples=replace(decoded, labels=labels),
         image_mean=tuple(processor.image_mean),
         image_std=tuple(processor.image_std),
-        reordered=order != tuple(sorted(order)),
+        notes=(*choice.notes, *source.notes, *_label_notes(saved.labels, source.labels, outputs)),
     )
 
 
-def _with_data_of_run(config: TrainConfig, saved: SavedModel) -> TrainConfig:
-    """The run's own data settings where ``config`` sets none; ``config`` itself for other data."""
-    if saved.run_dir is None:
-        return config
-    run = read_run_config(saved.run_dir)
-    if config.dataset not in (None, run.dataset):
-        return config
-    given = {name for name in config.model_fields_set if getattr(config, name) is not None}
-    names = {*DataSettings.model_fields, "seed"} - given
-    return config.replace(**{name: getattr(run, name) for name in names})
+def outputs_of(ours: tuple[str, ...], theirs: tuple[str, ...], dataset: str) -> tuple[int, ...]:
+    """For each of a data set's labels, the model's output that has the same name.
+
+    A name is the same in either way that Unicode has of writing it: file systems change it.
+
+    Args:
+        ours: the model's labels, in the order of its outputs.
+        theirs: the data set's; they may be a part of the model's.
+        dataset: its name, for messages.
+
+    Raises:
+        ConfigError: the model does not know a name.
+    """
+    places = {unicodedata.normalize("NFC", label): place for place, label in enumerate(ours)}
+    places |= {label: place for place, label in enumerate(ours)}
+    found = [places.get(label, places.get(unicodedata.normalize("NFC", label))) for label in theirs]
+    unknown = [label for label, place in zip(theirs, found, strict=True) if place is None]
+    if unknown:
+        problem = (
+            f"--dataset {dataset}: the model does not know {len(unknown)} of its "
+            f"{len(theirs)} labels: {_some(unknown)}; it knows {_some(ours)}"
+        )
+        if all(label.lstrip("-").isdecimal() for label in unknown):
+            problem += "; numbers do not say which of these they mean"
+        raise ConfigError([f"{problem}: choose data with the model's label names"])
+    outputs = tuple(place for place in found if place is not None)
+    if len(set(outputs)) < len(outputs):
+        twice = [label for label, n in zip(theirs, outputs, strict=True) if outputs.count(n) > 1]
+        raise ConfigError([f"--dataset {dataset}: labels are the same but for Unicode: {twice}"])
+    return outputs
+
+
+def _label_notes(
+    ours: tuple[str, ...], theirs: tuple[str, ...], outputs: tuple[int, ...]
+) -> list[str]:
+    notes = []
+    if outputs != tuple(sorted(outputs)):
+        notes.append("the data set lists the labels in another order: matched by name")
+    missing = [label for place, label in enumerate(ours) if place not in set(outputs)]
+    if missing:
+        notes.append(
+            f"the data set has {len(theirs)} of the model's {len(ours)} labels, matched by name; "
+            f"none of {_some(missing)}"
+        )
+    return notes
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(map(repr, labels[:5])) + (" ..." if len(labels) > 5 else "")
+
+
+def _open(config: TrainConfig, choice: Choice, options: CacheOptions) -> Source:
+    """Open what was chosen."""
+    request = replace(source_request(choice.settings), min_labels=1)
+    given = config.model_fields_set
+    if "eval_split" in given and config.eval_split is not None:
+        return _open_named(request, config.eval_split, options)
+    return _open_default(request, options, held_out=choice.of_run or "val_split" in given)
 
 
 def _open_named(request: SourceRequest, split: str, options: CacheOptions) -> Source:

@@ -19,7 +19,7 @@ def announce(job: Job, memory: StateMemory) -> None:
     flops = flops_per_image(plan.spec, len(data.labels))
     logger.info(
         "model %s: %.2f M parameters, %.2f GFLOP per image forward and backward",
-        plan.spec.name,
+        plan.config.model,
         job.num_parameters / 1e6,
         flops / 1e9,
     )

@@ -21,7 +21,7 @@ from vit_colossal.evaluation.predictions import save as save_predictions
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.metrics import NullReporter, Reporter, RunReporter
-from vit_colossal.rundir.record import describe_run
+from vit_colossal.rundir.record import describe_run, keep_base
 from vit_colossal.rundir.regression import Verdict, check_run
 from vit_colossal.rundir.trackers import open_trackers
 from vit_colossal.runtime.group import limit_waiting
@@ -69,6 +69,7 @@ def fit(plan: RunPlan, data: RunData, device: torch.device) -> TrainResult:
     run_dir = shared_run_dir(plan)
     with claimed(run_dir, job):
         if job.engine.is_lead:
+            keep_base(run_dir, job.model.config, job.processor)
             describe_run(run_dir, plan, data)
             logger.info("run directory %s", run_dir)
         dist.barrier()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from transformers import ViTForImageClassification
+from transformers import ViTForImageClassification, ViTImageProcessorPil
 
 from vit_colossal.checkpoints.weights import gather_weights
 from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
@@ -16,8 +16,9 @@ from vit_colossal.data.prepare import RunData, eval_batches, train_batches
 from vit_colossal.evaluation.exact import Evaluation, evaluate
 from vit_colossal.model.directory import save_directory
 from vit_colossal.model.optim import freeze
+from vit_colossal.model.untrained import build_untrained
 from vit_colossal.model.vit import build_model, build_processor, count_parameters
-from vit_colossal.plan.plan import RunPlan
+from vit_colossal.plan.plan import RunPlan, total_steps
 from vit_colossal.strategies.ema import Ema
 from vit_colossal.strategies.engine import Engine, build_engine
 
@@ -54,6 +55,11 @@ class Job:
         """The number of epochs, of which `--max-steps` may end the last one early."""
         return math.ceil(self.total_steps / self.steps_per_epoch)
 
+    @property
+    def processor(self) -> ViTImageProcessorPil:
+        """What prepares images as training does."""
+        return build_processor(self.plan.spec)
+
     def evaluate(self, *, predictions: bool = False) -> Evaluation:
         """The whole evaluation split, each sample once; on demand what each image got."""
         return evaluate(
@@ -68,8 +74,7 @@ class Job:
         """Gather the weights and write them as a Hugging Face directory, on the lead rank."""
         weights = gather_weights(self.engine)
         if weights is not None:
-            processor = build_processor(self.plan.spec)
-            save_directory(directory, self.model, processor, weights)
+            save_directory(directory, self.model, self.processor, weights)
         dist.barrier()
         return directory
 
@@ -86,13 +91,13 @@ def build_job(plan: RunPlan, data: RunData, device: torch.device) -> Job:
     coordinate = plan.dims.coordinate(dist.get_rank())
     shard, pixels = Shard(coordinate.dp, plan.dims.dp), coordinate.pp == 0
     batches = train_batches(plan, data, shard, pixels=pixels)
-    total_steps = config.max_steps or (config.epochs or 1) * batches.steps_per_epoch
-    model = build_model(plan.spec, data.labels, config.seed)
+    steps = total_steps(config, batches.steps_per_epoch)
+    model = _build_model(plan, data)
     freeze(model, config)
     # Counted before boosting, which may leave a rank with a part of the model.
     num_parameters = count_parameters(model)
     num_trained = count_parameters(model, trained_only=True)
-    engine = build_engine(plan, model, data.image_mean, data.image_std, total_steps, device)
+    engine = build_engine(plan, model, data.image_mean, data.image_std, steps, device)
     if config.ema is not None:
         engine.ema = Ema(engine, config.ema)
     return Job(
@@ -102,7 +107,22 @@ def build_job(plan: RunPlan, data: RunData, device: torch.device) -> Job:
         engine=engine,
         train_batches=batches,
         eval_batches=eval_batches(plan, data.evaluation, shard, pixels=pixels),
-        total_steps=total_steps,
+        total_steps=steps,
         num_parameters=num_parameters,
         num_trained=num_trained,
     )
+
+
+def _build_model(plan: RunPlan, data: RunData) -> ViTForImageClassification:
+    """The plain model, set to train: with dropout, where it has some.
+
+    What a pretrained one brings is not read where a checkpoint replaces all of it.
+    """
+    if plan.checkpoint is None or not plan.spec.pretrained:
+        model = build_model(plan.spec, data.labels, plan.config.seed)
+    else:
+        model = build_untrained(plan.spec, data.labels)
+        model.config._name_or_path = plan.config.model
+        torch.manual_seed(plan.config.seed)
+    model.train()  # transformers loads a pretrained one for evaluation
+    return model

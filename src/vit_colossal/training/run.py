@@ -6,12 +6,13 @@ import logging
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from vit_colossal.checkpoints.resume import wants_resume, with_checkpoint
+from vit_colossal.checkpoints.resume import wants_resume
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.prepare import RunData, prepare_data
 from vit_colossal.data.sources.source import missing_path
@@ -26,6 +27,7 @@ from vit_colossal.rundir.regression import require_match
 from vit_colossal.rundir.trackers import missing_clients
 from vit_colossal.runtime.group import Topology, choose_device, in_group
 from vit_colossal.runtime.pins import require_colossalai
+from vit_colossal.training.resuming import continued, find_origin, own_spec, where_data_lie
 
 if TYPE_CHECKING:
     from vit_colossal.training.fit import TrainResult
@@ -47,19 +49,29 @@ def plan_run(
         ConfigError: all problems found.
     """
     require_colossalai(found)
-    found = [*found, *_reference_problems(config), *_path_problems(config)]
-    found += missing_clients(config)
+    found, origin, spec = [*found], None, None
+    notes: list[str] = []
+    try:
+        origin = find_origin(config, report=topology.rank == 0)
+        if origin is not None:
+            config, notes = where_data_lie(config, origin)
+            spec = own_spec(config, origin)
+    except ConfigError as error:
+        found += error.problems
+    found += [*_reference_problems(config), *_path_problems(config), *missing_clients(config)]
     try:
         device = choose_device(config, topology)
     except ConfigError as error:
         found, device = [*found, *error.problems], Device("cuda")
-    plan = make_plan(config, topology.world_size, device, found)
-    check_weights(plan.spec)
+    plan = make_plan(config, topology.world_size, device, found, spec)
+    if origin is None:
+        check_weights(plan.spec)
     data = prepare_data(plan, progress=topology.rank == 0)
     plan = fit_batch(plan, config, len(data.train))
     check_data(plan, len(data.train), len(data.evaluation))
     _check_subject(plan, data)
-    return with_checkpoint(plan, data, report=topology.rank == 0), data
+    plan = replace(plan, notes=(*plan.notes, *notes))
+    return plan if origin is None else continued(plan, data, origin), data
 
 
 def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:

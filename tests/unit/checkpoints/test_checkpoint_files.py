@@ -251,7 +251,7 @@ class Killed(BaseException):
 SUB_STEPS = [
     ("save_file", 1),
     ("save_file", 3),
-    *(("_sync", n) for n in (1, 4, 5, 6)),
+    *(("sync", n) for n in (1, 4, 5, 6)),
     ("rename", 1),
 ]
 
@@ -339,3 +339,25 @@ def test_differences_name_both_sides() -> None:
         'labels from entry 100: ["label 99"] in the checkpoint, ["x"] here',
         "seed: null in the checkpoint, 3 here",
     ]
+
+
+def test_a_run_that_goes_back_drops_what_came_after(root: Path) -> None:
+    for step in (3, 11):
+        write(root, step)
+    files.point(root, "last", root / "step-000011")
+    files.point(root, "best", root / "step-000002")
+    dropped = files.drop_after(root, 2)
+    assert [path.name for path in dropped] == ["step-000011", "step-000003"]
+    assert entries(root) == ["best", "step-000001", "step-000002"]
+    assert files.drop_after(root, 2) == []
+
+
+@pytest.mark.parametrize(("step", "kept"), [(1, False), (2, True), (7, True)])
+def test_links_that_were_copied_as_folders(step: int, kept: bool, root: Path) -> None:
+    """As archives and tools make them that know no links."""
+    shutil.copytree(root / "step-000002", root / "best")
+    files.drop_after(root, step)
+    assert (root / "best").is_dir() is kept
+    files.point(root, "best", root / "step-000001")
+    assert (root / "best").is_symlink() and verify((root / "best").resolve()).step == 1
+    assert not [name for name in entries(root) if name.startswith(".")]

@@ -112,7 +112,9 @@ def read_labels(
     return _placed(names, found, values, "numbers", notes)
 
 
-def training_labels(labels: Labels, column: str, split: str, *, whole: bool = True) -> Labels:
+def training_labels(
+    labels: Labels, column: str, split: str, *, whole: bool = True, least: int = 2
+) -> Labels:
     """Check that a column can be trained on.
 
     Args:
@@ -121,18 +123,19 @@ def training_labels(labels: Labels, column: str, split: str, *, whole: bool = Tr
         split: The split's name, for messages.
         whole: Whether these are all rows of the split, and each row is there once: then a column
             that has another label for nearly every row is seen to hold no classes.
+        least: How many labels there have to be.
 
     Returns:
         The same.
 
     Raises:
-        DataError: Rows have no label, there are fewer than two labels, or one for every image.
+        DataError: Rows have no label, there are too few labels, or one for every image.
     """
     refuse_unlabelled(labels, column, split)
-    if len(labels.places) and len(labels.names) < 2:
+    if len(labels.places) and len(labels.names) < least:
         count = len(labels.names)
         raise DataError(
-            [f"the label column {column!r} has {count} label(s); classification needs 2"]
+            [f"the label column {column!r} has {count} label(s); classification needs {least}"]
         )
     rows, used = len(labels.places), np.bincount(labels.places, minlength=1)
     if whole and labels.kind != "classes" and rows >= _ROWS_TO_JUDGE_BY:

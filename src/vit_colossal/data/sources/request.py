@@ -30,6 +30,7 @@ class SourceRequest:
             (a folder is ordered by class).
         max_eval_samples: The same for the evaluation rows.
         streaming: Do not copy what `datasets` would copy: the hub's files, Parquet and Arrow.
+        min_labels: Fewest labels there may be; a trained model can be evaluated on a single one.
         cache_dir: Where the digests of files are kept; None is the default cache.
     """
 
@@ -45,6 +46,7 @@ class SourceRequest:
     max_train_samples: int | None = None
     max_eval_samples: int | None = None
     streaming: bool = False
+    min_labels: int = 2
     cache_dir: Path | None = None
 
 

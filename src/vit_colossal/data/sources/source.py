@@ -138,7 +138,11 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
     )
     whole = train_name in loaded.splits
     labels = training_labels(
-        labels_of(rows, label_column, train_name), label_column, train_name, whole=whole
+        labels_of(rows, label_column, train_name),
+        label_column,
+        train_name,
+        whole=whole,
+        least=request.min_labels,
     )
     train, _ = checked(rows, train_name, image_column, label_column, labels)
     notes += labels.notes

@@ -1,0 +1,33 @@
+"""A model whose weights all come from a checkpoint: its configuration is enough to build it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vit_colossal.plan.model_files import read_config
+from vit_colossal.plan.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from transformers import ViTForImageClassification
+
+
+def build_untrained(spec: ModelSpec, labels: tuple[str, ...]) -> ViTForImageClassification:
+    """A ``ViTForImageClassification`` of random weights; fp32, on the CPU.
+
+    Args:
+        spec: its shape; of a pretrained one ``spec.name`` has the configuration.
+        labels: label names, in the order of the outputs.
+
+    Raises:
+        ModelError: the configuration cannot be read.
+    """
+    from transformers import ViTConfig, ViTForImageClassification
+
+    if spec.pretrained:
+        config = ViTConfig.from_dict(read_config(spec.name, weights=False))
+    else:
+        config = ViTConfig(**spec.overrides)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    return ViTForImageClassification(config)
