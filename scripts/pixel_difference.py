@@ -36,6 +36,7 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from vit_colossal.data.decoding import decode  # noqa: E402
 from vit_colossal.data.transforms import normalize  # noqa: E402
+from vit_colossal.model.preprocessing import Preprocessing  # noqa: E402
 
 SIDE = 224
 FILTERS = {
@@ -108,9 +109,8 @@ def resized(processor: BaseImageProcessor, pictures: list[Image.Image]) -> np.nd
 @torch.inference_mode()
 def moved(model: ViTForImageClassification, ours: np.ndarray, theirs: np.ndarray) -> str:
     """Cells of a table: how far logits move, and how far apart those of two pictures are."""
-    half = (0.5, 0.5, 0.5)
     first, second = (
-        model(normalize(torch.from_numpy(pixels), half, half, torch.float32)).logits
+        model(normalize(torch.from_numpy(pixels), Preprocessing((SIDE, SIDE)))).logits
         for pixels in (ours, theirs)
     )
     same = int((first.argmax(1) == second.argmax(1)).sum())
@@ -130,7 +130,8 @@ def main() -> None:
     single = [f"| picture | filter | {levels} |", "|---|---|---|---|---|"]
     for name, resample in FILTERS.items():
         options = {"size": {"height": SIDE, "width": SIDE}, "resample": resample}
-        ours = np.stack([decode(x, (SIDE, SIDE), int(resample)) for x in pictures.values()])
+        how = Preprocessing((SIDE, SIDE), int(resample))
+        ours = np.stack([decode(x, how) for x in pictures.values()])
         pil = resized(ViTImageProcessorPil(**options), list(pictures.values()))
         if not np.array_equal(ours, pil):
             raise SystemExit(f"{name}: not ViTImageProcessorPil's pixels: {apart(ours, pil)}")

@@ -815,8 +815,8 @@ MODELS = (
     ),
     _preset(
         "keys for a model that has its own",
-        "--model ./vit --model-config image_size=8",
-        "--model-config image_size",
+        "--model ./vit --model-config hidden_size=8",
+        "--model-config hidden_size",
         "is for presets",
     ),
     _preset(

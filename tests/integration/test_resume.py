@@ -273,6 +273,30 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     assert_finite(run_dir / "checkpoints")
 
 
+@pytest.mark.parametrize(
+    ("step", "what"), [(20, "the loss of the evaluation"), (19, "the loss of the last step")]
+)
+def test_a_run_that_ends_with_a_loss_that_is_not_finite_saves_no_model(
+    step: int, what: str, tmp_path: Path
+) -> None:
+    """Too late for --max-bad-steps: weights are spoiled in the last step, or in the one before."""
+    run_dir = tmp_path / "run"
+    command = [sys.executable, str(SCRIPT), "1", *DIGITS, "--global-batch-size", "16"]
+    command += ["--max-steps", "20", "--max-eval-samples", "32", "--save-every", "10"]
+    planned = planted(Fault(0, step, "optimizer", "nan", str(tmp_path / "struck")))
+    finished = Running([*command, "--output-dir", str(run_dir)], FAULT=planned).end()
+    assert finished.returncode == 1, finished.output
+    assert f"error: {what} is not finite, so no model is saved" in finished.stdout
+    assert "model saved" not in finished.stdout
+    assert "Traceback" not in finished.stdout
+    assert not (run_dir / "model").exists()
+    newest, _ = newest_valid(run_dir / "checkpoints")
+    assert newest is not None
+    assert newest.step == 10
+    assert str(newest.path) in finished.stdout
+    assert_finite(run_dir / "checkpoints")
+
+
 CHANGES = {
     "model.num_layers": ("--model-config", "num_hidden_layers=3"),
     "data": ("--max-train-samples", "1000"),

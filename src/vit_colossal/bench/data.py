@@ -20,7 +20,8 @@ import numpy as np
 from vit_colossal.bench.case import BenchCase
 from vit_colossal.data.cache import CachedSplit
 from vit_colossal.data.prepare import RunData
-from vit_colossal.model.vit import build_model, build_processor
+from vit_colossal.model.processor import build_processor, preprocessing_of
+from vit_colossal.model.vit import build_model
 from vit_colossal.plan.plan import RunPlan, make_plan
 from vit_colossal.runtime.group import Topology
 from vit_colossal.training.run import choose_device, plan_run
@@ -50,7 +51,6 @@ def plan_case(case: BenchCase, topology: Topology, work: Path | None) -> tuple[R
         return plan_run(case.config, topology)
     device = choose_device(case.config, topology)
     plan = make_plan(case.config, topology.world_size, device)
-    processor = build_processor(plan.spec)
     size = plan.spec.image_size
     split = CachedSplit(np.zeros((0, 3, size, size), np.uint8), np.zeros(0, np.int64))
     if work is not None:
@@ -62,8 +62,7 @@ def plan_case(case: BenchCase, topology: Topology, work: Path | None) -> tuple[R
         labels=SYNTHETIC_LABELS,
         train=split,
         evaluation=split,
-        image_mean=tuple(processor.image_mean),
-        image_std=tuple(processor.image_std),
+        preprocessing=preprocessing_of(plan.spec),
         source="synthetic",
         columns=("image", "label"),
     )

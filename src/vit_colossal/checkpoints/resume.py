@@ -23,7 +23,7 @@ def identity(plan: RunPlan, data: RunData) -> dict[str, Any]:
     """What a continuing run has to agree on: else it would silently train something else."""
     config = plan.config
     spec = asdict(plan.spec)
-    for field in ("name", "pretrained", "overrides"):
+    for field in ("name", "pretrained", "overrides", "weights_image_size"):
         del spec[field]
     return {
         "model": spec,

@@ -21,6 +21,7 @@ from vit_colossal.data.decoding import POLICY_VERSION, BadImage, Row, decode_row
 from vit_colossal.data.sources.images import undecoded
 from vit_colossal.data.sources.problems import listed
 from vit_colossal.errors import DataError
+from vit_colossal.model.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import datasets
@@ -68,8 +69,7 @@ class CacheOptions:
     """How images are decoded and where they are kept.
 
     Attributes:
-        size: Height and width in pixels.
-        resample: A ``PIL.Image.Resampling`` number.
+        preprocessing: Which pixels are wanted.
         root: Folder of all caches.
         split: What the split is called in messages.
         skip_bad: Leave out what cannot be decoded, instead of refusing the split.
@@ -77,8 +77,7 @@ class CacheOptions:
         images_to_follow: How many more the disk has to have room for, once the split is written.
     """
 
-    size: tuple[int, int]
-    resample: int
+    preprocessing: Preprocessing
     root: Path
     split: str = "training"
     skip_bad: bool = False
@@ -87,7 +86,7 @@ class CacheOptions:
 
     def entry(self, *identity: str) -> Path:
         """The place of the data with this identity, decoded in this way."""
-        parts = [*identity, list(self.size), int(self.resample), POLICY_VERSION]
+        parts = [*identity, *self.preprocessing.pixel_identity(), POLICY_VERSION]
         return self.root / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
@@ -250,8 +249,9 @@ def _build(
             os.fsync(stream.fileno())
         refuse_bad(bad, len(labels) + len(bad), options)
         np.save(partial / "labels.npy", np.array(labels, dtype=np.int64))
-        shape = [len(labels), 3, *options.size]
-        meta = {"shape": shape, "resample": int(options.resample), "policy": POLICY_VERSION}
+        how = options.preprocessing
+        shape = [len(labels), 3, *how.size]
+        meta = {"shape": shape, "resample": how.resample, "policy": POLICY_VERSION}
         (partial / "meta.json").write_text(json.dumps({**meta, "bad": bad, **more}) + "\n")
         partial.rename(entry)
     finally:
@@ -260,7 +260,7 @@ def _build(
 
 def _announce(entry: Path, count: int | None, options: CacheOptions) -> None:
     """Say what it will take, and whether the disk has it."""
-    size = options.size
+    size = options.preprocessing.size
     one = 3 * size[0] * size[1] / 1e6
     megabytes = one * (1 if count is None else count)
     needed = megabytes + one * options.images_to_follow
@@ -279,12 +279,12 @@ def _write_images(
 ) -> tuple[list[int], list[BadImage]]:
     """Decode on all cores and write in order; returns the labels, and what was left out."""
     # Plain writes and not a mapped file: on a full disk a write raises, a mapped page kills.
-    _write_header(stream, 0, options.size)
+    _write_header(stream, 0, options.preprocessing.size)
     labels: list[int] = []
     bad: list[BadImage] = []
     with ThreadPoolExecutor() as pool:
         for rows in chunks:
-            decoded = decode_rows(rows, options.size, options.resample, pool)
+            decoded = decode_rows(rows, options.preprocessing, pool)
             for row, image in zip(rows, decoded, strict=True):
                 if isinstance(image, BadImage):
                     bad.append(image)
@@ -292,7 +292,7 @@ def _write_images(
                     stream.write(image.tobytes())
                     labels.append(row.label)
             bar.update(len(rows))
-    _write_header(stream, len(labels), options.size)
+    _write_header(stream, len(labels), options.preprocessing.size)
     return labels, bad
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vit_colossal.data.sources.images import encoded
 from vit_colossal.data.sources.webdataset import open_file
+from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.text import cell, printable
 
 # Part of every cache key: raise it whenever `to_rgb` or `decode` would give other pixels.
@@ -21,6 +22,8 @@ POLICY_VERSION = 1
 # What cameras, scanners and browsers write. Left out are formats that start other programs (EPS),
 # documents (PSD), and rare ones whose readers hardly anyone tests.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# Pillow's own limit for what it opens.
+_MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)
 # How files begin that are often taken for images.
 _NOT_READ = {
     b"%!PS": "PostScript",
@@ -112,35 +115,44 @@ def _from_wide_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(values.astype(np.uint8))
 
 
-def decode(image: Image.Image, size: tuple[int, int], resample: int) -> np.ndarray:
-    """Convert and resize one image as ``transformers.ViTImageProcessorPil`` does.
+def decode(image: Image.Image, how: Preprocessing) -> np.ndarray:
+    """Convert, resize and crop one image as the image processors of transformers do with Pillow.
 
     Args:
         image: An opened image.
-        size: Height and width in pixels.
-        resample: A ``PIL.Image.Resampling`` number.
+        how: Which pixels are wanted.
 
     Returns:
         uint8 [3, H, W].
 
     Raises:
-        ValueError: See :func:`to_rgb`.
+        ValueError: See :func:`to_rgb`; or it is too oblong to resize its shorter edge.
         OSError: See :func:`to_rgb`.
     """
-    height, width = size
-    resized = to_rgb(image).resize((width, height), Image.Resampling(resample))
-    return np.asarray(resized).transpose(2, 0, 1)
+    image = to_rgb(image)
+    height, width = how.frame_of(image.height, image.width)
+    if width * height > _MOST_PIXELS:
+        raise ValueError(f"its shorter edge resized, it would have {height} x {width} pixels")
+    image = image.resize((width, height), Image.Resampling(how.resample))
+    if how.cut_from is not None:
+        image = _center(image, how.size)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def _center(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The middle of an image, with black around one that is smaller; odd rests lie below it."""
+    left, top = (image.width - size[1]) // 2, (image.height - size[0]) // 2
+    return image.crop((left, top, left + size[1], top + size[0]))
 
 
 def decode_rows(
-    rows: Iterable[Row], size: tuple[int, int], resample: int, pool: Executor | None = None
+    rows: Iterable[Row], how: Preprocessing, pool: Executor | None = None
 ) -> list[np.ndarray | BadImage]:
     """Decode some samples.
 
     Args:
         rows: Undecoded samples.
-        size: Height and width in pixels.
-        resample: A ``PIL.Image.Resampling`` number.
+        how: Which pixels are wanted.
         pool: Threads to decode in, as Pillow releases the GIL; None decodes in this one.
 
     Returns:
@@ -150,22 +162,22 @@ def decode_rows(
     with warnings.catch_warnings():
         # Up to twice Pillow's limit is what large cameras do; beyond that it raises.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return list(run(lambda row: _decode_row(row, size, resample), rows))
+        return list(run(lambda row: _decode_row(row, how), rows))
 
 
-def _decode_row(row: Row, size: tuple[int, int], resample: int) -> np.ndarray | BadImage:
+def _decode_row(row: Row, how: Preprocessing) -> np.ndarray | BadImage:
     path = None
     try:
         found = encoded(row.encoded)
         if isinstance(found, np.ndarray):
-            return decode(_from_pixels(found), size, resample)
+            return decode(_from_pixels(found), how)
         if found is None or (found["bytes"] is None and found["path"] is None):
             raise ValueError("there is no image")
         # A file's own name in full; what a cell says beside its bytes may be anything.
         path = found["path"]
         path = path if path is None or found["bytes"] is None else cell(path)
         with _open(found) as stream, _identify(stream) as image:
-            return decode(image, size, resample)
+            return decode(image, how)
     except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to
         reason = printable((str(error) or type(error).__name__).splitlines()[0])
         return BadImage(row.number, path, reason, row.label)

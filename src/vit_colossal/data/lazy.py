@@ -33,12 +33,12 @@ class LazyImages:
     def __init__(self, dataset: datasets.Dataset, image_column: str, options: CacheOptions) -> None:
         self._rows = undecoded(dataset, image_column, dataset.features[image_column])
         self._column = image_column
-        self._size, self._resample = options.size, options.resample
+        self._how = options.preprocessing
 
     @property
     def shape(self) -> tuple[int, ...]:
         """[N, 3, H, W]."""
-        return (len(self._rows), 3, *self._size)
+        return (len(self._rows), 3, *self._how.size)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -63,8 +63,8 @@ class LazyImages:
         numbers = np.arange(len(self))[places].tolist()
         encoded = self._rows[numbers][self._column]
         rows = [Row(*row, 0) for row in zip(numbers, encoded, strict=True)]
-        images = np.empty((len(rows), 3, *self._size), np.uint8)
-        for place, image in enumerate(decode_rows(rows, self._size, self._resample)):
+        images = np.empty((len(rows), 3, *self._how.size), np.uint8)
+        for place, image in enumerate(decode_rows(rows, self._how)):
             if isinstance(image, BadImage):
                 raise OSError(f"cannot be decoded any more: {image}")
             images[place] = image
@@ -131,7 +131,7 @@ def _find_bad(
     bad: list[BadImage] = []
     with ThreadPoolExecutor() as pool, progress_bar(len(dataset), options) as bar:
         for rows in rows_of(dataset, image_column, label_column)():
-            decoded = decode_rows(rows, options.size, options.resample, pool)
+            decoded = decode_rows(rows, options.preprocessing, pool)
             bad += [image for image in decoded if isinstance(image, BadImage)]
             bar.update(len(rows))
     return bad

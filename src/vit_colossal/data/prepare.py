@@ -14,14 +14,12 @@ from vit_colossal.data.sources.request import SourceRequest, default_cache_root
 from vit_colossal.data.sources.source import ImageSource, choose, load
 from vit_colossal.data.streams import StreamedSource, read_streams
 from vit_colossal.errors import DataError
+from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.plan import RunPlan
 
 if TYPE_CHECKING:
-    from transformers import ViTImageProcessorPil
-
     from vit_colossal.config.reading import TrainConfig
     from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
-    from vit_colossal.plan.model_spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class RunData:
         eval_split: name of the evaluation split.
         labels: label names, in order.
         train, evaluation: uint8 images and int64 labels, memory-mapped or decoded on the fly.
-        image_mean, image_std: per channel, from the model's processor.
+        preprocessing: how the images become the model's inputs.
         notes: what a person should know about the data, one line each.
     """
 
@@ -46,8 +44,7 @@ class RunData:
     labels: tuple[str, ...]
     train: CachedSplit
     evaluation: CachedSplit
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
+    preprocessing: Preprocessing
     source: str
     columns: tuple[str, str]
     notes: tuple[str, ...] = ()
@@ -65,7 +62,6 @@ def train_batches(
     from vit_colossal.data.transforms import Augmentation
 
     config, on_cuda = plan.config, plan.device.kind == "cuda"
-    red, green, blue = (round(255 * mean) for mean in data.image_mean)
     augmentation = Augmentation(
         random_resized_crop=config.random_resized_crop,
         min_scale=config.min_crop_scale,
@@ -74,7 +70,7 @@ def train_batches(
         num_ops=config.randaugment_num_ops or 2,
         magnitude=9 if config.randaugment_magnitude is None else config.randaugment_magnitude,
         erasing=config.random_erasing or 0.0,
-        fill=(red, green, blue),
+        fill=data.preprocessing.fill,
     )
     return TrainBatches(
         data.train,
@@ -118,11 +114,10 @@ def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:
     Raises:
         DataError: the data cannot be used.
     """
-    from vit_colossal.model.vit import build_processor
+    from vit_colossal.model.processor import preprocessing_of
 
-    config = plan.config
-    processor = build_processor(plan.spec)
-    options = cache_options(config, plan.spec, processor, progress=progress)
+    config, how = plan.config, preprocessing_of(plan.spec)
+    options = cache_options(config, how, progress=progress)
     source = open_data(source_request(config), options)
     train, evaluation = _decode_both(source, config, options)
     return RunData(
@@ -132,21 +127,17 @@ def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:
         labels=source.labels,
         train=train,
         evaluation=evaluation,
-        image_mean=tuple(processor.image_mean),
-        image_std=tuple(processor.image_std),
+        preprocessing=how,
         source=source.fingerprint,
         columns=(source.image_column, source.label_column),
-        notes=(*source.notes, *_left_out(train, evaluation)),
+        notes=(*how.notes, *source.notes, *_left_out(train, evaluation)),
     )
 
 
-def cache_options(
-    config: TrainConfig, spec: ModelSpec, processor: ViTImageProcessorPil, *, progress: bool
-) -> CacheOptions:
+def cache_options(config: TrainConfig, how: Preprocessing, *, progress: bool) -> CacheOptions:
     """How images are decoded for a model, and where they are kept."""
     return CacheOptions(
-        size=(spec.image_size, spec.image_size),
-        resample=int(processor.resample),
+        preprocessing=how,
         root=config.cache_dir or default_cache_root(),
         skip_bad=config.skip_bad_images,
         progress=progress,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+
+from vit_colossal.model.preprocessing import Preprocessing
 
 # Bounds of the crop's aspect ratio (width / height), as torchvision's default.
 _RATIO = (3 / 4, 4 / 3)
@@ -47,22 +49,19 @@ def seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(before)
 
 
-def normalize(
-    images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
-) -> Tensor:
-    """(x / 255 - mean) / std, in fp32 on the images' own device, then cast.
+def normalize(images: Tensor, how: Preprocessing, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(x / divisor - mean) / std, in fp32 on the images' own device, then cast.
 
     Args:
         images: uint8 [B, 3, H, W].
-        mean: Mean of each channel, on the scale 0 to 1.
-        std: Standard deviation of each channel, on the scale 0 to 1.
+        how: Divisor, mean and standard deviation.
         dtype: Type of the result.
 
     Returns:
         [B, 3, H, W] on the same device.
     """
-    centre, spread = (_per_channel(tuple(values), images.device) for values in (mean, std))
-    return (images.to(torch.float32) / 255).sub_(centre).div_(spread).to(dtype)
+    centre, spread = (_per_channel(values, images.device) for values in (how.mean, how.std))
+    return (images.to(torch.float32) / how.divisor).sub_(centre).div_(spread).to(dtype)
 
 
 @cache

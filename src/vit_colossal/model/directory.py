@@ -40,12 +40,16 @@ def save_directory(
         weights: by published name; None are the model's own.
 
     Raises:
-        ModelNotWritten: the directory cannot be read back, or holds something else.
+        ModelNotWritten: the weights are not finite, or the directory cannot be read back or holds
+            something else.
     """
     from huggingface_hub import save_torch_state_dict
 
     if weights is None:
         weights = {name: parameter.detach() for name, parameter in named_weights(model)}
+    spoiled = next((n for n, tensor in weights.items() if not tensor.isfinite().all()), None)
+    if spoiled is not None:
+        raise ModelNotWritten(f"{directory}: no model was written: {spoiled} is not finite")
     config = model.config
     config.architectures = [type(model).__name__]
     config.dtype = next(iter(weights.values())).dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vit_colossal.plan.model_files import read_config
+from vit_colossal.model.pretrained import vit_config
 from vit_colossal.plan.model_spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -21,13 +21,6 @@ def build_untrained(spec: ModelSpec, labels: tuple[str, ...]) -> ViTForImageClas
     Raises:
         ModelError: the configuration cannot be read.
     """
-    from transformers import ViTConfig, ViTForImageClassification
+    from transformers import ViTForImageClassification
 
-    if spec.pretrained:
-        config = ViTConfig.from_dict(read_config(spec.name, weights=False))
-    else:
-        config = ViTConfig(**spec.overrides)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
-    return ViTForImageClassification(config)
+    return ViTForImageClassification(vit_config(spec, labels))

@@ -42,7 +42,7 @@ class _Pixels(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         image = torch.from_numpy(self.data.train.images[index].copy())[None]
-        pixels = normalize(image, self.data.image_mean, self.data.image_std, torch.float32)[0]
+        pixels = normalize(image, self.data.preprocessing)[0]
         return {"pixel_values": pixels, "labels": torch.tensor(self.data.train.labels[index])}
 
 

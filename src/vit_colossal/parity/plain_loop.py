@@ -179,7 +179,7 @@ def _backward(
 
 
 def _normalized(images: torch.Tensor, data: RunData) -> torch.Tensor:
-    return normalize(images, data.image_mean, data.image_std, torch.float32)
+    return normalize(images, data.preprocessing)
 
 
 def _logits(model: ViTForImageClassification, pixels: torch.Tensor, plan: RunPlan) -> torch.Tensor:

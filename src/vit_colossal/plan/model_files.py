@@ -21,6 +21,8 @@ _REFUSED_KEYS = {
     "auto_map": "code of its own, which is never run",
     "_attn_implementation_internal": "attention from elsewhere, which is never run",
     "quantization_config": "quantized weights, which are not read",
+    "pruned_heads": "layers from which attention heads were cut, which are not built",
+    "per_layer_config": "layers of different shapes, which are not built",
 }
 
 
@@ -67,16 +69,16 @@ def read_config(name: str, *, weights: bool = True) -> dict[str, Any]:
 
 
 def processor_folder(name: str) -> Path | None:
-    """The folder with a model's ``preprocessor_config.json``; None if it has none.
+    """The folder with a model's image processor, in either of its files; None if it has none.
 
     Raises:
         ModelError: it cannot be fetched.
     """
-    if is_local(name):
-        file: Path | None = Path(name) / "preprocessor_config.json"
-    else:
-        file = fetch(name, "preprocessor_config.json")
-    return file.parent if file is not None and file.is_file() else None
+    for name_of_file in ("preprocessor_config.json", "processor_config.json"):
+        file = Path(name) / name_of_file if is_local(name) else fetch(name, name_of_file)
+        if file is not None and file.is_file():
+            return file.parent
+    return None
 
 
 def model_folder(name: str) -> Path:

@@ -81,7 +81,10 @@ class ModelSpec:
         pretrained: weights come from a directory or the hub, not from a seed.
         hidden_size, num_layers, num_heads, intermediate_size: the encoder.
         image_size, patch_size: pixels.
-        overrides: ViTConfig keys for a model trained from scratch.
+        weights_image_size: the image size of the pretrained weights: their position embeddings
+            are interpolated where it is not ``image_size``.
+        overrides: ViTConfig keys: of a model trained from scratch all, of another ``image_size``
+            at most.
     """
 
     name: str
@@ -92,12 +95,18 @@ class ModelSpec:
     intermediate_size: int
     image_size: int
     patch_size: int
+    weights_image_size: int
     overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
         """Sequence length: patches and the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
+
+    @property
+    def resized(self) -> bool:
+        """Whether images have another size than those that the weights were trained on."""
+        return self.image_size != self.weights_image_size
 
 
 def read_spec(name: str, overrides: dict[str, Any], *, weights: bool = True) -> ModelSpec:
@@ -109,19 +118,18 @@ def read_spec(name: str, overrides: dict[str, Any], *, weights: bool = True) -> 
         weights: a directory has to hold some too; a run keeps its own in the checkpoints.
 
     Raises:
-        ModelError: no such model, not a ViT, or overrides for a pretrained model.
+        ModelError: no such model, not a ViT, or overrides that it cannot have.
     """
-    if name in PRESETS and not Path(name).is_dir():
-        problems = _override_problems(overrides)
-        if problems:
-            raise ModelError(problems)
+    if problems := _override_problems(overrides):
+        raise ModelError(problems)
+    if is_preset(name):
         values = {**PRESETS[name], **overrides}
         values.setdefault("intermediate_size", 4 * values["hidden_size"])
         return _spec(name, values, pretrained=False)
-    if overrides:
+    if shaping := [key for key in overrides if key != "image_size"]:
         raise ModelError(
             [
-                f"--model-config {' '.join(overrides)} is for presets: "
+                f"--model-config {' '.join(shaping)} is for presets: "
                 f"--model {name} brings its own configuration"
             ]
         )
@@ -133,30 +141,64 @@ def read_spec(name: str, overrides: dict[str, Any], *, weights: bool = True) -> 
     if values.get("num_channels", 3) != 3:
         channels = values["num_channels"]
         raise ModelError([f"--model {name}: num_channels is {channels!r}: 3 is needed, for RGB"])
-    return _spec(name, values, pretrained=True)
+    return _spec(name, values, pretrained=True, image_size=overrides.get("image_size"))
+
+
+def is_preset(name: str) -> bool:
+    """Whether a name is a preset's, and no folder of that name is here."""
+    return name in PRESETS and not Path(name).is_dir()
 
 
 def read_labels(name: str) -> tuple[str, ...]:
     """The label names that a directory's or a hub repository's ``config.json`` lists, in order.
 
     Raises:
-        ModelError: it cannot be read, or lists none.
+        ModelError: it cannot be read, lists none, or the model does not give one label per image.
     """
-    named = _config_of(name).get("id2label")
-    if isinstance(named, dict):
-        labels = [named.get(str(index)) for index in range(len(named))]
-        if len(labels) > 1 and all(isinstance(label, str) for label in labels):
-            return tuple(str(label) for label in labels)
-    raise ModelError([f"--model {name}: config.json has no id2label that names its labels"])
+    values = _config_of(name)
+    problem_type = values.get("problem_type")
+    if problem_type not in (None, "single_label_classification"):
+        raise ModelError(
+            [
+                f"--model {name}: its problem_type is {problem_type!r}: only models that give each "
+                "image one label are read; fine-tune it first (vit-colossal train --model ...)"
+            ]
+        )
+    labels = labels_in(values)
+    if labels is None or len(labels) < 2:
+        raise ModelError([f"--model {name}: config.json has no id2label that names its labels"])
+    return labels
 
 
-def _spec(name: str, values: dict[str, Any], *, pretrained: bool) -> ModelSpec:
+def stored_labels(name: str) -> tuple[str, ...] | None:
+    """The label names in a model's ``config.json``, of whatever kind; None if it names none.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return labels_in(_config_of(name))
+
+
+def labels_in(values: dict[str, Any]) -> tuple[str, ...] | None:
+    """The names in a configuration's ``id2label``, in order; None unless 0, 1, 2 … all have one."""
+    named = values.get("id2label")
+    if not isinstance(named, dict) or not named:
+        return None
+    labels = [named.get(str(index)) for index in range(len(named))]
+    return tuple(map(str, labels)) if all(isinstance(label, str) for label in labels) else None
+
+
+def _spec(
+    name: str, values: dict[str, Any], *, pretrained: bool, image_size: int | None = None
+) -> ModelSpec:
     def size(key: str, default: int) -> int:
         value = values.get(key, default)
         if type(value) is not int or value < 1:
             raise ModelError([f"--model {name}: {key} must be a positive integer, got {value!r}"])
         return value
 
+    stored = size("image_size", 224)
+    resized = {} if image_size in (None, stored) else {"image_size": image_size}
     spec = ModelSpec(
         name=name,
         pretrained=pretrained,
@@ -164,9 +206,10 @@ def _spec(name: str, values: dict[str, Any], *, pretrained: bool) -> ModelSpec:
         num_layers=size("num_hidden_layers", 12),
         num_heads=size("num_attention_heads", 12),
         intermediate_size=size("intermediate_size", 3072),
-        image_size=size("image_size", 224),
+        image_size=image_size or stored,
         patch_size=size("patch_size", 16),
-        overrides={} if pretrained else values,
+        weights_image_size=stored,
+        overrides=resized if pretrained else values,
     )
     if spec.hidden_size % spec.num_heads:
         raise ModelError(
@@ -175,13 +218,15 @@ def _spec(name: str, values: dict[str, Any], *, pretrained: bool) -> ModelSpec:
                 f"{spec.num_heads} attention heads"
             ]
         )
-    if spec.image_size % spec.patch_size:
-        raise ModelError(
-            [
-                f"--model {name}: image_size {spec.image_size} is not divisible by "
-                f"patch_size {spec.patch_size}"
-            ]
-        )
+    for pixels in (stored, spec.image_size):
+        if pixels % spec.patch_size:
+            nearest = max(1, round(pixels / spec.patch_size)) * spec.patch_size
+            raise ModelError(
+                [
+                    f"--model {name}: image_size {pixels} is not divisible by "
+                    f"patch_size {spec.patch_size}: the nearest is {nearest}"
+                ]
+            )
     return spec
 
 

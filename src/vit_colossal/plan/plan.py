@@ -81,10 +81,12 @@ def make_plan(
         raise ConfigError([*found, *error.problems]) from None
     config, notes = _default_subject(config, device)
     try:
+        config = _image_size(config)
         spec = spec or read_spec(config.model or "", config.model_overrides)
     except ConfigError as error:
         found = [*found, *plugin_problems(config, device.kind), *augmentation_problems(config)]
         raise ConfigError([*found, *error.problems]) from None
+    notes += _interpolation(spec)
     config = _default_recipe(config, spec, device)
     problems = [*found, *plugin_problems(config, device.kind), *model_problems(config, spec)]
     plan: BatchPlan | None = None
@@ -164,6 +166,32 @@ def _default_subject(config: TrainConfig, device: Device) -> tuple[TrainConfig, 
             origin += ", to try things out; for photos: --model google/vit-base-patch16-224"
         notes.append(f"no --model given: {model} {origin}")
     return config.replace(dataset=dataset, model=model), notes
+
+
+def _image_size(config: TrainConfig) -> TrainConfig:
+    """One place for the image size, from whichever spelling was used."""
+    size, other = config.image_size, config.model_overrides.get("image_size")
+    if size is None:
+        return config
+    if other not in (None, size):
+        raise ConfigError(
+            [f"--image-size {size} and --model-config image_size={other} differ: give one"]
+        )
+    overrides = {**config.model_overrides, "image_size": size}
+    return config.replace(model_overrides=overrides, image_size=None)
+
+
+def _interpolation(spec: ModelSpec) -> list[str]:
+    if not spec.resized:
+        return []
+    before, after = (
+        f"{size // spec.patch_size} x {size // spec.patch_size}"
+        for size in (spec.weights_image_size, spec.image_size)
+    )
+    return [
+        f"image size {spec.image_size}, the weights' is {spec.weights_image_size}: position "
+        f"embeddings are interpolated from {before} to {after} patches"
+    ]
 
 
 def _default_recipe(config: TrainConfig, spec: ModelSpec, device: Device) -> TrainConfig:

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import torch
 
@@ -36,9 +36,11 @@ _RENAMED = tuple(
 COLUMN_PARALLEL = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "mlp.fc1")
 ROW_PARALLEL = ("attention.o_proj", "mlp.fc2")
 
-#: What training wrappers put in front of every name: DistributedDataParallel and DataParallel,
-#: torch.compile, Lightning modules.
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
+#: What training wrappers put in front of every name: DistributedDataParallel, DataParallel and
+#: averaged models; Lightning modules.
+_IN_FRONT = ("module.", "model.")
+#: What stands in the middle as well: torch.compile, FullyShardedDataParallel, checkpointing.
+_ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
 def published(name: str) -> str:
@@ -54,13 +56,29 @@ def named_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parame
         yield published(name), parameter
 
 
-def wrapper_prefix(names: list[str]) -> str:
-    """What training wrappers added in front of all of these names; empty for a plain model."""
-    prefix = ""
-    while True:
-        more = next(
-            (w for w in _WRAPPERS if names and all(n.startswith(prefix + w) for n in names)), None
-        )
-        if more is None:
-            return prefix
-        prefix += more
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Stored names without what training wrappers added, by the name that is stored.
+
+    Raises:
+        ValueError: two of them are then the same.
+    """
+    stored = list(names)
+    plain = [_without(name, _ANYWHERE) for name in stored]
+    while prefix := next((p for p in _IN_FRONT if plain and _all_begin(plain, p)), None):
+        plain = [name.removeprefix(prefix) for name in plain]
+    found: dict[str, str] = {}
+    for old, new in zip(stored, plain, strict=True):
+        if new in found:
+            raise ValueError(f"{found[new]} and {old} are both {new}: keep one of the models")
+        found[new] = old
+    return {old: new for new, old in found.items()}
+
+
+def _all_begin(names: list[str], prefix: str) -> bool:
+    return all(name.startswith(prefix) for name in names)
+
+
+def _without(name: str, parts: tuple[str, ...]) -> str:
+    for part in parts:
+        name = name.replace(part, "")
+    return name

@@ -15,6 +15,7 @@ from transformers import ViTForImageClassification
 
 from vit_colossal.data.transforms import normalize
 from vit_colossal.model.optim import build_schedule, parameter_groups
+from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.parallel_dims import Coordinate, ParallelDims
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.plan.weight_names import named_weights
@@ -41,15 +42,14 @@ class Engine(Boosted):
         strategy: what is special about the plan's plugin.
         rank: this process.
         schedule: of the learning rate, as ColossalAI wrapped it.
-        image_mean, image_std: per channel, from the model's processor.
+        preprocessing: how pixels become inputs.
         ema: the average of the weights, where one is kept.
     """
 
     strategy: Strategy
     rank: int
     schedule: LRScheduler
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
+    preprocessing: Preprocessing
     ema: Average | None = None
 
     @property
@@ -90,7 +90,7 @@ class Engine(Boosted):
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images [B, 3, H, W] to normalized fp32 on the device; the plugin casts further."""
         images = images.to(self.device, non_blocking=True)
-        return normalize(images, self.image_mean, self.image_std, torch.float32)
+        return normalize(images, self.preprocessing)
 
     def evaluated_weights(self) -> AbstractContextManager[Any]:
         """Compute with the weights that are evaluated and saved; every rank has to call this."""
@@ -107,8 +107,7 @@ def checkpoint_activations(model: ViTForImageClassification) -> None:
 def build_engine(
     plan: RunPlan,
     model: ViTForImageClassification,
-    image_mean: tuple[float, ...],
-    image_std: tuple[float, ...],
+    preprocessing: Preprocessing,
     total_steps: int,
     device: torch.device,
 ) -> Engine:
@@ -117,8 +116,7 @@ def build_engine(
     Args:
         plan: the validated run.
         model: the same plain fp32 model on every rank.
-        image_mean: per channel, from the model's processor.
-        image_std: likewise.
+        preprocessing: how pixels become inputs.
         total_steps: length of the learning-rate schedule in optimizer steps.
         device: where this rank computes.
     """
@@ -151,6 +149,5 @@ def build_engine(
         strategy=strategy,
         rank=dist.get_rank(),
         schedule=schedule,
-        image_mean=image_mean,
-        image_std=image_std,
+        preprocessing=preprocessing,
     )

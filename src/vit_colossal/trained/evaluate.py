@@ -72,7 +72,7 @@ def _plan(config: TrainConfig, spec: ModelSpec, topology: Topology, problems: li
         device = choose_device(config, topology)
     except ConfigError as error:
         problems, device = [*problems, *error.problems], Device("cuda")
-    named = {"model": spec.name, "model_overrides": spec.overrides}
+    named = {"model": spec.name, "model_overrides": spec.overrides, "image_size": None}
     # No default data set: its name would be announced, and it is not what is read.
     settings = config.replace(**named, dataset=config.dataset or "as trained")
     return make_plan(settings, topology.world_size, device, problems, spec)
@@ -111,7 +111,7 @@ def _evaluate(plan: EvalPlan, device: torch.device) -> Evaluation:
     from vit_colossal.strategies.engine import build_engine
 
     run, split = plan.run, plan.split
-    engine = build_engine(run, load_model(plan.saved), split.image_mean, split.image_std, 1, device)
+    engine = build_engine(run, load_model(plan.saved), split.preprocessing, 1, device)
     shard = Shard(engine.coordinate.dp, run.dims.dp)
     batches = eval_batches(run, split.samples, shard, pixels=engine.first_stage)
     return count(engine, batches.batches(), len(split.samples), plan.saved.labels)

@@ -17,7 +17,7 @@ import torch
 from vit_colossal.data.transforms import normalize
 from vit_colossal.errors import ConfigError, UserError
 from vit_colossal.model.directory import save_directory
-from vit_colossal.model.vit import build_processor
+from vit_colossal.model.processor import build_processor
 from vit_colossal.trained.card import model_card
 from vit_colossal.trained.saved import SavedModel, load_model
 from vit_colossal.trained.split import EvalSplit
@@ -210,7 +210,7 @@ def _compare(model: ViTForImageClassification, file: Path, split: EvalSplit) -> 
     other: list[int] = []
     for start in range(0, count, _BATCH):
         images = torch.from_numpy(np.array(split.samples.images[start : start + _BATCH]))
-        pixels = normalize(images, split.image_mean, split.image_std, torch.float32)
+        pixels = normalize(images, split.preprocessing)
         with torch.inference_mode():
             ours = model(pixel_values=pixels).logits.numpy()
         (theirs,) = session.run(["logits"], {"pixel_values": pixels.numpy()})

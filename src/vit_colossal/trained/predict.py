@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -18,7 +19,8 @@ from vit_colossal.data.decoding import BadImage, Row, decode_rows
 from vit_colossal.data.sources.local import IMAGE_SUFFIXES
 from vit_colossal.data.transforms import normalize
 from vit_colossal.errors import ConfigError
-from vit_colossal.model.vit import build_processor
+from vit_colossal.model.preprocessing import Preprocessing
+from vit_colossal.model.processor import preprocessing_of
 from vit_colossal.trained.saved import SavedModel, load_model, locate
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     _Source = str | Image.Image
 #: An image's name, and its uint8 pixels [3, H, W] or what is wrong with it.
 _Decoded = tuple[str, np.ndarray | str]
+
+
+logger = logging.getLogger("vit_colossal")
 
 
 class Score(NamedTuple):
@@ -94,17 +99,16 @@ class Predictor:
     def __init__(self, saved: SavedModel, device: str = "auto") -> None:
         self.device = _device(device)
         self.labels = saved.labels
-        processor = build_processor(saved.spec)
-        self.size = (saved.spec.image_size, saved.spec.image_size)
-        self.resample = int(processor.resample)
-        self.mean, self.std = tuple(processor.image_mean), tuple(processor.image_std)
+        self.preprocessing = preprocessing_of(saved.spec)
+        for note in self.preprocessing.notes:
+            logger.warning(note)
         self.model = load_model(saved).to(self.device)
 
     def logits(self, images: np.ndarray) -> torch.Tensor:
         """The outputs [B, labels] on the CPU for uint8 images [B, 3, H, W] of the model's size."""
         pixels = torch.from_numpy(images).to(self.device)
         with torch.inference_mode():
-            inputs = normalize(pixels, self.mean, self.std, torch.float32)
+            inputs = normalize(pixels, self.preprocessing)
             return self.model(pixel_values=inputs).logits.float().cpu()
 
     def predict(
@@ -135,14 +139,13 @@ class Predictor:
         rows = []
         for number, image in chunk:
             if not isinstance(image, str):
-                found[number] = _decode_opened(image, self.size, self.resample)
+                found[number] = _decode_opened(image, self.preprocessing)
             elif os.path.isfile(image):
                 rows.append(Row(number, {"bytes": None, "path": image}, 0))
             else:
                 found[number] = "not a plain file" if os.path.exists(image) else "no such file"
-        for row, pixels in zip(
-            rows, decode_rows(rows, self.size, self.resample, pool), strict=True
-        ):
+        decoded = decode_rows(rows, self.preprocessing, pool)
+        for row, pixels in zip(rows, decoded, strict=True):
             found[row.number] = pixels.reason if isinstance(pixels, BadImage) else pixels
         return [
             (image if isinstance(image, str) else f"image {number}", found[number])
@@ -251,11 +254,11 @@ def _why_nothing(name: str, matches: list[str]) -> str:
     return "no file matches" if glob.has_magic(name) else "no such file"
 
 
-def _decode_opened(image: Image.Image, size: tuple[int, int], resample: int) -> np.ndarray | str:
+def _decode_opened(image: Image.Image, how: Preprocessing) -> np.ndarray | str:
     from vit_colossal.data.decoding import decode
 
     try:
-        return decode(image, size, resample)
+        return decode(image, how)
     except Exception as error:  # as with files: whatever Pillow's readers raise
         return (str(error) or type(error).__name__).splitlines()[0]
 

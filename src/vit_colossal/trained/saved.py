@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_colossal.errors import ModelError
+from vit_colossal.model.pretrained import load_pretrained
 from vit_colossal.model.untrained import build_untrained
-from vit_colossal.model.vit import load_pretrained
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.model_spec import PRESETS, ModelSpec, read_labels, read_spec
 from vit_colossal.plan.weight_names import published
@@ -179,7 +179,7 @@ def load_model(saved: SavedModel) -> ViTForImageClassification:
     """
     if saved.checkpoint is not None:
         return _from_checkpoint(saved, saved.checkpoint)
-    model, missing = load_pretrained(saved.spec.name, str(saved))
+    model, missing = load_pretrained(saved.spec, saved.labels, None, str(saved))
     if missing:
         # transformers would make these up and carry on.
         raise ModelError(

@@ -14,7 +14,8 @@ from vit_colossal.data.cache import CachedSplit, CacheOptions
 from vit_colossal.data.prepare import cache_options, decode_split, open_data, source_request
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.errors import ConfigError, DataError
-from vit_colossal.model.vit import build_processor
+from vit_colossal.model.preprocessing import Preprocessing
+from vit_colossal.model.processor import preprocessing_of
 from vit_colossal.trained.run_data import Choice, Source, choose_data
 from vit_colossal.trained.saved import SavedModel
 
@@ -27,15 +28,14 @@ class EvalSplit:
         dataset: its name, aliases resolved.
         name: the split's.
         samples: uint8 images in the model's size; labels number the model's outputs.
-        image_mean, image_std: per channel, from the model's processor.
+        preprocessing: how the pixels become the model's inputs.
         notes: what a person should know, one line each.
     """
 
     dataset: str
     name: str
     samples: CachedSplit
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
+    preprocessing: Preprocessing
     notes: tuple[str, ...] = ()
 
 
@@ -55,8 +55,8 @@ def open_split(config: TrainConfig, saved: SavedModel, *, progress: bool = False
         ConfigError: no data set is named, it cannot be read, it is no longer the run's, or it has
             labels that the model does not know.
     """
-    processor = build_processor(saved.spec)
-    options = cache_options(config, saved.spec, processor, progress=progress)
+    how = preprocessing_of(saved.spec)
+    options = cache_options(config, how, progress=progress)
     if saved.run_dir is not None:
         choice = choose_data(config, saved.run_dir, options)
     elif config.dataset is not None:
@@ -64,7 +64,7 @@ def open_split(config: TrainConfig, saved: SavedModel, *, progress: bool = False
     else:
         raise ConfigError([f"--dataset: name the data set to evaluate {saved} on"])
     settings = choice.settings
-    options = cache_options(settings, saved.spec, processor, progress=progress)
+    options = cache_options(settings, how, progress=progress)
     source = choice.source or _open(config, choice, options)
     outputs = outputs_of(saved.labels, source.labels, source.name)
     decoded = decode_split(source, "evaluation", settings, options)
@@ -73,9 +73,13 @@ def open_split(config: TrainConfig, saved: SavedModel, *, progress: bool = False
         dataset=source.name,
         name=source.eval_split.removesuffix("[:]"),
         samples=replace(decoded, labels=labels),
-        image_mean=tuple(processor.image_mean),
-        image_std=tuple(processor.image_std),
-        notes=(*choice.notes, *source.notes, *_label_notes(saved.labels, source.labels, outputs)),
+        preprocessing=how,
+        notes=(
+            *how.notes,
+            *choice.notes,
+            *source.notes,
+            *_label_notes(saved.labels, source.labels, outputs),
+        ),
     )
 
 

@@ -30,6 +30,7 @@ def announce(job: Job, memory: StateMemory) -> None:
         len(data.evaluation),
         len(data.labels),
     )
+    logger.info("images: %s", data.preprocessing)
     layout = f"{plan.config.plugin}, {plan.dims}, {plan.config.precision} on {plan.device.kind}"
     if plan.dims.pp > 1:
         idle = bubble(plan.dims.pp, plan.batches.num_microbatches)

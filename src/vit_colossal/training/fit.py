@@ -62,7 +62,7 @@ def fit(plan: RunPlan, data: RunData, device: torch.device) -> TrainResult:
 
     Raises:
         ConfigError: another run writes to the run directory, or the reference does not fit.
-        TrainingFailed: the loss was not finite for too many steps.
+        TrainingFailed: the loss was not finite for too many steps, or at the end.
         CheckpointError: a checkpoint could not be written.
     """
     job = build_job(plan, data, device)
@@ -109,6 +109,7 @@ def _finish(loop: Loop, stopped_by: int, run_dir: Path) -> TrainResult:
         loop.reporter.event("stop", step, epoch, signal=stopped_by)
         return TrainResult(loop.evaluation, step, run_dir, None, stopped_by=stopped_by)
     evaluation = loop.evaluation or job.evaluate(predictions=True)
+    loop.require_finite(evaluation)
     with loop.watchdog.patient(4 * job.num_parameters):
         if evaluation.predictions is not None:
             save_predictions(run_dir, evaluation.predictions, job.data.evaluation.images)

@@ -16,8 +16,9 @@ from vit_colossal.data.prepare import RunData, eval_batches, train_batches
 from vit_colossal.evaluation.exact import Evaluation, evaluate
 from vit_colossal.model.directory import save_directory
 from vit_colossal.model.optim import freeze
+from vit_colossal.model.processor import build_processor
 from vit_colossal.model.untrained import build_untrained
-from vit_colossal.model.vit import build_model, build_processor, count_parameters
+from vit_colossal.model.vit import build_model, count_parameters
 from vit_colossal.plan.plan import RunPlan, total_steps
 from vit_colossal.strategies.ema import Ema
 from vit_colossal.strategies.engine import Engine, build_engine
@@ -97,7 +98,7 @@ def build_job(plan: RunPlan, data: RunData, device: torch.device) -> Job:
     # Counted before boosting, which may leave a rank with a part of the model.
     num_parameters = count_parameters(model)
     num_trained = count_parameters(model, trained_only=True)
-    engine = build_engine(plan, model, data.image_mean, data.image_std, steps, device)
+    engine = build_engine(plan, model, data.preprocessing, steps, device)
     if config.ema is not None:
         engine.ema = Ema(engine, config.ema)
     return Job(

@@ -197,6 +197,23 @@ class Loop:
             )
         return number
 
+    def require_finite(self, evaluation: Evaluation) -> None:
+        """Raise TrainingFailed when what the run ended with is no result, on every rank alike.
+
+        Args:
+            evaluation: of the weights that would be saved.
+        """
+        self.consensus.exchange(0, self.watch.look())
+        # Once more, as each answer is that of the exchange before.
+        _, streak = self.consensus.exchange(0, 0)
+        at_end = self.step == self.job.total_steps  # else the weights are those of an earlier step
+        what = "last step" if streak and at_end else "evaluation"
+        if (streak and at_end) or not math.isfinite(evaluation.loss):
+            raise TrainingFailed(
+                f"the loss of the {what} is not finite, so no model is saved; "
+                f"{self.checkpoints.last_good()}. Try a lower --lr or --clip-grad-norm 1"
+            )
+
     def _give_up(self, streak: int) -> None:
         self._finish_saving()
         # The answer of a step comes one step later: the streak began that much earlier.

@@ -14,7 +14,7 @@ from vit_colossal.config.train_config import CUTS, TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
 from vit_colossal.model.optim import rate_after
-from vit_colossal.model.vit import build_processor
+from vit_colossal.model.processor import build_processor
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint, Segment
 from vit_colossal.plan.model_spec import PRESETS, ModelSpec, read_spec

@@ -18,6 +18,7 @@ from vit_colossal.data.prepare import RunData, prepare_data
 from vit_colossal.data.sources.source import missing_path
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
+from vit_colossal.plan.head import match_head
 from vit_colossal.plan.plan import Device, RunPlan, check_data, fit_batch, make_plan
 from vit_colossal.plan.weights_fit import check_weights
 from vit_colossal.rundir.finished import Subject
@@ -71,7 +72,11 @@ def plan_run(
     check_data(plan, len(data.train), len(data.evaluation))
     _check_subject(plan, data)
     plan = replace(plan, notes=(*plan.notes, *notes))
-    return plan if origin is None else continued(plan, data, origin), data
+    if origin is not None:
+        return continued(plan, data, origin), data
+    if note := match_head(plan.spec, data.labels).note:
+        plan = replace(plan, notes=(*plan.notes, note))
+    return plan, data
 
 
 def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:

@@ -203,9 +203,15 @@ REFUSED = {
     "no such model": (1, {"model": "/nowhere/model"}, ["--model /nowhere/model", "vit-base"]),
     "keys for a directory": (
         1,
-        {"model": "/nowhere", "model_overrides": {"image_size": 8}},
-        ["--model-config", "image_size"],
+        {"model": "/nowhere", "model_overrides": {"hidden_size": 8}},
+        ["--model-config", "hidden_size"],
     ),
+    "two image sizes": (
+        1,
+        {"image_size": 32, "model_overrides": {"image_size": 8}},
+        ["--image-size 32", "image_size=8", "give one"],
+    ),
+    "part of a patch": (1, {"image_size": 30}, ["image_size 30", "patch_size 4", "nearest is 32"]),
     "patches": (1, {"model_overrides": {"patch_size": 5}}, ["image_size 16", "patch_size 5"]),
     "heads": (1, {"model_overrides": {"num_attention_heads": 5}}, ["hidden_size 64", "5"]),
     "no size": (1, {"model_overrides": {"hidden_size": "big"}}, ["hidden_size", "'big'"]),

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -21,6 +22,7 @@ from vit_colossal.data.decoding import to_rgb
 from vit_colossal.data.sources.request import default_cache_root
 from vit_colossal.data.transforms import normalize
 from vit_colossal.errors import DataError
+from vit_colossal.model.preprocessing import Preprocessing
 
 FEATURES = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
 WHITE, RED = (255, 255, 255), (255, 0, 0)
@@ -37,8 +39,13 @@ def dataset_of(images: list) -> datasets.Dataset:
     return datasets.Dataset.from_dict(rows, features=FEATURES)
 
 
-def prepare(root: Path, images: list, key: str = "k", **options: object) -> CachedSplit:
-    settings = CacheOptions(**{"size": (32, 24), "resample": 2, "root": root, **options})
+PLAIN = Preprocessing((32, 24))
+
+
+def prepare(
+    root: Path, images: list, key: str = "k", how: Preprocessing = PLAIN, **options: object
+) -> CachedSplit:
+    settings = CacheOptions(how, root, **options)
     return prepare_images(dataset_of(images), "image", "label", key, settings)
 
 
@@ -149,10 +156,11 @@ def test_pixels_are_those_of_the_vit_image_processor(
 ) -> None:
     images = [*noise(4), *noise(2, 17, 90)]
     processor = processor_of(resample, width)
-    split = prepare(tmp_path, images, size=(32, width), resample=resample)
+    how = Preprocessing((32, width), resample, mean=tuple(MEAN), std=tuple(STD))
+    split = prepare(tmp_path, images, how=how)
     assert np.array_equal(split.images, levels(processor, images))
     expected = processor(images, return_tensors="pt")["pixel_values"]
-    found = normalize(torch.from_numpy(np.array(split.images)), MEAN, STD, torch.float32)
+    found = normalize(torch.from_numpy(np.array(split.images)), how)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
@@ -163,7 +171,7 @@ def test_the_processor_that_is_saved_gives_these_pixels_by_its_pil_backend(
     """Without a backend's name it is torchvision's, one level of 255 away, two for bicubic."""
     images = [*noise(4), *noise(2, 17, 90)]
     processor_of(resample, 24).save_pretrained(tmp_path / "model")
-    split = prepare(tmp_path, images, size=(32, 24), resample=resample)
+    split = prepare(tmp_path, images, how=Preprocessing((32, 24), resample))
     pil = AutoImageProcessor.from_pretrained(tmp_path / "model", backend="pil")
     assert np.array_equal(split.images, levels(pil, images))
     other = levels(AutoImageProcessor.from_pretrained(tmp_path / "model"), images)
@@ -173,7 +181,7 @@ def test_the_processor_that_is_saved_gives_these_pixels_by_its_pil_backend(
 def test_a_split_is_a_read_only_map_in_the_order_of_the_rows(tmp_path: Path) -> None:
     count = 2 * cache._CHUNK + 3
     shades = [Image.new("RGB", (4, 4), (i % 256, i // 256, 0)) for i in range(count)]
-    split = prepare(tmp_path, shades, size=(2, 3))
+    split = prepare(tmp_path, shades, how=Preprocessing((2, 3)))
     assert isinstance(split.images, np.memmap)
     assert (split.images.dtype, split.images.shape) == (np.uint8, (count, 3, 2, 3))
     assert split.images[:, 0, 0, 0].tolist() == [i % 256 for i in range(count)]
@@ -210,11 +218,21 @@ def test_everything_that_changes_pixels_changes_the_entry(
 ) -> None:
     prepare(tmp_path, noise(1))
     prepare(tmp_path, noise(1), key="other")
-    prepare(tmp_path, noise(1), size=(24, 32))
-    prepare(tmp_path, noise(1), resample=3)
+    prepare(tmp_path, noise(1), how=Preprocessing((24, 32)))
+    prepare(tmp_path, noise(1), how=Preprocessing((32, 24), resample=3))
+    for frame in ("as it is", 40, 41, (40, 40), (32, 24)):
+        prepare(tmp_path, noise(1), how=Preprocessing((32, 24), cut_from=frame))
     monkeypatch.setattr(cache, "POLICY_VERSION", cache.POLICY_VERSION + 1)
     prepare(tmp_path, noise(1))
-    assert len(entries(tmp_path)) == 5
+    assert len(entries(tmp_path)) == 10
+
+
+def test_only_what_changes_pixels_changes_the_entry() -> None:
+    """Nor does another release: this is the name of an entry that version 0.1 made."""
+    other = replace(PLAIN, divisor=1.0, mean=(0.0, 0.0, 0.0), std=(0.2, 0.2, 0.2), notes=("x",))
+    for how in (PLAIN, other):
+        entry = CacheOptions(how, Path("caches")).entry("k", "image", "label")
+        assert entry == Path("caches/342959e5dc301382b6897848e435f751")
 
 
 def build_and_report(root: Path, barrier: object, results: object) -> None:

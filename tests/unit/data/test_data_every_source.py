@@ -19,6 +19,7 @@ from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.decoding import Row, decode_rows
 from vit_colossal.data.prepare import RunData, prepare_data
 from vit_colossal.errors import DataError
+from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.plan import Device, make_plan
 
 SIZE = 16
@@ -328,5 +329,5 @@ def test_other_formats_that_pillow_knows_are_not_tried() -> None:
     assert Image.open(io.BytesIO(pcx)).size == picture().size
     files = [*(head + bytes(200) for head in heads), pcx]
     rows = [Row(i, {"bytes": content, "path": None}, 0) for i, content in enumerate(files)]
-    reasons = [str(found) for found in decode_rows(rows, (4, 4), 2)]
+    reasons = [str(found) for found in decode_rows(rows, Preprocessing((4, 4)))]
     assert "PostScript" in reasons[0] and "Photoshop" in reasons[1] and "known" in reasons[2]

@@ -26,12 +26,13 @@ SCRIPT = """
 import hashlib, json, sys
 from pathlib import Path
 from vit_colossal.data.cache import CacheOptions, prepare_images
+from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.errors import DataError
 from vit_colossal.data.prepare import open_data
 for name, way, *label_column in json.loads(sys.argv[1]):
     request = SourceRequest(name, None, *label_column, streaming=way == "streamed")
-    options = CacheOptions((16, 16), 2, Path("cache"))
+    options = CacheOptions(Preprocessing((16, 16)), Path("cache"))
     try:
         source = open_data(request, options)
         train = source.train

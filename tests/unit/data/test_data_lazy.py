@@ -21,6 +21,7 @@ from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
 from vit_colossal.data.prepare import loader_workers
 from vit_colossal.data.transforms import Augmentation
 from vit_colossal.errors import ConfigError, DataError
+from vit_colossal.model.preprocessing import Preprocessing
 
 FEATURES = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
 
@@ -40,7 +41,7 @@ def dataset(folder: Path, count: int = 30) -> datasets.Dataset:
 
 
 def options(root: Path, **more: object) -> CacheOptions:
-    return CacheOptions(**{"size": (16, 12), "resample": 3, "root": root / "cache", **more})
+    return CacheOptions(Preprocessing((16, 12), 3), root / "cache", **more)
 
 
 def both(tmp_path: Path, rows: datasets.Dataset) -> tuple[CachedSplit, CachedSplit]:

@@ -15,6 +15,7 @@ from vit_colossal.data.loaders import Batch, Shard, TrainBatches, epoch_order
 from vit_colossal.data.mixing import Box, Draw, Mixing, mix_pixels
 from vit_colossal.data.transforms import Augmentation, normalize, seeded, stable_seed
 from vit_colossal.model.loss import criterion
+from vit_colossal.model.preprocessing import Preprocessing
 
 GLOBAL, COUNT, LABELS = 12, 40, 5
 EVERYTHING = Augmentation(
@@ -40,11 +41,9 @@ def batches(size: int = 1, rank: int = 0, **options: object) -> TrainBatches:
 
 def pixels(batch: Batch) -> torch.Tensor:
     """As a step computes them."""
-    half = (0.5, 0.4, 0.3), (0.5, 0.6, 0.7), torch.float32
+    half = Preprocessing((0, 0), mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))
     assert batch.mix is not None
-    return mix_pixels(
-        normalize(batch.images, *half), normalize(batch.mix.image, *half), batch.mix[2]
-    )
+    return mix_pixels(normalize(batch.images, half), normalize(batch.mix.image, half), batch.mix[2])
 
 
 def global_batches(

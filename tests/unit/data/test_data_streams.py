@@ -20,6 +20,7 @@ from vit_colossal.data.sources.source import choose, load
 from vit_colossal.data.streams import StreamedSource, choose_rows, read_streams
 from vit_colossal.data.transforms import Augmentation
 from vit_colossal.errors import DataError
+from vit_colossal.model.preprocessing import Preprocessing
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def broken(path: Path, labels: list, bad: set[int]) -> Path:
 
 
 def options(root: Path, **more: object) -> CacheOptions:
-    return CacheOptions(**{"size": (4, 4), "resample": 2, "root": root / "cache", **more})
+    return CacheOptions(Preprocessing((4, 4)), root / "cache", **more)
 
 
 def stream(path: Path, root: Path, skip_bad: bool = False, **request: object) -> StreamedSource:

@@ -16,6 +16,7 @@ from vit_colossal.data.transforms import (
     seeded,
     stable_seed,
 )
+from vit_colossal.model.preprocessing import Preprocessing
 
 BOTH = Augmentation(random_resized_crop=True, horizontal_flip=True)
 
@@ -26,11 +27,13 @@ def picture(height: int = 24, width: int = 20) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_normalize_is_the_formula_in_fp32_then_cast(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("divisor", [255.0, 127.5])
+def test_normalize_is_the_formula_in_fp32_then_cast(dtype: torch.dtype, divisor: float) -> None:
     images = torch.stack([picture(), picture().flip(-1)])
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    result = normalize(images, mean, std, dtype)
-    pixels = images.numpy().astype(np.float64).transpose(0, 2, 3, 1) / 255
+    how = Preprocessing((24, 20), divisor=divisor, mean=mean, std=std)
+    result = normalize(images, how, dtype)
+    pixels = images.numpy().astype(np.float64).transpose(0, 2, 3, 1) / divisor
     expected = torch.from_numpy(((pixels - mean) / std).transpose(0, 3, 1, 2))
     assert result.dtype == dtype
     tolerance = 1e-6 if dtype == torch.float32 else 4 * torch.finfo(dtype).eps

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from vit_colossal.model.directory import ModelNotWritten, save_directory
-from vit_colossal.plan.weight_names import named_weights, published, wrapper_prefix
+from vit_colossal.plan.weight_names import named_weights, plain_names, published
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 12, "num_attention_heads": 2, "image_size": 8}
 SIZES |= {"intermediate_size": 16, "patch_size": 4, "num_labels": 3}
@@ -38,16 +38,25 @@ def test_published_names_stay(model: ViTForImageClassification) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "prefix"),
+    ("names", "plain"),
     [
-        (["module.vit.a", "module.classifier.b"], "module."),
-        (["module._orig_mod.vit.a", "module._orig_mod.b"], "module._orig_mod."),
-        (["model.vit.a", "classifier.b"], ""),
-        ([], ""),
+        (["module.vit.a", "module.classifier.b"], ["vit.a", "classifier.b"]),
+        (["module._orig_mod.vit.a", "module._orig_mod.b"], ["vit.a", "b"]),
+        (["_orig_mod.module.model.vit.a", "_orig_mod.module.model.b"], ["vit.a", "b"]),
+        (["vit.layers.0._orig_mod.a", "vit.layers.1.a"], ["vit.layers.0.a", "vit.layers.1.a"]),
+        (["_fsdp_wrapped_module.vit.layers.0._checkpoint_wrapped_module.a"], ["vit.layers.0.a"]),
+        # On every name, or none: a module of the person's own is not a wrapper.
+        (["model.vit.a", "classifier.b"], ["model.vit.a", "classifier.b"]),
+        ([], []),
     ],
 )
-def test_a_wrapper_s_prefix_is_on_every_name(names: list[str], prefix: str) -> None:
-    assert wrapper_prefix(names) == prefix
+def test_what_wrappers_add_is_taken_off(names: list[str], plain: list[str]) -> None:
+    assert plain_names(names) == dict(zip(names, plain, strict=True))
+
+
+def test_two_models_in_one_file_are_not_mixed() -> None:
+    with pytest.raises(ValueError, match="are both vit"):
+        plain_names(["vit.a", "_orig_mod.vit.a"])
 
 
 def test_a_saved_directory_holds_every_tensor(

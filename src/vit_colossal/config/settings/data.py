@@ -20,7 +20,10 @@ class ModelSettings(Settings):
     """A local directory, a hub name, or a preset trained from scratch:
     vit-micro, vit-tiny, vit-small, vit-base, vit-large."""
     model_overrides: dict[str, int | float | str | bool] = alias("model_config", default={})
-    """ViTConfig keys for a preset, as key=value (may be repeated): --model-config image_size=32."""
+    """ViTConfig keys for a preset, as key=value, may be repeated: --model-config hidden_size=96."""
+    image_size: int | None = Field(None, ge=1)
+    """Side of the images in pixels, in place of the model's own; of a pretrained model the position
+    embeddings are interpolated."""
 
     @field_validator("model_overrides", mode="before")
     @classmethod

@@ -1,0 +1,77 @@
+"""Whether a pretrained model's classifier is kept: its rows go with the names of its labels.
+
+A classifier of the same number of outputs is not one for the same labels, nor in the same order.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vit_colossal.plan.model_spec import ModelSpec, stored_labels
+from vit_colossal.plan.weights_fit import stored_shapes
+
+
+@dataclass(frozen=True)
+class Head:
+    """What becomes of the classifier.
+
+    Attributes:
+        rows: for each label, the row of the stored classifier; None is a new classifier.
+        note: the same, for a person; empty where nothing was stored.
+    """
+
+    rows: tuple[int, ...] | None
+    note: str
+
+
+def match_head(spec: ModelSpec, labels: tuple[str, ...]) -> Head:
+    """Find the stored classifier's rows for these labels; all of them, or none.
+
+    Names are compared as they are, else without regard to case, blanks, hyphens and underscores,
+    where that is unambiguous. Of labels that are known in part, or of which more are known than
+    are needed, none is kept: what one row says is only true beside the others.
+
+    Args:
+        spec: the model.
+        labels: of the data.
+
+    Raises:
+        ModelError: the model's files cannot be read.
+    """
+    if not spec.pretrained:
+        return Head(None, "")
+    shape = stored_shapes(spec.name).get("classifier.weight")
+    if shape is None:
+        return Head(None, "classifier: new, as the model brings none")
+    old = stored_labels(spec.name)
+    if old is None or len(old) != shape[0]:
+        named = f"names {len(old)}" if old else "does not name them"
+        return Head(None, f"classifier: new: it has {shape[0]} outputs, config.json {named}")
+    return _matched(old, labels)
+
+
+def _matched(old: tuple[str, ...], labels: tuple[str, ...]) -> Head:
+    if old == labels:
+        return Head(
+            tuple(range(len(labels))), "classifier: kept, as the model has the data's labels"
+        )
+    for spelling, how in ((str, ""), (_loose, ", whatever their case, blanks and hyphens")):
+        there, wanted = [spelling(label) for label in old], [spelling(label) for label in labels]
+        if len(set(there)) == len(old) and sorted(there) == sorted(wanted):
+            rows = tuple(there.index(label) for label in wanted)
+            moved = ", and put in their order" if rows != tuple(range(len(rows))) else ""
+            return Head(rows, f"classifier: kept, matched by the names of its labels{how}{moved}")
+    if all(re.fullmatch(r"LABEL_\d+", label) for label in old):
+        return Head(None, f"classifier: new: the model does not name its {len(old)} labels")
+    note = f"classifier: new: the model's {len(old)} labels ({_some(old)}) are not the data's"
+    return Head(None, f"{note} {len(labels)} ({_some(labels)})")
+
+
+def _loose(label: str) -> str:
+    return re.sub(r"[\s_-]+", "", label).casefold()
+
+
+def _some(labels: tuple[str, ...]) -> str:
+    more = ", ..." if len(labels) > 3 else ""
+    return ", ".join(repr(label[:40]) for label in labels[:3]) + more
