@@ -15,7 +15,7 @@ from PIL import Image
 from vit_colossal import TrainConfig
 from vit_colossal.data.prepare import cache_options
 from vit_colossal.errors import DataError
-from vit_colossal.model.vit import build_processor
+from vit_colossal.model.processor import preprocessing_of
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.record import describe_run
@@ -95,7 +95,7 @@ def _begun(here: Path, dataset: str) -> tuple[Path, RunPlan]:
 
 
 def _chosen(run_dir: Path, plan: RunPlan, **settings: str) -> Choice:
-    options = cache_options(plan.config, plan.spec, build_processor(plan.spec), progress=False)
+    options = cache_options(plan.config, preprocessing_of(plan.spec), progress=False)
     return choose_data(TrainConfig(**settings), run_dir, options)  # type: ignore[arg-type]
 
 
