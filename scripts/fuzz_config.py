@@ -24,6 +24,9 @@ from bad_input import ALL, CATEGORIES  # noqa: E402
 from fuzzing import fuzz  # noqa: E402
 from vit_colossal.rundir.record import describe_software  # noqa: E402
 
+#: From here on the page is written by hand.
+BY_HAND = "## Good input that is easily misread"
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -38,9 +41,17 @@ def main() -> int:
     line = f"{sum(counts.values()):,} configurations in {seconds:.0f} s: {found}; 0 did otherwise"
     print(line)
     if flags.record is not None:
-        flags.record.write_text(page(f"seed {flags.seed}, {line}"), encoding="utf-8")
+        kept = _kept(flags.record)
+        flags.record.write_text(page(f"seed {flags.seed}, {line}") + kept, encoding="utf-8")
         print(f"written to {flags.record}")
     return 0
+
+
+def _kept(record: Path) -> str:
+    """The part of the page that is written by hand."""
+    text = record.read_text(encoding="utf-8") if record.exists() else ""
+    place = text.find(BY_HAND)
+    return "" if place < 0 else f"\n{text[place:]}"
 
 
 def page(fuzzed: str) -> str:
