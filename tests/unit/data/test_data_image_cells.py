@@ -23,6 +23,7 @@ from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import ImageSource, choose, load, open_source
 from vit_colossal.data.streams import read_streams
 from vit_colossal.errors import DataError
+from vit_colossal.model.preprocessing import Preprocessing
 
 LABELS = [0, 1] * 4
 
@@ -71,7 +72,7 @@ def reds(path: Path, way: str = "cached", **options: Any) -> list[int]:
     """The first value of every image, decoded in one of the three ways."""
     folder = path if path.is_dir() else path.parent
     request = SourceRequest(str(path), streaming=way == "streamed", val_split=0.25, **options)
-    decoding = CacheOptions((4, 4), 0, folder.parent / f"cache-{way}")
+    decoding = CacheOptions(Preprocessing((4, 4), 0), folder.parent / f"cache-{way}")
     splits: list[CachedSplit]
     if way == "streamed":
         stream = read_streams(load(request), request, decoding)

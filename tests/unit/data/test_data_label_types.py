@@ -27,6 +27,7 @@ from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import ImageSource, load, open_source
 from vit_colossal.data.streams import read_streams
 from vit_colossal.errors import DataError
+from vit_colossal.model.preprocessing import Preprocessing
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +133,7 @@ def streamed(folder: Path, **options: Any) -> Any:
     request = SourceRequest(str(folder), streaming=True, cache_dir=folder / "cache", **options)
     loaded = load(request)
     assert loaded.streamed
-    return read_streams(loaded, request, CacheOptions((4, 4), 2, folder / "cache"))
+    return read_streams(loaded, request, CacheOptions(Preprocessing((4, 4)), folder / "cache"))
 
 
 # --- Read by rule ---------------------------------------------------------------------------------

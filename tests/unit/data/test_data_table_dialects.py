@@ -16,6 +16,7 @@ from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import ImageSource, open_source
 from vit_colossal.data.sources.table_files import read_table
 from vit_colossal.errors import DataError
+from vit_colossal.model.preprocessing import Preprocessing
 
 COUNT = 10
 HEAD = "file,label"
@@ -247,7 +248,9 @@ def test_a_stream_is_not_divided_by_a_column(folder: Path) -> None:
 
     request = SourceRequest(str(folder / "a.parquet"), streaming=True)
     with pytest.raises(DataError, match=r"'split' names splits.*leave out --streaming"):
-        read_streams(load(request), request, CacheOptions((4, 4), 0, folder / "cache"))
+        read_streams(
+            load(request), request, CacheOptions(Preprocessing((4, 4), 0), folder / "cache")
+        )
     found = open_path(folder / "a.parquet")
     assert (len(found.train), len(found.evaluation), found.eval_split) == (8, 2, "test")
 
