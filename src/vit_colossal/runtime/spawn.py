@@ -91,7 +91,7 @@ def launch(command: Command, num_processes: int) -> int:
                 _send(number, workers)
             failed = _wait(workers)
         finally:
-            _kill_all()
+            _kill(workers)
     if received and failed is not None:
         return ExitCode.after(received[0])
     return ExitCode.OK if failed is None else _report(failed)
@@ -185,11 +185,17 @@ def _send(number: int, workers: Iterable[BaseProcess]) -> None:
                 os.kill(worker.pid, number)
 
 
-def _kill_all() -> None:
-    """Whatever still runs below this process, loader processes and all."""
-    for child in psutil.Process().children(recursive=True):
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    """What is left of the workers, with their loader processes; other children are not ours."""
+    for worker in workers:
+        if worker.pid is None or not worker.is_alive():
+            continue
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
+            for process in psutil.Process(worker.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        worker.kill()
+        worker.join()
 
 
 def _wait(workers: Sequence[BaseProcess]) -> _Ended | None:

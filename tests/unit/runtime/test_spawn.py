@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -129,7 +130,7 @@ def test_an_error_ends_the_peers_and_is_shown(capfd: pytest.CaptureFixture[str])
     shown = capfd.readouterr().err
     assert "ValueError: planted" in shown
     assert "error: rank 1 (pid " in shown and "failed with exit code 1" in shown
-    assert not psutil.Process().children(recursive=True)
+    assert not multiprocessing.active_children()
 
 
 def test_the_killed_one_is_named_and_not_who_mourns_it(capfd: pytest.CaptureFixture[str]) -> None:
