@@ -139,7 +139,9 @@ def _work(command: Command, place: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     os.environ.update(place)
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    threads = os.environ["OMP_NUM_THREADS"].partition(",")[0]  # a list is for nested regions
+    if threads.isdecimal() and int(threads):
+        torch.set_num_threads(int(threads))
     try:
         code = command()
     except KeyboardInterrupt:

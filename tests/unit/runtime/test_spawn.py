@@ -111,6 +111,15 @@ def test_processes_meet_in_sessions_of_their_own(
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize(("value", "threads"), [("2", 2), ("3,1", 3)])
+def test_each_has_its_share_of_threads(
+    tmp_path: Path, value: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert launch(partial(_add, tmp_path), 2) == 0
+    assert {path.read_text() for path in tmp_path.iterdir()} == {f"2 True {threads}"}
+
+
 def test_another_program_is_run_in_each(tmp_path: Path) -> None:
     code = f"import os; open({str(tmp_path)!r} + '/' + os.environ['LOCAL_RANK'], 'w')"
     assert launch(Program(("-c", code)), 3) == 0
