@@ -29,4 +29,4 @@ trap 'rm -rf -- "$VIT_COLOSSAL_CACHE"' EXIT
 # Two at a time: while one test waits for its processes to import PyTorch, another computes. The tests
 # of a file stay together, as they share what they trained. The bound is for one test, and far above
 # what any takes: it ends a hang, it judges no speed.
-python -m pytest --numprocesses 2 --dist loadfile --timeout 900 "${selection[@]}" "$@"
+python -m pytest --numprocesses 2 --dist loadfile --timeout 900 --durations 40 "${selection[@]}" "$@"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,6 +17,9 @@ from vit_colossal.errors import ConfigError, ExitCode, UserError
 from vit_colossal.redaction import SafeFormatter, hide_secrets
 from vit_colossal.runtime.interpreter import without_collecting
 from vit_colossal.text import printable
+
+#: Ranks find a problem within moments of each other; a rank on another host hears of it later.
+_RANK_0_SPEAKS_WITHIN_S = 10
 
 
 def run_command(name: str, flags: Sequence[str], prog: str) -> int:
@@ -31,6 +37,8 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
             print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
         elif _speaks_for_all():
             _print_error(error)
+        elif not _rank_0_ends_the_run():
+            _print_error(error, by=f" on rank {os.environ['RANK']} ({socket.gethostname()})")
         return error.exit_code
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has enough. Python would complain at its exit.
@@ -51,14 +59,25 @@ def _speaks_for_all() -> bool:
     return not numbers or int(rank) == 0 or int(rank) >= int(world)
 
 
-def _print_error(error: UserError) -> None:
+def _rank_0_ends_the_run() -> bool:
+    """Wait until the launcher ends this process, which it does once rank 0 has failed as well.
+
+    Rank 0 says what all found. Were this rank to end first, rank 0 would be ended before it has
+    said anything. Where nothing comes, the problem is this rank's alone.
+    """
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
+    return ended.wait(_RANK_0_SPEAKS_WITHIN_S)
+
+
+def _print_error(error: UserError, by: str = "") -> None:
     # A file's name may hold what ends a line or steers a terminal.
     found = error.problems if isinstance(error, ConfigError) else str(error).splitlines()
     lines = [printable(hide_secrets(line)) for line in found]
     if len(lines) == 1:
-        print(f"error: {lines[0]}", file=sys.stderr)
+        print(f"error{by}: {lines[0]}", file=sys.stderr)
         return
-    print(f"error: {len(lines)} problems:", file=sys.stderr)
+    print(f"error{by}: {len(lines)} problems:", file=sys.stderr)
     for line in lines:
         print(f"  - {line}", file=sys.stderr)
 

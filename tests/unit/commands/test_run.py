@@ -1,0 +1,54 @@
+"""What is said about a problem, and by which rank."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from vit_colossal.commands import run
+from vit_colossal.errors import ConfigError, ExitCode
+from vit_colossal.runtime.spawn import launch
+
+
+def _refuse(monkeypatch: pytest.MonkeyPatch, by_rank: dict[str, str | None]) -> int:
+    """Run a command in two processes that refuses in the ranks that have a problem."""
+
+    def main(flags: list[str], prog: str) -> int:
+        problem = by_rank[os.environ["RANK"]]
+        if os.environ["RANK"] == "0":
+            time.sleep(0.5)  # rank 1 is always first
+        if problem is None:
+            time.sleep(1)
+            return 0
+        raise ConfigError([problem])
+
+    monkeypatch.setitem(
+        sys.modules,
+        "vit_colossal.commands.refuse",
+        SimpleNamespace(main=main),  # type: ignore[arg-type]
+    )
+    monkeypatch.setattr(run, "WITHOUT_TORCH", ("refuse",))
+    return launch(partial(run.run_command, "refuse", [], "refuse"), 2)
+
+
+def test_rank_0_says_what_all_ranks_found(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = _refuse(monkeypatch, {"0": "--turbo is unknown", "1": "--turbo is unknown"})
+    assert code == ExitCode.USAGE
+    assert capfd.readouterr().err == "error: --turbo is unknown\n"
+
+
+def test_a_rank_alone_with_a_problem_says_it_itself(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "_RANK_0_SPEAKS_WITHIN_S", 0.2)
+    code = _refuse(monkeypatch, {"0": None, "1": "no folder 'photos'"})
+    assert code == ExitCode.USAGE
+    error = capfd.readouterr().err
+    assert error.startswith("error on rank 1 (") and error.endswith("no folder 'photos'\n")
