@@ -288,8 +288,8 @@ FOLDERS = (
     ),
     Case(
         "no such training split",
-        "+ --dataset photos --train-split training",
-        ("--train-split training", "only train"),
+        "+ --dataset photos --train-split learn",
+        ("--train-split learn", "only train"),
         folder,
     ),
     Case(

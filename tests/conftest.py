@@ -52,7 +52,7 @@ def eleven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = [*(f"digit {digit}" for digit in range(10)), "inverted"]
     features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
     folder = tmp_path_factory.mktemp("eleven")
-    parts = {"train": slice(TRAIN_IMAGES), "test": slice(TRAIN_IMAGES, count)}
+    parts = {"train": slice(TRAIN_IMAGES), "validation": slice(TRAIN_IMAGES, count)}
     for split, part in parts.items():
         images = [Image.fromarray(image) for image in pixels[part]]
         rows = {"image": images, "label": labels[part]}

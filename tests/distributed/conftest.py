@@ -39,7 +39,7 @@ def train_images(eleven: Path) -> Images:
 
 @pytest.fixture(scope="session")
 def eval_images(eleven: Path) -> Images:
-    return read_split(eleven, "test")
+    return read_split(eleven, "validation")
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ def reloaded(outcome: Outcomes, eleven: Path) -> Callable[[Layout], int]:
         members = [layout for layout in LAYOUTS if layout.group == group]
         folders = [str(outcome(layout, "plain").export) for layout in members]
         script = Path(__file__).with_name("reload.py")
-        command = [sys.executable, str(script), str(eleven / "test.parquet"), *folders]
+        command = [sys.executable, str(script), str(eleven / "validation.parquet"), *folders]
         finished = run(command, timeout_s=120)
         assert finished.returncode == 0, finished.output
         correct: dict[str, int] = json.loads(finished.stdout.splitlines()[-1])

@@ -31,7 +31,9 @@ def trained(eleven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures(eleven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The 133 evaluation images as PNG files ``NUMBER-LABEL.png``, in two folders."""
     folder = tmp_path_factory.mktemp("pictures")
-    rows = datasets.load_dataset("parquet", data_files=str(eleven / "test.parquet"), split="train")
+    rows = datasets.load_dataset(
+        "parquet", data_files=str(eleven / "validation.parquet"), split="train"
+    )
     for number, row in enumerate(rows):
         place = folder / ("odd" if number % 2 else "even")
         place.mkdir(exist_ok=True)

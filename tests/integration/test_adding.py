@@ -34,10 +34,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert start is not None
         text = path.read_text()
         path.write_text(text[: start.end()] + row + text[start.end() :])
-    local = source / "vit_colossal" / "data" / "sources" / "local.py"
-    line = "from vit_colossal.data.sources.fingerprint"
+    readers = source / "vit_colossal" / "data" / "sources" / "readers.py"
+    line = "from vit_colossal.data.sources.request"
     added = "from vit_colossal.data.sources.arrays import read_arrays\n"
-    local.write_text(local.read_text().replace(line, added + line, 1))
+    readers.write_text(readers.read_text().replace(line, added + line, 1))
     return source
 
 
@@ -52,7 +52,7 @@ def test_both_work(package: Path, tmp_path: Path) -> None:
     pixels = np.round(values.reshape(-1, 8, 8, 1) * 255 / 16).astype(np.uint8).repeat(3, axis=3)
     data = tmp_path / "data"
     data.mkdir()
-    for name, part in (("train", slice(64)), ("test", slice(64, 96))):
+    for name, part in (("train", slice(64)), ("validation", slice(64, 96))):
         np.savez(data / f"{name}.npz", images=pixels[part], labels=targets[part])
     run_dir = str(tmp_path / "run")
     flags = ["--dataset", str(data), "--device", "cpu", "--max-steps", "2", "--output-dir", run_dir]

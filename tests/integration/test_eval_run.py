@@ -37,7 +37,7 @@ def last_evaluation(run_dir: Path) -> dict[str, float]:
 def reordered(eleven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same images with the label names in reverse, so that every number means another name."""
     folder = tmp_path_factory.mktemp("reordered")
-    for split in ("train", "test"):
+    for split in ("train", "validation"):
         rows = datasets.load_dataset("parquet", data_files=str(eleven / f"{split}.parquet"))
         names = rows["train"].features["label"].names
         features = datasets.Features(
@@ -101,7 +101,7 @@ def test_the_command_takes_a_run_and_a_checkpoint(trained: Path, tmp_path: Path)
     finished = run(command, timeout_s=120, cwd=tmp_path)
     assert finished.returncode == 0, finished.output
     lines = finished.stdout.splitlines()
-    assert "split test: 133 images" in lines[-2]
+    assert "split validation: 133 images" in lines[-2]
     assert re.fullmatch(r"loss \d\.\d{4}  accuracy 0\.\d{4} \(\d+/133\)", lines[-1])
     assert finished.left_over == []
     assert list(tmp_path.iterdir()) == []

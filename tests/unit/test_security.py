@@ -106,9 +106,9 @@ def test_the_search_finds_what_it_looks_for(code: str, tmp_path: Path) -> None:
 def test_members_of_a_webdataset_from_the_hub_are_not_unpickled() -> None:
     from datasets.packaged_modules.webdataset.webdataset import WebDataset
 
-    from vit_colossal.data.sources.source import _never_unpickle
+    from vit_colossal.data.sources.hub_source import never_unpickle
 
-    _never_unpickle()
+    never_unpickle()
     assert set(WebDataset.DECODERS) <= {"cls", "cls2", "id", "index", "json", "txt"}
 
 

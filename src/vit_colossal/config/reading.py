@@ -76,6 +76,9 @@ def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C,
             problems.append(f"--config {path}: {name}: {reason}")
             del file_values[name]
     values = _merge(kind, file_values, flags)
+    if kind is TrainConfig and "val_split" in flags and values.get("eval_split") is None:
+        # Asked for now, unlike the value that every config.yaml has: it overrides what is found.
+        values["eval_split"] = values.get("train_split") or "train"
     problem = _plugin_problem(values, path, from_file="plugin" not in flags)
     if problem is not None:
         problems.append(problem)

@@ -36,6 +36,7 @@ class RunData:
         train, evaluation: uint8 images and int64 labels, memory-mapped or decoded on the fly.
         preprocessing: how the images become the model's inputs.
         notes: what a person should know about the data, one line each.
+        overview: what was read as what, one line for each split.
     """
 
     name: str
@@ -48,6 +49,7 @@ class RunData:
     source: str
     columns: tuple[str, str]
     notes: tuple[str, ...] = ()
+    overview: tuple[str, ...] = ()
 
 
 def train_batches(
@@ -102,13 +104,15 @@ def eval_batches(
     )
 
 
-def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:
+def prepare_data(plan: RunPlan, *, keep_test: bool = True, progress: bool = False) -> RunData:
     """Open the source, and decode what is not cached yet.
 
     Needs no process group: the first process to get here builds the cache, the others wait for it.
 
     Args:
         plan: the validated run.
+        keep_test: whether what is called test is left for the end, as evaluations choose the best
+            epoch.
         progress: show a progress bar while decoding.
 
     Raises:
@@ -118,7 +122,7 @@ def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:
 
     config, how = plan.config, preprocessing_of(plan.spec)
     options = cache_options(config, how, progress=progress)
-    source = open_data(source_request(config), options)
+    source = open_data(source_request(config, keep_test=keep_test), options)
     train, evaluation = _decode_both(source, config, options)
     return RunData(
         name=source.name,
@@ -131,6 +135,7 @@ def prepare_data(plan: RunPlan, *, progress: bool = False) -> RunData:
         source=source.fingerprint,
         columns=(source.image_column, source.label_column),
         notes=(*how.notes, *source.notes, *_left_out(train, evaluation)),
+        overview=source.overview,
     )
 
 
@@ -173,8 +178,13 @@ def loader_workers(config: TrainConfig, *, busy: bool = False) -> int:
     return max(1, min(8, len(os.sched_getaffinity(0)) // ranks))
 
 
-def source_request(config: TrainConfig) -> SourceRequest:
-    """What the settings ask for."""
+def source_request(config: TrainConfig, *, keep_test: bool) -> SourceRequest:
+    """What the settings ask for.
+
+    Args:
+        config: the settings.
+        keep_test: whether what is called test is left for the end: where evaluations choose.
+    """
     return SourceRequest(
         dataset=config.dataset or "",
         image_column=config.image_column,
@@ -183,6 +193,8 @@ def source_request(config: TrainConfig) -> SourceRequest:
         eval_split=config.eval_split,
         val_split=config.val_split,
         seed=config.seed,
+        keep_test=keep_test,
+        classes_are_folders=config.classes_are_folders,
         dataset_config=config.dataset_config,
         revision=config.dataset_revision,
         max_train_samples=config.max_train_samples,

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 from vit_colossal.data.decoding import Row
+from vit_colossal.data.sources.images import SAMPLED
 from vit_colossal.data.sources.label_values import plain
 from vit_colossal.data.sources.labels import read_labels
 from vit_colossal.errors import DataError
@@ -102,6 +103,17 @@ class StreamRows:
             )
         with xopen(path, "rb") as stream:
             return {"bytes": stream.read(), "path": path.rpartition("/")[2]}
+
+
+def known_features(rows: Any) -> Any:
+    """The columns of an ``IterableDataset`` and their types; it may have to look at its rows."""
+    return rows.features if rows.features is not None else rows._resolve_features().features
+
+
+def first_values(rows: Any, column: str) -> list[Any]:
+    """The first values of one of ``columns.flat_features``."""
+    whole = column if column in known_features(rows) else column.partition(".")[0]
+    return [_value(row, column) for row in rows.select_columns([whole]).take(SAMPLED)]
 
 
 def _value(row: dict[str, Any], column: str) -> Any:

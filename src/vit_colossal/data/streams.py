@@ -9,80 +9,48 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vit_colossal.data.cache import CachedSplit, CacheOptions, Pixels, prepare_rows
-from vit_colossal.data.sources.columns import (
-    find_columns,
-    flat_features,
-    is_plain,
-    is_text,
-    sampler,
-)
+from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_rows
+from vit_colossal.data.chosen_rows import choose_rows
+from vit_colossal.data.sources.chosen import ChosenData
+from vit_colossal.data.sources.columns import find_columns, flat_features, is_plain, is_text
 from vit_colossal.data.sources.images import mostly_encoded, undecoded
 from vit_colossal.data.sources.label_agreement import in_training_order
-from vit_colossal.data.sources.labels import Labels, read_labels, training_labels
+from vit_colossal.data.sources.label_values import plain
+from vit_colossal.data.sources.labels import Labels, has_labels, read_labels, training_labels
+from vit_colossal.data.sources.loaded import Loaded
 from vit_colossal.data.sources.request import SourceRequest
-from vit_colossal.data.sources.source import Loaded
 from vit_colossal.data.sources.split_by_column import divided
+from vit_colossal.data.sources.split_names import matching
 from vit_colossal.data.sources.splits import (
     choose_splits,
+    choose_training,
     describe_split,
     fingerprint,
     hold_out,
+    overview,
     parse_slice,
 )
-from vit_colossal.data.stream_rows import StreamRows
+from vit_colossal.data.stream_rows import StreamRows, first_values, known_features
 from vit_colossal.errors import DataError
 
 
-@dataclass(frozen=True)
-class StreamedSource:
-    """Two splits of labelled images, decoded; see ``ImageSource`` for the other fields.
+@dataclass(frozen=True, kw_only=True)
+class StreamedSource(ChosenData):
+    """Images that were decoded as they came.
 
     Attributes:
-        train: Training images, decoded.
-        evaluation: Evaluation images, decoded.
+        train: Training images.
+        evaluation: Evaluation images.
     """
 
-    name: str
     train: CachedSplit
     evaluation: CachedSplit
-    image_column: str
-    label_column: str
-    labels: tuple[str, ...]
-    eval_split: str
-    fingerprint: str
-    notes: tuple[str, ...] = ()
-
-
-class ChosenImages:
-    """Some of a split's images, in place of a copy of them.
-
-    Args:
-        images: uint8 [N, 3, H, W].
-        rows: Which of them, int64 [M].
-    """
-
-    def __init__(self, images: Pixels, rows: np.ndarray) -> None:
-        self._images, self._rows = images, rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[M, 3, H, W]."""
-        return (len(self._rows), *self._images.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
-
-    def __getitem__(self, places: Any) -> np.ndarray:
-        return self._images[self._rows[places]]
 
 
 def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) -> StreamedSource:
@@ -100,11 +68,16 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
     Raises:
         DataError: It cannot be read, or cannot be used for classification.
     """
-    divided(loaded.splits, request.image_column, request.label_column)
+    loaded = divided(loaded, request.image_column, request.label_column)
     splits = _with_slices(loaded.splits, request)
-    train_name, eval_name = choose_splits(request, list(splits))
+    train_name = choose_training(request, splits)
     columns = _columns(splits[train_name], request)
-    name, selection = describe_split(request, train_name, eval_name)
+    known = _first_labels(splits[train_name], columns[1])
+    choice = choose_splits(
+        request, splits, lambda name: _has_labels(splits[name], columns[1], known)
+    )
+    eval_name = choice.evaluation
+    name, selection = describe_split(request, choice)
     limit = request.max_train_samples
     if eval_name is None and limit is not None:
         limit = _rows_that_leave(limit, request.val_split)
@@ -128,6 +101,7 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
     rows = (len(train) + len(train.bad), len(evaluation) + len(evaluation.bad))
     names = labels.names
     content = fingerprint(loaded.content, train_name, selection, columns, names, rows)
+    counts = {split: _known_count(splits[split], split, None) for split in splits}
     return StreamedSource(
         name=loaded.name,
         train=train,
@@ -138,27 +112,8 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
         eval_split=name,
         fingerprint=content,
         notes=notes,
+        overview=overview(choice, request, rows, counts, loaded.places),
     )
-
-
-def choose_rows(split: CachedSplit, numbers: list[int]) -> CachedSplit:
-    """Some rows of a split, nothing copied.
-
-    Args:
-        split: N images and the bad ones, with numbers from 0 to N + bad - 1 in all.
-        numbers: Which ones, in their new order.
-
-    Returns:
-        The chosen ones, renumbered.
-    """
-    bad = {image.number: image for image in split.bad}
-    # The place of a good image: its number without the bad ones before it.
-    places = np.array([n for n in numbers if n not in bad], np.int64)
-    places -= np.searchsorted(np.array(sorted(bad), np.int64), places)
-    left_out = tuple(
-        bad[number]._replace(number=place) for place, number in enumerate(numbers) if number in bad
-    )
-    return CachedSplit(ChosenImages(split.images, places), split.labels[places], left_out)
 
 
 @dataclass(frozen=True)
@@ -230,7 +185,7 @@ def _in_order(split: CachedSplit) -> np.ndarray:
 
 def _columns(rows: Any, request: SourceRequest) -> tuple[str, str]:
     """The image and the label column of a stream; names of files are not looked for."""
-    features, sample = _features(rows), sampler(rows)
+    features, sample = _features(rows), partial(first_values, rows)
     columns = find_columns(features, request.image_column, request.label_column, sample)
     if not hasattr(features[columns[1]], "names") and not is_plain(features[columns[1]]):
         # Decimals, dates and lists: the first rows tell them before anything is decoded.
@@ -254,17 +209,30 @@ def _with_slices(splits: dict[str, Any], request: SourceRequest) -> dict[str, An
     }
     for name in filter(None, (request.train_split, request.eval_split)):
         part = parse_slice(name)
-        if part is not None and part[0] in splits:
+        if part is not None and (split := matching(part[0], splits)) is not None:
             start, stop = part[1] or 0, part[2]
-            rows = found[part[0]].skip(start)
+            rows = found[split].skip(start)
             found[name] = rows if stop is None else rows.take(max(0, stop - start))
     return found
 
 
 def _features(rows: Any) -> Any:
-    """The columns and their types; of some formats only the first rows tell them."""
-    known = rows.features if rows.features is not None else rows._resolve_features().features
-    return flat_features(known)
+    """The columns and their types, parts of JSON among them."""
+    return flat_features(known_features(rows))
+
+
+def _first_labels(rows: Any, column: str) -> tuple[str, ...]:
+    """The labels of training as far as its first rows tell; -1 is one of them, or an error."""
+    names = getattr(_features(rows)[column], "names", None)
+    return tuple(names or (str(plain(cell)) for cell in first_values(rows, column)))
+
+
+def _has_labels(rows: Any, column: str, training: tuple[str, ...]) -> bool:
+    """Whether a split has labels, as far as its first rows tell."""
+    features = _features(rows)
+    if column not in features:
+        return False
+    return has_labels(features[column], first_values(rows, column), training)
 
 
 def _known_count(rows: Any, name: str, limit: int | None) -> int | None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.prepare import RunData
+from vit_colossal.data.sources.split_names import kind_of_split
 from vit_colossal.data.sources.webdataset import expand_braces, is_pattern
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
@@ -43,6 +44,7 @@ class DataRecord(BaseModel):
         path: where that was, absolute; None of what is not on this machine.
         image_column, label_column: the columns that were read.
         labels: label names, in the order of the outputs.
+        eval_split: name of the evaluation split.
         train, evaluation: the splits, with the images that could not be decoded; None where an
             earlier version did not write them down.
         source: fingerprint of the splits as they were found.
@@ -58,10 +60,16 @@ class DataRecord(BaseModel):
     image_column: str | None = None
     label_column: str | None = None
     labels: tuple[str, ...]
+    eval_split: str | None = None
     train: SplitRecord | None = None
     evaluation: SplitRecord | None = None
     source: str | None = None
     fingerprint: str
+
+    @property
+    def test_is_kept(self) -> bool:
+        """Whether what is called test was left for the end; earlier versions took it unasked."""
+        return self.eval_split is None or kind_of_split(self.eval_split) != "test"
 
 
 def describe_data(config: TrainConfig, data: RunData) -> DataRecord:
@@ -80,6 +88,7 @@ def describe_data(config: TrainConfig, data: RunData) -> DataRecord:
         image_column=data.columns[0],
         label_column=data.columns[1],
         labels=data.labels,
+        eval_split=data.eval_split,
         train=split_record(config.train_split or "train", train, data.labels),
         evaluation=split_record(data.eval_split, evaluation, data.labels),
         source=data.source,
@@ -144,6 +153,7 @@ def _of_earlier_version(run_dir: Path) -> DataRecord:
         dataset_config=config.dataset_config,
         dataset_revision=config.dataset_revision,
         labels=found.labels,
+        eval_split=found.eval_split,
         source=None if any(found.left_out_images.values()) else found.data_fingerprint,
         fingerprint=found.data_fingerprint,
     )

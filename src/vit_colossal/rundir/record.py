@@ -65,6 +65,7 @@ def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
         "threads": torch.get_num_threads(),
         "dataset": data.name,
         "eval_split": data.eval_split,
+        "data_read": [*data.overview, *data.notes],
         "data_fingerprint": data.fingerprint,
         "left_out_images": {"train": len(data.train.bad), "evaluation": len(data.evaluation.bad)},
         "labels": list(data.labels),

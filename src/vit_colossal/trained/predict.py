@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from vit_colossal.data.decoding import BadImage, Row, decode_rows
-from vit_colossal.data.sources.local import IMAGE_SUFFIXES
+from vit_colossal.data.sources.scan import scan
 from vit_colossal.data.transforms import normalize
 from vit_colossal.errors import ConfigError
 from vit_colossal.model.preprocessing import Preprocessing
@@ -237,13 +237,10 @@ def find_images(names: Iterable[str]) -> tuple[list[str], list[Unreadable]]:
 def _files_of(path: str) -> list[str]:
     if not os.path.isdir(path):
         return [path]
-    root = Path(path)
-    found = (file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(
-        str(file)
-        for file in found
-        if file.is_file() and not any(p.startswith(".") for p in file.relative_to(root).parts)
-    )
+    try:
+        return [str(file) for file in scan(Path(path)).root.all_images()]
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror or error})"]) from None
 
 
 def _why_nothing(name: str, matches: list[str]) -> str:

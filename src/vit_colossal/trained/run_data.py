@@ -40,12 +40,14 @@ class Choice:
     Attributes:
         settings: the configuration with the data filled in.
         of_run: they are the run's, so that its choice of splits holds.
+        keep_test: the run left what is called test for the end.
         source: opened already, where the settings choose just what the run did.
         notes: what a person should know, one line each.
     """
 
     settings: TrainConfig
     of_run: bool
+    keep_test: bool = False
     source: Source | None = None
     notes: tuple[str, ...] = ()
 
@@ -65,15 +67,16 @@ def choose_data(config: TrainConfig, run_dir: Path, options: CacheOptions) -> Ch
     if not has_data_record(run_dir):
         of_run = config.dataset in (None, own.dataset)
         note = f"{run_dir} has no data.json: nothing says whether these are the run's data"
-        return Choice(_merged(config, own) if of_run else config, of_run=of_run, notes=(note,))
+        settings = _merged(config, own) if of_run else config
+        return Choice(settings, of_run=of_run, keep_test=of_run, notes=(note,))
     record = read_data_record(run_dir)
     if config.dataset is None:
         return _own(config, own, record, run_dir, options)
     source = None
     with suppress(DataError):
-        source = _open(own.replace(dataset=config.dataset), options)
+        source = _open(own.replace(dataset=config.dataset), record, options)
     if source is not None and source.fingerprint == record.source:
-        return _chosen(config, own.replace(dataset=config.dataset), source, ())
+        return _chosen(config, own.replace(dataset=config.dataset), record, source, ())
     same_place = config.dataset == record.dataset or _same_path(config.dataset, record.path)
     note = f"these are not the data that {run_dir} was trained and evaluated on"
     if same_place and source is not None:
@@ -84,7 +87,8 @@ def choose_data(config: TrainConfig, run_dir: Path, options: CacheOptions) -> Ch
     if same_place and source is not None and source.eval_split.endswith(" held out)"):
         note += ", and images held out now may have been trained on"
     settings = _merged(config, own) if same_place else config
-    return Choice(settings, of_run=same_place, notes=(note,))
+    keep_test = same_place and record.test_is_kept
+    return Choice(settings, of_run=same_place, keep_test=keep_test, notes=(note,))
 
 
 def _own(
@@ -93,10 +97,10 @@ def _own(
     """The run's data, which nobody named."""
     place, moved = _place(record, run_dir)
     own = own.replace(dataset=place)
-    source = _open(own, options)
+    source = _open(own, record, options)
     if record.source is None:
         note = "the run left out images that cannot be decoded: cannot tell whether its data are"
-        return _chosen(config, own, source, (f"{note} still the same",))
+        return _chosen(config, own, record, source, (f"{note} still the same",))
     if source.fingerprint != record.source:
         details = data_differences(record, _record_of(source, record))
         gone = f"the run's data were at {record.path}, which is not there, and " if moved else ""
@@ -109,7 +113,7 @@ def _own(
             ]
         )
     note = f"the run's data were at {record.path}; the same were found at {local_path(place)}"
-    return _chosen(config, own, source, (note,) if moved else ())
+    return _chosen(config, own, record, source, (note,) if moved else ())
 
 
 def _place(record: DataRecord, run_dir: Path) -> tuple[str, bool]:
@@ -139,12 +143,17 @@ def _settings_of_run(run_dir: Path, config: TrainConfig) -> TrainConfig:
 
 
 def _chosen(
-    config: TrainConfig, own: TrainConfig, source: Source, notes: tuple[str, ...]
+    config: TrainConfig,
+    own: TrainConfig,
+    record: DataRecord,
+    source: Source,
+    notes: tuple[str, ...],
 ) -> Choice:
     """The run's data with what ``config`` chooses of them."""
     settings = _merged(config, own)
-    same = source_request(settings) == source_request(own)
-    return Choice(settings, of_run=True, source=source if same else None, notes=notes)
+    keep_test = record.test_is_kept
+    one, other = (source_request(each, keep_test=keep_test) for each in (settings, own))
+    return Choice(settings, True, keep_test, source if one == other else None, notes)
 
 
 def _merged(config: TrainConfig, own: TrainConfig) -> TrainConfig:
@@ -154,8 +163,8 @@ def _merged(config: TrainConfig, own: TrainConfig) -> TrainConfig:
     return config.replace(**{name: getattr(own, name) for name in names})
 
 
-def _open(config: TrainConfig, options: CacheOptions) -> Source:
-    return open_data(source_request(config), options)
+def _open(config: TrainConfig, record: DataRecord, options: CacheOptions) -> Source:
+    return open_data(source_request(config, keep_test=record.test_is_kept), options)
 
 
 def _same_path(dataset: str, path: str | None) -> bool:
@@ -170,6 +179,7 @@ def _record_of(source: Source, record: DataRecord) -> DataRecord:
     return DataRecord(
         dataset=source.name,
         labels=source.labels,
+        eval_split=source.eval_split,
         train=split_record(name, train, source.labels),
         evaluation=split_record(source.eval_split, evaluation, source.labels),
         fingerprint=source.fingerprint,

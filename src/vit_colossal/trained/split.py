@@ -136,7 +136,8 @@ def _some(labels: Sequence[str]) -> str:
 
 def _open(config: TrainConfig, choice: Choice, options: CacheOptions) -> Source:
     """Open what was chosen."""
-    request = replace(source_request(choice.settings), min_labels=1)
+    request = source_request(choice.settings, keep_test=choice.keep_test)
+    request = replace(request, min_labels=1)
     given = config.model_fields_set
     if "eval_split" in given and config.eval_split is not None:
         return _open_named(request, config.eval_split, options)

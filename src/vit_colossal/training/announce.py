@@ -8,9 +8,12 @@ from vit_colossal.model.vit import flops_per_image
 from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.runtime.kernels import kernels_in_use
 from vit_colossal.strategies.memory_use import StateMemory
+from vit_colossal.text import printable, shown
 from vit_colossal.training.job import Job
 
 logger = logging.getLogger("vit_colossal")
+
+_LABELS_SHOWN = 10
 
 
 def announce(job: Job, memory: StateMemory) -> None:
@@ -30,6 +33,9 @@ def announce(job: Job, memory: StateMemory) -> None:
         len(data.evaluation),
         len(data.labels),
     )
+    for line in data.overview:
+        logger.info("%s", line)
+    logger.info("labels: %s", _first_labels(data.labels))
     logger.info("images: %s", data.preprocessing)
     layout = f"{plan.config.plugin}, {plan.dims}, {plan.config.precision} on {plan.device.kind}"
     if plan.dims.pp > 1:
@@ -49,6 +55,12 @@ def announce(job: Job, memory: StateMemory) -> None:
     logger.info("training: %s", _training(job))
     logger.info("kernels: attention %s, optimizer %s", *kernels(job))
     logger.info("memory per rank: %s, and activations and the framework on top", memory)
+
+
+def _first_labels(labels: tuple[str, ...]) -> str:
+    rest = len(labels) - _LABELS_SHOWN
+    more = f" and {rest} more" if rest > 0 else ""
+    return ", ".join(printable(shown(label)) for label in labels[:_LABELS_SHOWN]) + more
 
 
 def _augmentation(job: Job) -> str:

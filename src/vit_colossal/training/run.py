@@ -67,7 +67,8 @@ def plan_run(
     plan = make_plan(config, topology.world_size, device, found, spec)
     if origin is None:
         check_weights(plan.spec)
-    data = prepare_data(plan, progress=topology.rank == 0)
+    keep_test = origin is None or origin.data is None or origin.data.test_is_kept
+    data = prepare_data(plan, keep_test=keep_test, progress=topology.rank == 0)
     plan = fit_batch(plan, config, len(data.train))
     check_data(plan, len(data.train), len(data.evaluation))
     _check_subject(plan, data)

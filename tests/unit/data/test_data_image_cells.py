@@ -258,9 +258,11 @@ def as_table(root: Path, names: list[Any], source: str) -> Path:
     elif source == "csv":
         lines = [f"{name},{label}" for name, label in zip(names, LABELS, strict=False)]
         (root / "train.csv").write_text("\n".join(["image,label", *lines]))
+        return root / "train.csv"
     else:
         rows = [{"image": n, "label": label} for n, label in zip(names, LABELS, strict=False)]
         (root / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return root / "train.jsonl"
     return root
 
 

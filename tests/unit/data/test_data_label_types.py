@@ -454,7 +454,12 @@ def test_minus_one_is_the_class_that_it_is_in_training(tmp_path: Path, source: s
     found = open_path(folder, eval_split="test")
     assert names_of(found.evaluation, found.labels) == ["-1", "-1"]
     other = write(write(tmp_path / "other", [0, 1] * 3), [-1, -1], "test")
-    assert "2 of 2" in (message := problems(other, eval_split="test")) and "unlabelled" in message
+    assert "--eval-split test: it has no labels" in problems(other, eval_split="test")
+    # Nor does it stop training, which it does where a part of it is labelled.
+    assert len(open_path(other, val_split=0.5).evaluation) == 3
+    write(other, [0, -1, 1], "test")
+    message = problems(other, eval_split="test")
+    assert "1 of 3 rows are unlabelled" in message and "--eval-split" in message
 
 
 def test_one_predicate_says_what_is_no_label() -> None:

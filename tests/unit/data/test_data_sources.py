@@ -349,7 +349,7 @@ def test_ten_thousand_classes_are_no_obstacle(tmp_path: Path) -> None:
 
 def test_unlabelled_rows_are_refused(tmp_path: Path) -> None:
     table([0, 1]).to_parquet(tmp_path / "train.parquet")
-    table([-1, -1]).to_parquet(tmp_path / "test.parquet")
+    table([-1, 1]).to_parquet(tmp_path / "test.parquet")
     message = problems(dataset=tmp_path)
     assert "(-1)" in message and "'test'" in message and "--eval-split" in message
     (tmp_path / "none").mkdir()

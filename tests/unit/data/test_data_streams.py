@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
+from vit_colossal.data.chosen_rows import choose_rows
 from vit_colossal.data.decoding import BadImage
 from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import choose, load
-from vit_colossal.data.streams import StreamedSource, choose_rows, read_streams
+from vit_colossal.data.streams import StreamedSource, read_streams
 from vit_colossal.data.transforms import Augmentation
 from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing

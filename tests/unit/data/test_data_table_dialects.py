@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,13 @@ def test_many_columns_do_not_flood_the_terminal(folder: Path) -> None:
 # --- A column that names splits -------------------------------------------------------------------
 
 
-def table(folder: Path, parts: list[Any], source: str, column: str = "split") -> Path:
-    labels = ["ant", "bee"] * (COUNT // 2)
+def table(
+    folder: Path,
+    parts: list[Any],
+    source: str,
+    column: str = "split",
+    labels: Sequence[str] = ("ant", "bee") * (COUNT // 2),
+) -> Path:
     names = [f"{i}.png" for i in range(COUNT)]
     frame = pd.DataFrame({"file": names, "label": labels, column: parts})
     if source == "csv":
@@ -216,6 +222,24 @@ def test_a_column_that_names_some_splits_is_refused(folder: Path, source: str) -
 
 
 @every_table
+@pytest.mark.parametrize("missing", ["", "-1", "nan"])
+def test_rows_of_a_split_without_labels_block_nothing(
+    folder: Path, source: str, missing: str
+) -> None:
+    parts = ["train_set"] * 7 + ["Testing"] * 3
+    file = table(folder, parts, source, labels=["ant", "bee"] * 3 + ["ant"] + [missing] * 3)
+    found = open_path(file, val_split=0.3)
+    assert (len(found.train), len(found.evaluation), found.labels) == (5, 2, ("ant", "bee"))
+    assert any("split test: 3 images" in x and "without labels" in x for x in found.overview)
+    assert "no labels" in problems(file, eval_split="test")
+    # The training rows are judged for themselves, by line in a table.
+    labels = ["ant", "bee", ""] * 2 + ["bee"] + [missing] * 3
+    message = problems(table(folder, parts, source, labels=labels))
+    where = {"parquet": "2 of 7 rows are unlabelled", "csv": "a.csv line 4", "jsonl": "line 3"}
+    assert where[source] in message
+
+
+@every_table
 @pytest.mark.parametrize("parts", [["left", "right"] * 5, ["train"] * 10], ids=["sides", "one"])
 def test_another_column_called_split_does_not_matter(
     folder: Path, source: str, parts: list[str]
@@ -236,9 +260,9 @@ def test_a_column_of_truths_divides_too(
     assert (len(found.train), len(found.evaluation), found.eval_split) == (7, 3, split)
 
 
-def test_a_stream_is_not_divided_by_a_column(folder: Path) -> None:
+@pytest.mark.parametrize("parts", [["train"] * 8 + ["test"] * 2, ["Val"] * 10, ["test_1"] * 10])
+def test_a_stream_is_not_divided_by_a_column(folder: Path, parts: list[str]) -> None:
     images = [{"bytes": (folder / f"{i}.png").read_bytes(), "path": None} for i in range(COUNT)]
-    parts = ["train"] * 8 + ["test"] * 2
     pq.write_table(
         pa.table({"image": images, "label": [0, 1] * 5, "split": parts}), folder / "a.parquet"
     )
@@ -251,8 +275,10 @@ def test_a_stream_is_not_divided_by_a_column(folder: Path) -> None:
         read_streams(
             load(request), request, CacheOptions(Preprocessing((4, 4), 0), folder / "cache")
         )
-    found = open_path(folder / "a.parquet")
-    assert (len(found.train), len(found.evaluation), found.eval_split) == (8, 2, "test")
+    found = open_path(folder / "a.parquet", val_split=0.2)
+    assert (len(found.train), len(found.evaluation)) == (8, 2)
+    said = "splits are those of" if parts[0] == "train" else "names no training split"
+    assert any(f"column 'split' {said}" in n or f"{said} column 'split'" in n for n in found.notes)
 
 
 def test_tables_are_read_by_column(folder: Path) -> None:

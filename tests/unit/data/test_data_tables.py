@@ -172,8 +172,11 @@ def test_labels_outside_of_the_training_labels_are_named(photos: Path) -> None:
     write(photos, "train.csv", "image,label", *rows(*"abab"))
     write(photos, "test.csv", "image,label", "photos/8.jpg,yak")
     assert "values outside of the 2 labels (yak)" in problems(photos)
-    write(photos, "test.csv", "image,label", "photos/8.jpg,-1")
+    write(photos, "test.csv", "image,label", "photos/8.jpg,-1", "photos/9.jpg,b")
     assert "(-1)" in problems(photos)
+    # Without any label it is no split to evaluate on, and no obstacle.
+    write(photos, "test.csv", "image,label", "photos/8.jpg,-1")
+    assert "it has no labels" in problems(photos, eval_split="test")
 
 
 def test_nothing_outside_of_the_tables_folder_is_read(photos: Path) -> None:

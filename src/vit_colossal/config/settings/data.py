@@ -43,19 +43,24 @@ class DataSettings(Settings):
     """A local folder or file (parquet, arrow, csv, tsv, jsonl, tar), digits (built in), beans,
     cifar10, or any hub name."""
     dataset_config: str | None = None
-    """Configuration name of a hub data set."""
+    """Configuration name of a hub data set, or of a local copy with a README.md."""
     dataset_revision: str | None = None
     """Revision (branch, tag or commit) of a hub data set."""
     image_column: str | None = None
     """Image column; found from the features when there is one."""
     label_column: str | None = None
     """Label column; found from the features when there is one."""
+    classes_are_folders: bool = False
+    """The folders in --dataset are the classes, even if they are called train or test, and though
+    a table of labels lies beside them."""
     train_split: str | None = None
     """Training split, or a part of one: train[:4500]; default train."""
     eval_split: str | None = None
-    """Evaluation split; default the first of validation, valid, val, dev, test."""
+    """Evaluation split; default the first of validation, valid, val, dev. What is called test is
+    kept for the end unless it is named here."""
     val_split: FiniteFloat = Field(0.1, gt=0, lt=1)
-    """Share of the training images held out (stratified) when there is no evaluation split."""
+    """Share of the training images held out (stratified) when there is no evaluation split, or
+    when it is given as a flag without --eval-split."""
     max_train_samples: int | None = Field(None, ge=1)
     """Use only the first N training images."""
     max_eval_samples: int | None = Field(None, ge=1)

@@ -67,6 +67,20 @@ def is_label(value: Any, training: Sequence[str] = ()) -> bool:
     return found is not None and (str(found) != "-1" or "-1" in training)
 
 
+def has_labels(feature: Any, values: list[Any], training: Sequence[str]) -> bool:
+    """Whether any row of a split other than training has a label; true of a split without rows.
+
+    Args:
+        feature: The column's type in ``datasets``.
+        values: N cells.
+        training: The label names of the training split.
+    """
+    feature, values = _unwrapped(feature, values)
+    # Cells of a `ClassLabel` are places, and -1 is none, whatever the classes are called.
+    known = () if hasattr(feature, "names") else training
+    return not values or any(is_label(value, known) for value in values)
+
+
 def read_labels(
     feature: Any,
     values: list[Any],

@@ -1,26 +1,26 @@
-"""Data sets on this machine: tables, shards, and folders with one folder per class."""
+"""Data sets on this machine: tables, shards, and folders of images."""
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vit_colossal.data.sources.columns import image_columns, sampler
+from vit_colossal.data.sources.card import Configuration, find_configuration
 from vit_colossal.data.sources.fingerprint import content_of
-from vit_colossal.data.sources.folders import IMAGE_SUFFIXES, load_folder, visible_files
-from vit_colossal.data.sources.image_files import ImageFiles, with_files
-from vit_colossal.data.sources.request import EVAL_SPLITS, SourceRequest
-from vit_colossal.data.sources.rows import Rows
-from vit_colossal.data.sources.tables import TEXT_SUFFIXES, read_tables
-from vit_colossal.data.sources.webdataset import expand_braces, read_shards
+from vit_colossal.data.sources.folders import inner_folders, load_folder
+from vit_colossal.data.sources.images import IMAGE_SUFFIXES
+from vit_colossal.data.sources.layout import Layout, find_layout
+from vit_colossal.data.sources.metadata import find_tables, read_labelled
+from vit_colossal.data.sources.problems import listed
+from vit_colossal.data.sources.readers import READERS, common_suffix
+from vit_colossal.data.sources.request import SourceRequest
+from vit_colossal.data.sources.scan import FolderNode, Scan, scan
+from vit_colossal.data.sources.split_names import matching, splits_of_files
+from vit_colossal.data.sources.tables import TEXT_SUFFIXES
+from vit_colossal.data.sources.webdataset import expand_braces
 from vit_colossal.errors import DataError
-from vit_colossal.text import cell
-
-Reader = Callable[[Path, dict[str, list[Path]], SourceRequest], Rows]
 
 
 class Local(NamedTuple):
@@ -31,11 +31,13 @@ class Local(NamedTuple):
             for as a stream. (Of everything else nothing is copied anyway.)
         content: A digest of every file's relative path, size and content.
         notes: What a person should know, one line each.
+        places: What each split was read from, for people.
     """
 
     splits: dict[str, Any]
     content: str
     notes: tuple[str, ...] = ()
+    places: dict[str, str] = {}  # noqa: RUF012  (never changed)
 
 
 def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
@@ -49,143 +51,205 @@ def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
     Raises:
         DataError: There is nothing usable, or something is unreadable.
     """
-    # A folder is looked for under the name of the whole split, not of a part of it.
-    train, evaluation = (
-        name and name.partition("[")[0] for name in (request.train_split, request.eval_split)
-    )
     try:
-        root, files = _data_files(path)
-        if not files:
-            folder = load_folder(path, root, train or "train", evaluation)
-            return Local(folder.splits, content_of(root, folder.files, memory), folder.notes)
-        by_split = _by_split(path, root, files)
-        suffix = _common_suffix(path, files)
-        rows = READERS[suffix](path, by_split, request)
-        files = list(dict.fromkeys([*files, *rows.images]))
-        return Local(rows.splits, content_of(root, files, memory), rows.notes)
+        if os.path.isdir(path):
+            return _load_folder(path, request, memory)
+        if request.dataset_config is not None:
+            find_configuration(path, path, request.dataset_config)
+        require_no_folders(request)
+        root, files = _named_files(path)
+        return _read_files(path, root, _by_split(path, root, files), request, memory)
     except OSError as error:
         raise DataError([f"--dataset {path}: cannot be read ({error})"]) from error
 
 
-def _data_files(path: Path) -> tuple[Path, list[Path]]:
-    """The folder, and the files in it that hold data; none are a folder of images."""
-    if not os.path.exists(path):
-        files = [file.resolve() for file in expand_braces(str(path))]
-        missing = [f"--dataset {path}: {f} is missing" for f in files if not f.is_file()]
-        if missing:
-            raise DataError(missing[:20])
-        return Path(os.path.commonpath([file.parent for file in files])), files
+def require_no_folders(request: SourceRequest) -> None:
+    """Refuse a flag that has no effect on data that is no folder of images.
+
+    Raises:
+        DataError: It is set.
+    """
+    if request.classes_are_folders:
+        raise DataError(
+            [f"--classes-are-folders: {request.dataset} is no folder of images here: drop it"]
+        )
+
+
+def _load_folder(path: Path, request: SourceRequest, memory: Path) -> Local:
+    """Whatever a folder holds."""
     root = path.resolve()
-    if root.is_file():
-        return root.parent, [root]
-    others = tuple(suffix for suffix in READERS if suffix not in (*TEXT_SUFFIXES, ".tar"))
-    binary = visible_files(root, others)
-    named = {f for f in root.iterdir() if f.stem in ("train", *EVAL_SPLITS) and f.is_file()}
-    text = sorted(f for f in named if f.suffix.lower() in TEXT_SUFFIXES)
-    if binary or any(file.stem == "train" for file in text):
-        return root, binary or text
+    chosen = find_configuration(path, root, request.dataset_config)
+    if chosen.files is not None:
+        return _read_configuration(path, chosen, request, memory)
+    found = scan(chosen.root)
+    notes = [f"{path}: configuration {chosen.name} of its README.md"] if chosen.name else []
+    notes += found.passed_over()
+    files, images = _data_files(found.root), found.root.count
+    if request.classes_are_folders:
+        if not images:
+            require_no_folders(request)
+        files = []
+    if files and images:
+        notes.append(f"{path}: left out {images} image(s) beside the data's files")
     # An archive beside the images that were unpacked from it is no data set.
-    return root, [] if visible_files(root, IMAGE_SUFFIXES) else visible_files(root, (".tar",))
+    files = files or ([] if images else found.root.files(".tar"))
+    if files:
+        by_split = _by_split(path, chosen.root, files)
+        local = _read_files(path, chosen.root, by_split, request, memory)
+    else:
+        local = _read_images(path, found, request, memory)
+    return local._replace(notes=(*notes, *local.notes))
+
+
+def _read_images(path: Path, found: Scan, request: SourceRequest, memory: Path) -> Local:
+    """A folder of images, with tables of their labels or without."""
+    if found.links:
+        raise DataError(listed([f"--dataset {path}: {link}" for link in found.links]))
+    layout = find_layout(found.root, request)
+    tables = find_tables(found.root)
+    local = _read_layout(path, found.root, layout, tables, request, memory)
+    others = [file for file in found.root.files(*TEXT_SUFFIXES) if file not in tables]
+    names = ", ".join(file.relative_to(found.root.path).as_posix() for file in others[:5])
+    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    notes = [f"{path}: {names}{more} not read; name a table to use it: --dataset"] if others else []
+    return local._replace(notes=(*local.notes, *notes))
+
+
+def _read_layout(
+    path: Path,
+    root: FolderNode,
+    layout: Layout,
+    tables: dict[Path, str | None],
+    request: SourceRequest,
+    memory: Path,
+) -> Local:
+    notes = [f"{path}: left out {what}" for what in layout.left_out]
+    if request.classes_are_folders:
+        names = ", ".join(file.relative_to(root.path).as_posix() for file in list(tables)[:5])
+        notes += [f"{path}: {names} not read, as the folders are the classes"] if tables else []
+        tables = {}
+    labelled = read_labelled(root, layout, tables, request) if tables else None
+    if labelled is not None:
+        folder, more = labelled
+        notes += more
+    else:
+        asked = (request.train_split or "train").partition("[")[0]
+        training = matching(asked, layout.splits) or next(iter(layout.splits))
+        folder = load_folder(root, layout, training)
+        notes += inner_folders(layout)
+        notes += [f"{path}: {file.name} names none of the images; not used" for file in tables]
+    content = content_of(root.path, folder.files, memory)
+    return Local(folder.splits, content, (*notes, *root.not_read()), folder.places)
+
+
+def _read_configuration(
+    path: Path, chosen: Configuration, request: SourceRequest, memory: Path
+) -> Local:
+    """The files that a README names for each split."""
+    by_split = chosen.files or {}
+    note = f"{path}: configuration {chosen.name} of its README.md"
+    every = {file: split for split, files in by_split.items() for file in files}
+    pictured = {split for file, split in every.items() if file.suffix.lower() in IMAGE_SUFFIXES}
+    if not pictured:
+        kept = {
+            split: [file for file in files if file.suffix.lower() in READERS]
+            for split, files in by_split.items()
+        }
+        local = _read_files(path, chosen.root, kept, request, memory)
+        return local._replace(notes=(note, *local.notes))
+    found = scan(chosen.root)
+    if found.links:
+        raise DataError(listed([f"--dataset {path}: {link}" for link in found.links]))
+    root = _only(found.root, every.keys())
+    parts = {split: _only(root, set(by_split[split])) for split in pictured}
+    tables: dict[Path, str | None] = {file: every[file] for file in find_tables(root)}
+    layout = Layout({split: (_unwrapped(part),) for split, part in parts.items()}, named=True)
+    local = _read_layout(path, root, layout, tables, request, memory)
+    return local._replace(notes=(note, *local.notes))
+
+
+def _unwrapped(node: FolderNode) -> FolderNode:
+    """The folder that holds the classes, where others hold nothing but it."""
+    while len(node.folders) == 1 and not node.images:
+        (inner,) = node.folders.values()
+        if inner.images:
+            break
+        node = inner
+    return node
+
+
+def _only(node: FolderNode, files: Collection[Path]) -> FolderNode:
+    """A folder as if it held these files alone."""
+    kept = FolderNode(
+        node.path,
+        images=[file for file in node.images if file in files],
+        others=[file for file in node.others if file in files],
+    )
+    for name, folder in node.folders.items():
+        below = _only(folder, files)
+        if below.folders or below.images or below.others:
+            kept.folders[name] = below
+    return kept
+
+
+def _named_files(path: Path) -> tuple[Path, list[Path]]:
+    """The folder and the files of a path or pattern of files."""
+    if os.path.exists(path):
+        return path.resolve().parent, [path.resolve()]
+    files = [file.resolve() for file in expand_braces(str(path))]
+    missing = [f"--dataset {path}: {f} is missing" for f in files if not f.is_file()]
+    if missing:
+        raise DataError(missing[:20])
+    return Path(os.path.commonpath([file.parent for file in files])), files
+
+
+def _data_files(root: FolderNode) -> list[Path]:
+    """The files that hold rows; neither tables beside images nor the library's own caches."""
+    kinds = (s for s in READERS if s not in (*TEXT_SUFFIXES, ".tar"))
+    files = root.files(*kinds)
+    return [file for file in files if not file.name.startswith(("metadata.", "cache-"))]
 
 
 def _by_split(path: Path, root: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """The split is what the file's name, or else its folder's, starts with; one file is `train`."""
-    by_split: dict[str, list[Path]] = {}
-    for file in files:
-        parts = file.relative_to(root).parts[::-1]
-        starts = (s for part in parts for s in ("train", *EVAL_SPLITS) if part.startswith(s))
-        by_split.setdefault(next(starts, ""), []).append(file)
-    if len(files) == 1 or set(by_split) == {""}:
-        by_split = {"train": files}
-    elif "" in by_split:
+    """The files of each split, by the names of folders and files; one file is ``train``."""
+    if len(files) == 1:
+        return {"train": files}
+    by_split: dict[str | None, list[Path]] = {}
+    paths = [file.relative_to(root).parts for file in files]
+    for file, split in zip(files, splits_of_files(paths), strict=True):
+        by_split.setdefault(split, []).append(file)
+    if by_split.keys() == {None}:
+        return {"train": files}
+    if None in by_split:
         raise DataError(
             [
                 f"--dataset {path}: {file} belongs to no split; let its name start with train, "
-                "validation or test"
-                for file in by_split[""]
+                "validation or test, or move it away"
+                for file in by_split[None]
             ]
         )
-    return by_split
+    return {str(split): same for split, same in by_split.items()}
 
 
-def _common_suffix(path: Path, files: list[Path]) -> str:
-    suffixes = {file.suffix.lower() for file in files}
-    if len(suffixes) > 1 or not suffixes <= READERS.keys():
-        found = " and ".join(sorted(suffixes)) if suffixes != {""} else "a file without suffix"
-        known = ", ".join(READERS)
-        raise DataError([f"--dataset {path}: expected files of one kind ({known}), found {found}"])
-    return suffixes.pop()
+def _read_files(
+    path: Path,
+    root: Path,
+    by_split: dict[str, list[Path]],
+    request: SourceRequest,
+    memory: Path,
+) -> Local:
+    files = [file for same in by_split.values() for file in same]
+    suffix = common_suffix(path, files)
+    rows = READERS[suffix](path, by_split, request)
+    places = {name: _place(root, by_split[name]) for name in rows.splits}
+    files = list(dict.fromkeys([*files, *rows.images]))
+    return Local(rows.splits, content_of(root, files, memory), rows.notes, places)
 
 
-def _read_library(
-    path: Path, by_split: dict[str, list[Path]], request: SourceRequest, *, kind: str
-) -> Rows:
-    """What `datasets` has a builder for: ``kind`` is its name."""
-    import datasets
-
-    splits: dict[str, Any] = {}
-    try:
-        # One by one: together, the labels of the first split would be taken for those of all.
-        for split, same in by_split.items():
-            patterns = {split: [glob.escape(str(file)) for file in same]}
-            streaming = request.streaming
-            splits |= datasets.load_dataset(kind, data_files=patterns, streaming=streaming)
-    except Exception as error:  # a damaged file raises whatever its reader met first
-        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-        # What the library makes of a table of no rows.
-        reason = "it has no rows" if "BatchSize must be greater" in reason else reason
-        raise DataError([f"--dataset {path}: cannot be read ({cell(reason)})"]) from error
-    if request.streaming:
-        return Rows(splits)
-    return _with_files(path, by_split, splits, request.image_column)
-
-
-def _with_files(
-    path: Path, by_split: dict[str, list[Path]], splits: dict[str, Any], asked: str | None
-) -> Rows:
-    """The rows, with the image files that they name in place of images."""
-    root = path.resolve() if path.is_dir() else path.resolve().parent
-    images: list[Path] = []
-    for split, rows in splits.items():
-        # Shards in a folder of their own name files as the data set's folder has them.
-        finder = ImageFiles([*(file.parent for file in by_split[split]), root], root)
-        for column in [asked] if asked else image_columns(rows.features, sampler(rows)):
-            if column in rows.features:
-                splits[split], found = with_files(splits[split], column, finder, split)
-                images += found
-    return Rows(splits, images)
-
-
-def _read_shards(path: Path, by_split: dict[str, list[Path]], request: SourceRequest) -> Rows:
-    columns = request.image_column, request.label_column
-    return Rows(
-        {name: read_shards(same, IMAGE_SUFFIXES, *columns) for name, same in by_split.items()}
-    )
-
-
-def _read_text(path: Path, by_split: dict[str, list[Path]], request: SourceRequest) -> Rows:
-    splits: dict[str, Any] = {}
-    images: list[Path] = []
-    notes: tuple[str, ...] = ()
-    problems: list[str] = []
-    for split, same in by_split.items():
-        try:
-            found = read_tables(same, request.image_column, request.label_column)
-            splits[split] = found.rows
-            images += found.images
-            notes += tuple(note for note in found.notes if note not in notes)
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
-    return Rows(splits, images, notes)
-
-
-#: What reads the files of a data set, by suffix. It gets the data set's path for messages, the
-#: files of each split, and the request; it gives rows by split and the image files they name.
-READERS: dict[str, Reader] = {
-    ".parquet": partial(_read_library, kind="parquet"),
-    ".arrow": partial(_read_library, kind="arrow"),
-    **dict.fromkeys(TEXT_SUFFIXES, _read_text),
-    ".tar": _read_shards,
-}
+def _place(root: Path, files: list[Path]) -> str:
+    """A file, or how many lie where."""
+    if len(files) == 1:
+        return files[0].relative_to(root).as_posix()
+    folders = {file.parent.relative_to(root).as_posix() for file in files}
+    names = ", ".join(f"{name}/" for name in sorted(folders - {"."})[:5])
+    return f"{len(files)} files" + (f" in {names}" if names else "")

@@ -20,11 +20,16 @@ class SourceRequest:
         image_column: Column of the images; None finds the only one.
         label_column: Column of the labels; None finds the only one.
         train_split: Split to train on; None is ``train``.
-        eval_split: Split to evaluate on; None takes the first of ``EVAL_SPLITS``. Naming the
-            training split, or having none of these, holds out ``val_split`` of the training split.
+        eval_split: Split to evaluate on; None takes the first of ``EVAL_SPLITS`` that has labels.
+            Naming the training split, or having none of these, holds out ``val_split`` of the
+            training split.
         val_split: Share (0 to 1) of the training split that is held out, stratified by label.
         seed: Chooses the held-out samples.
-        dataset_config: Configuration (subset) of a hub data set.
+        keep_test: What is called test is left for the end, unless ``eval_split`` names it: a part
+            of the training split is held out instead. Training asks for it, as its evaluations
+            choose the best epoch.
+        classes_are_folders: The folders in ``dataset`` are the classes, whatever their names say.
+        dataset_config: Configuration (subset) of a hub data set, or of a copy of one.
         revision: Branch, tag or commit of a hub data set.
         max_train_samples: Keep the first so many training rows, in the order of the source
             (a folder is ordered by class).
@@ -41,6 +46,8 @@ class SourceRequest:
     eval_split: str | None = None
     val_split: float = 0.1
     seed: int = 42
+    keep_test: bool = False
+    classes_are_folders: bool = False
     dataset_config: str | None = None
     revision: str | None = None
     max_train_samples: int | None = None

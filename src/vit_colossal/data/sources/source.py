@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import sys
@@ -13,33 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vit_colossal.data.sources.chosen import ChosenData
 from vit_colossal.data.sources.columns import (
     checked,
     column_values,
     find_columns,
     flat,
-    image_columns,
     labels_of,
     sampler,
-    whole_number_or_text,
 )
-from vit_colossal.data.sources.image_files import refuse_foreign
-from vit_colossal.data.sources.labels import training_labels
-from vit_colossal.data.sources.local import READERS, load_local
+from vit_colossal.data.sources.digits import load_digits
+from vit_colossal.data.sources.hub_source import load_hub
+from vit_colossal.data.sources.labels import Labels, has_labels, training_labels
+from vit_colossal.data.sources.loaded import Loaded
+from vit_colossal.data.sources.local import load_local, require_no_folders
+from vit_colossal.data.sources.readers import READERS
 from vit_colossal.data.sources.request import SourceRequest, default_cache_root
 from vit_colossal.data.sources.split_by_column import divided
+from vit_colossal.data.sources.split_names import matching
 from vit_colossal.data.sources.splits import (
     choose_splits,
+    choose_training,
     describe_split,
     fingerprint,
     hold_out,
+    overview,
     parse_slice,
-    stratified_split,
 )
 from vit_colossal.data.sources.webdataset import is_pattern
 from vit_colossal.errors import DataError
-from vit_colossal.hub import explain, reaching_hub
-from vit_colossal.redaction import hide_secrets
 
 if TYPE_CHECKING:
     import datasets
@@ -49,55 +49,17 @@ logger = logging.getLogger(__name__)
 ALIASES = {"beans": "AI-Lab-Makerere/beans", "cifar10": "uoft-cs/cifar10"}
 
 
-@dataclass(frozen=True)
-class ImageSource:
-    """Two splits of labelled images, checked.
+@dataclass(frozen=True, kw_only=True)
+class ImageSource(ChosenData):
+    """Rows that are not decoded yet.
 
     Attributes:
-        name: What was asked for, aliases resolved.
         train: Training rows with an ``Image`` and a ``ClassLabel`` column.
         evaluation: Evaluation rows with the same columns.
-        image_column: Name of the image column.
-        label_column: Name of the label column; its values index ``labels``.
-        labels: Label names.
-        eval_split: Name of the evaluation split, for reports.
-        fingerprint: Hex SHA-256 of what both splits contain: equal for equal data on any machine.
-        notes: What a person should know, one line each.
     """
 
-    name: str
     train: datasets.Dataset
     evaluation: datasets.Dataset
-    image_column: str
-    label_column: str
-    labels: tuple[str, ...]
-    eval_split: str
-    fingerprint: str
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A data set with all of its splits, nothing chosen or checked yet.
-
-    Attributes:
-        name: What was asked for, aliases resolved.
-        splits: By name; ``IterableDataset`` if they are streamed, else ``Dataset``.
-        content: Identifies the content.
-        notes: What a person should know, one line each.
-        remote: Whether it is on the hub, so that a stream fetches its images from there.
-    """
-
-    name: str
-    splits: dict[str, Any]
-    content: str
-    notes: tuple[str, ...] = ()
-    remote: bool = False
-
-    @property
-    def streamed(self) -> bool:
-        """Whether rows can only be read in their order."""
-        return any(not hasattr(rows, "select") for rows in self.splits.values())
 
 
 def open_source(request: SourceRequest) -> ImageSource:
@@ -128,35 +90,41 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
     Raises:
         DataError: It cannot be used for classification.
     """
+    loaded = divided(loaded, request.image_column, request.label_column)
     splits = {name: flat(rows) for name, rows in loaded.splits.items()}
-    splits, notes = divided(splits, request.image_column, request.label_column)
+    whole = {name: len(rows) for name, rows in splits.items()}
     splits |= _sliced(request, splits)
-    train_name, eval_name = choose_splits(request, list(splits))
+    train_name = choose_training(request, splits)
     rows = splits[train_name]
     image_column, label_column = find_columns(
         rows.features, request.image_column, request.label_column, sampler(rows)
     )
-    whole = train_name in loaded.splits
     labels = training_labels(
         labels_of(rows, label_column, train_name),
         label_column,
         train_name,
-        whole=whole,
+        whole=train_name in whole,
         least=request.min_labels,
     )
+    choice = choose_splits(
+        request, splits, lambda name: _has_labels(splits[name], label_column, labels), loaded.fixed
+    )
     train, _ = checked(rows, train_name, image_column, label_column, labels)
-    notes += labels.notes
-    if eval_name is None:
+    notes = [*loaded.notes, *labels.notes]
+    if choice.evaluation is None:
         ids = np.array(column_values(train, label_column))
         kept, held_out = hold_out(ids, request, train_name)
         train, evaluation = train.select(kept), train.select(held_out)
     else:
-        evaluation, more = checked(splits[eval_name], eval_name, image_column, label_column, labels)
-        notes += tuple(note for note in more if note not in notes)
+        rows = splits[choice.evaluation]
+        evaluation, more = checked(rows, choice.evaluation, image_column, label_column, labels)
+        notes += more
     train = _first_rows(train, request.max_train_samples, "--max-train-samples")
     evaluation = _first_rows(evaluation, request.max_eval_samples, "--max-eval-samples")
-    name, selection = describe_split(request, train_name, eval_name)
-    columns, counts = (image_column, label_column), (len(train), len(evaluation))
+    name, selection = describe_split(request, choice)
+    columns, used = (image_column, label_column), (len(train), len(evaluation))
+    cut = {name.partition("[")[0] for name in splits.keys() - whole.keys()}
+    counts = {name: len(splits[name]) for name in splits if name not in cut}
     return ImageSource(
         name=loaded.name,
         train=train,
@@ -165,11 +133,17 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
         label_column=label_column,
         labels=labels.names,
         eval_split=name,
-        fingerprint=fingerprint(
-            loaded.content, train_name, selection, columns, labels.names, counts
-        ),
-        notes=(*loaded.notes, *notes),
+        fingerprint=fingerprint(loaded.content, train_name, selection, columns, labels.names, used),
+        notes=tuple(dict.fromkeys(notes)),
+        overview=overview(choice, request, used, counts, loaded.places),
     )
+
+
+def _has_labels(rows: datasets.Dataset, column: str, training: Labels) -> bool:
+    """Whether any row has a label; a split of none (no column, null, -1) is for ``predict``."""
+    if column not in rows.features:
+        return False
+    return has_labels(rows.features[column], column_values(rows, column), training.names)
 
 
 def _sliced(request: SourceRequest, splits: dict[str, Any]) -> dict[str, Any]:
@@ -177,8 +151,8 @@ def _sliced(request: SourceRequest, splits: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name in filter(None, (request.train_split, request.eval_split)):
         part = parse_slice(name)
-        if part is not None and part[0] in splits:
-            whole = splits[part[0]]
+        if part is not None and (split := matching(part[0], splits)) is not None:
+            whole = splits[split]
             rows = range(len(whole))[part[1] : part[2]]
             found[name] = whole.select(rows if rows else [])
     return found
@@ -216,85 +190,17 @@ def load(request: SourceRequest) -> Loaded:
         if name in ALIASES or name == "digits":
             logger.info("--dataset %s: taking the local %s", name, path.resolve())
         local = load_local(path, request, request.cache_dir or default_cache_root())
-        return Loaded(str(path), *local)
+        return Loaded(str(path), local.splits, local.content, local.notes, local.places)
+    require_no_folders(request)
     if name == "digits":
-        return _load_digits()
+        if request.dataset_config is not None:
+            raise DataError(
+                [f"--dataset-config {request.dataset_config}: digits has none: drop it"]
+            )
+        return load_digits()
     if missing_path(name):
         raise DataError([f"--dataset {name!r}: no such file or folder"])
-    return _load_hub(ALIASES.get(name, name), request)
-
-
-def _load_digits() -> Loaded:
-    """scikit-learn's copy of the UCI handwritten digits: 1,797 images of 8 x 8, values 0 to 16."""
-    import datasets
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    values, targets = load_digits(return_X_y=True)
-    pixels = np.round(values.reshape(-1, 8, 8) * 255 / 16).astype(np.uint8)
-    targets = targets.astype(np.int64)
-    features = datasets.Features(
-        image=datasets.Image(), label=datasets.ClassLabel(names=[str(d) for d in range(10)])
-    )
-    rows = {"image": [Image.fromarray(image) for image in pixels], "label": targets}
-    everything = datasets.Dataset.from_dict(rows, features=features)
-    # The seed is fixed, not the request's: accuracies of any two runs are on the same images.
-    train, test = stratified_split(targets, held_out=360, seed=0)
-    splits = {"train": everything.select(train), "test": everything.select(test)}
-    content = hashlib.sha256(pixels.tobytes() + targets.astype("<i8").tobytes()).hexdigest()
-    return Loaded("digits", splits, f"{content} {test}")
-
-
-def _load_hub(name: str, request: SourceRequest) -> Loaded:
-    import datasets
-
-    _never_unpickle()
-    wanted = f"--dataset {name}"
-    wanted += f" --dataset-config {request.dataset_config}" if request.dataset_config else ""
-    wanted += f" --dataset-revision {request.revision}" if request.revision else ""
-    try:
-        with reaching_hub() as online:
-            # As `load_dataset` does; only the builder knows which commit a branch stood at.
-            builder = datasets.load_dataset_builder(
-                name, request.dataset_config, revision=request.revision
-            )
-            if request.streaming:
-                splits = dict(builder.as_streaming_dataset())
-            else:
-                builder.download_and_prepare()
-                splits = dict(builder.as_dataset())
-        # Offline the library takes what it fetched last, of whatever revision.
-        if request.revision not in (None, builder.hash) and not online:
-            raise DataError(
-                [
-                    f"{wanted}: without the hub only a commit can be found again, and the cache "
-                    f"holds {builder.hash}: name that, or connect once"
-                ]
-            )
-    except DataError:
-        raise
-    except Exception as error:  # the library raises a dozen unrelated types
-        problem = f"{wanted}: cannot be fetched from the hub: {explain(error)}"
-        raise DataError([hide_secrets(problem)]) from error
-    content = json.dumps([name, builder.config.name, builder.hash])
-    for split, rows in splits.items() if not request.streaming else ():
-        for column in image_columns(rows.features, sampler(rows)):
-            refuse_foreign(rows, column, split)
-    return Loaded(name, splits, content, remote=True)
-
-
-def _never_unpickle() -> None:
-    """Only text and JSON is decoded in a WebDataset from the hub; the rest stays bytes.
-
-    The library hands members called ``.pth`` to ``torch.load``, which on torch 2.5 runs code even
-    with ``weights_only`` (CVE-2025-32434). Labels are read as in local shards: it takes ``.cls``
-    for a number, whatever it holds, and leaves the line's end in ``.txt``.
-    """
-    from datasets.packaged_modules.webdataset.webdataset import WebDataset
-
-    for suffix in WebDataset.DECODERS.keys() - {"cls", "cls2", "id", "index", "json", "txt"}:
-        del WebDataset.DECODERS[suffix]
-    WebDataset.DECODERS |= {"cls": whole_number_or_text, "txt": lambda x: x.decode().strip()}
+    return load_hub(ALIASES.get(name, name), request)
 
 
 def _keep_logs_clean() -> None:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from vit_colossal.data.sources.request import EVAL_SPLITS, SourceRequest
+from vit_colossal.data.sources.split_names import (
+    kind_of_split,
+    matching,
+    names_only_a_split,
+    split_of,
+)
 from vit_colossal.errors import DataError
 
 #: A part of a split, as `datasets` writes it.
@@ -28,43 +36,140 @@ def parse_slice(name: str) -> tuple[str, int | None, int | None] | None:
     return match["split"], start, stop
 
 
-def choose_splits(request: SourceRequest, names: list[str]) -> tuple[str, str | None]:
-    """Choose the splits.
+@dataclass(frozen=True)
+class SplitChoice:
+    """Which splits are used.
+
+    Attributes:
+        train: The training split.
+        evaluation: The evaluation split; None is a held-out part of the training split.
+        kept: Splits called test that are left for the end.
+        unlabelled: Splits that cannot be evaluated on.
+    """
+
+    train: str
+    evaluation: str | None
+    kept: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+
+
+def choose_training(request: SourceRequest, names: Collection[str]) -> str:
+    """The training split.
 
     Args:
         request: What was asked for.
         names: The splits that there are.
 
-    Returns:
-        The training and the evaluation split; None is a held-out part of the training split.
-
     Raises:
-        DataError: They do not exist.
+        DataError: It does not exist, and perhaps the evaluation split neither.
     """
     found = ", ".join(names)
-    train = request.train_split or "train"
+    train = matching(request.train_split or "train", names)
     problems = []
-    if train not in names:
-        problems.append(f"--train-split {train}: no such split, only {found}")
-    if request.eval_split is not None and request.eval_split not in names:
+    if train is None:
+        wanted = request.train_split or "train"
+        problems.append(f"--train-split {wanted}: no such split, only {found}")
+    if request.eval_split is not None and matching(request.eval_split, names) is None:
         problems.append(f"--eval-split {request.eval_split}: no such split, only {found}")
-    others = [name for name in EVAL_SPLITS if name in names and name != train]
-    evaluation = request.eval_split or next(iter(others), None)
-    evaluation = None if evaluation == train else evaluation
-    if evaluation is None and not 0 < request.val_split < 1:
-        problems.append(f"--val-split {request.val_split}: must lie between 0 and 1")
-    if problems:
+    if problems or train is None:
         raise DataError(problems)
-    return train, evaluation
+    return train
 
 
-def describe_split(
-    request: SourceRequest, train_name: str, eval_name: str | None
-) -> tuple[str, str]:
+def choose_splits(
+    request: SourceRequest,
+    names: Collection[str],
+    has_labels: Callable[[str], bool] = lambda name: True,
+    fixed: str | None = None,
+) -> SplitChoice:
+    """Choose the splits.
+
+    Args:
+        request: What was asked for.
+        names: The splits that there are.
+        has_labels: Whether a split has labels; asked of those that could be evaluated on.
+        fixed: The split that a built-in data set is always evaluated on.
+
+    Raises:
+        DataError: They do not exist, or what was asked for has no labels.
+    """
+    train = choose_training(request, names)
+    asked = matching(request.eval_split, names) if request.eval_split else fixed
+    kept: list[str] = []
+    unlabelled: list[str] = []
+    evaluation = None if asked == train else asked
+    if asked is None:
+        ranks = {name: rank for name in names if (rank := _rank(name)) is not None}
+        others = sorted(ranks.keys() - {train}, key=lambda name: (ranks[name], name))
+        unlabelled = [name for name in others if not has_labels(name)]
+        usable = [name for name in others if name not in unlabelled]
+        kept = [n for n in usable if request.keep_test and kind_of_split(n) == "test"]
+        usable = [name for name in usable if name not in kept]
+        evaluation = next(iter(usable), None)
+        same = [name for name in usable if ranks[name] == ranks[usable[0]]]
+        if len(same) > 1:
+            flags = " or ".join(f"--eval-split {name}" for name in same)
+            raise DataError([f"several splits could be evaluated on: say {flags}"])
+    elif evaluation is not None and not has_labels(evaluation):
+        raise DataError(
+            [
+                f"--eval-split {request.eval_split}: it has no labels; --eval-split {train} holds "
+                "out a share of the training images (--val-split)"
+            ]
+        )
+    if evaluation is None and not 0 < request.val_split < 1:
+        raise DataError([f"--val-split {request.val_split}: must lie between 0 and 1"])
+    return SplitChoice(train, evaluation, tuple(kept), tuple(unlabelled))
+
+
+def _rank(name: str) -> int | None:
+    """The place in the order of preference; None is no split to evaluate on."""
+    split = split_of(name) if names_only_a_split(name) else None
+    return EVAL_SPLITS.index(split) if split in EVAL_SPLITS else None
+
+
+def overview(
+    choice: SplitChoice,
+    request: SourceRequest,
+    used: tuple[int, int],
+    counts: Mapping[str, int | None],
+    places: Mapping[str, str],
+) -> tuple[str, ...]:
+    """What was read as what, one line for each split.
+
+    Args:
+        choice: Which splits are used.
+        request: What was asked for.
+        used: How many images are trained on and evaluated.
+        counts: Images of each split, where that is known.
+        places: Where each split was read from, where that is known.
+    """
+    lines = []
+    for name in sorted(counts, key=lambda name: (name != choice.train, name)):
+        source = f" of {places[name]}" if name in places else ""
+        parts = [f"{counts[name]} images{source}"] if counts[name] is not None else []
+        if name == choice.train:
+            parts.append(f"{used[0]} to train on")
+            if choice.evaluation is None:
+                share = f"--val-split {request.val_split:.3g}"
+                parts.append(f"{used[1]} held out to evaluate on ({share})")
+        elif name == choice.evaluation:
+            parts.append(f"{used[1]} to evaluate on")
+        elif name in choice.unlabelled:
+            parts.append("without labels: not evaluated on; vit-colossal predict labels images")
+        elif name in choice.kept:
+            parts.append(f"kept for the end: vit-colossal eval RUN --eval-split {name}")
+        else:
+            parts.append("not used")
+        lines.append(f"split {name}: {', '.join(parts)}")
+    return tuple(lines)
+
+
+def describe_split(request: SourceRequest, choice: SplitChoice) -> tuple[str, str]:
     """What the evaluation rows are called, and how they are chosen for the fingerprint."""
-    if eval_name is not None:
-        return eval_name, eval_name
-    name = f"{train_name} ({request.val_split:.3g} held out)"
+    if choice.evaluation is not None:
+        return choice.evaluation, choice.evaluation
+    name = f"{choice.train} ({request.val_split:.3g} held out)"
     return name, f"{request.val_split!r} {request.seed}"
 
 

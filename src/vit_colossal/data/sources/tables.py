@@ -21,6 +21,7 @@ from vit_colossal.data.sources.images import (
 from vit_colossal.data.sources.label_values import label_problems, plain
 from vit_colossal.data.sources.labels import LABEL_COLUMNS, short
 from vit_colossal.data.sources.problems import listed
+from vit_colossal.data.sources.split_by_column import SPLIT_COLUMNS, named_split
 from vit_colossal.data.sources.table_files import Table, read_table
 from vit_colossal.errors import DataError
 from vit_colossal.text import cell
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     import datasets
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-#: Columns that may say to which split a row belongs; see ``split_by_column``.
-SPLIT_COLUMNS = ("split", "subset", "partition", "set", "is_valid", "is_val", "is_test")
 _PIXEL = re.compile(r"(pixel|pix|px|p)?_?\d+(x\d+)?", re.IGNORECASE)
 _FEW_PIXELS = 15
 
@@ -73,7 +72,7 @@ def read_tables(
     images: list[Any] = []
     labels: list[Any] = []
     splits: list[Any] = []
-    columns: list[str | None] = []
+    split_column: str | None = None
     where: list[str] = []
     problems: list[str] = []
     notes: list[str] = []
@@ -82,7 +81,7 @@ def read_tables(
         # The first file's columns are those of all.
         image_column, label_column = _find_columns(file, table, image_column, label_column, names)
         column = _split_column(table, image_column, label_column)
-        columns.append(column)
+        split_column = split_column or column
         finder = ImageFiles([file.parent], file.parent.resolve(), names)
         for number, values in table.lines:
             where.append(f"{file.name} line {number}")
@@ -95,22 +94,36 @@ def read_tables(
         notes += table.notes
         if all(str(plain(v)).isdecimal() for v in labels):
             notes += names_beside(table.names, label_column)
-    problems += label_problems(labels, label_column or "", lambda row: where[row])
+    parts = [named_split(split_column or "", value) for value in splits]
+    problems += _label_problems(labels, parts, label_column or "", where)
     if problems:
         raise DataError(listed(problems))
     rows = labelled_images(image_column or "", images, label_column or "", labels)
-    if any(value is not None for value in splits):
-        named = next(c for c in columns if c)
-        rows = rows.add_column(named, [None if v is None else str(v) for v in splits])
+    if split_column and any(value is not None for value in splits):
+        rows = rows.add_column(split_column, [None if v is None else str(v) for v in splits])
     return TableRows(
         rows, [Path(i["path"]) for i in images if i["path"]], tuple(dict.fromkeys(notes))
     )
 
 
 def columns_of(file: Path) -> dict[str, list[Any]]:
-    """The cells of a file by column; see ``table_files.read_table``."""
+    """The cells of a file by column; see ``table_files.read_table`` for what is raised."""
     table = read_table(file)
     return {name: [values.get(name) for _, values in table.lines] for name in table.names}
+
+
+def _label_problems(
+    labels: list[Any], parts: list[str | None], column: str, where: list[str]
+) -> list[str]:
+    """What is wrong with the labels of each split that a table names: one may have none."""
+    rows: dict[str | None, list[int]] = {}
+    for row, split in enumerate(parts):
+        rows.setdefault(split, []).append(row)
+    problems: list[str] = []
+    for own in rows.values():
+        lines = [where[row] for row in own]
+        problems += label_problems([labels[row] for row in own], column, lines.__getitem__)
+    return problems
 
 
 def _image(files: ImageFiles, value: Any) -> dict[str, Any]:

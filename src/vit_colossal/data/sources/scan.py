@@ -1,0 +1,144 @@
+"""What lies in a folder: its images, its other files, and what is no data, found in one walk."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from vit_colossal.data.sources.images import IMAGE_SUFFIXES
+from vit_colossal.data.sources.system_files import is_left_by_system
+
+# fmt: off
+# Images that are not read: leaving them out deserves a word.
+_OTHER_IMAGES = frozenset((
+    ".arw", ".cr2", ".cr3", ".dng", ".eps", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw",
+    ".svg",
+))
+# fmt: on
+
+
+@dataclass
+class FolderNode:
+    """A folder and what is below it; nothing that a system left.
+
+    Attributes:
+        path: Where it is.
+        folders: Those in it, by name, sorted.
+        images: Files directly in it that end like images, sorted.
+        others: The other files directly in it, sorted.
+    """
+
+    path: Path
+    folders: dict[str, FolderNode] = field(default_factory=dict)
+    images: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @cached_property
+    def count(self) -> int:
+        """Images in it and below."""
+        return len(self.images) + sum(folder.count for folder in self.folders.values())
+
+    @property
+    def filled(self) -> dict[str, FolderNode]:
+        """The folders in it that have images."""
+        return {name: folder for name, folder in self.folders.items() if folder.count}
+
+    def walk(self) -> Iterator[FolderNode]:
+        """This folder and all below it."""
+        yield self
+        for folder in self.folders.values():
+            yield from folder.walk()
+
+    def all_images(self) -> list[Path]:
+        """The images in it and below, sorted."""
+        return sorted(image for folder in self.walk() for image in folder.images)
+
+    def files(self, *suffixes: str) -> list[Path]:
+        """The other files in it and below with one of the suffixes, sorted."""
+        found = (file for folder in self.walk() for file in folder.others)
+        return sorted(file for file in found if file.suffix.lower() in suffixes)
+
+    def not_read(self) -> tuple[str, ...]:
+        """A line about images of formats that are not read, if there are any."""
+        suffixes = (f.suffix.lower() for folder in self.walk() for f in folder.others)
+        found = Counter(suffix for suffix in suffixes if suffix in _OTHER_IMAGES)
+        if not found:
+            return ()
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.items()))
+        return (f"{self.path}: left out {kinds}; convert them to JPEG to use them",)
+
+
+@dataclass
+class Scan:
+    """A folder that was walked through.
+
+    Attributes:
+        root: What is in it.
+        links: Links that lead out of it, and links to folders, one line each.
+        left_by_systems: How often each name of a system's was passed over; no hidden files.
+    """
+
+    root: FolderNode
+    links: list[str] = field(default_factory=list)
+    left_by_systems: Counter[str] = field(default_factory=Counter)
+
+    def passed_over(self) -> tuple[str, ...]:
+        """A line about what systems left, if there is any."""
+        if not self.left_by_systems:
+            return ()
+        names = ", ".join(f"{n} {name}" for name, n in sorted(self.left_by_systems.items()))
+        return (f"{self.root.path}: passed over what systems leave: {names}",)
+
+
+def scan(root: Path) -> Scan:
+    """Walk through a folder; no file is opened, and links to folders are not followed.
+
+    Args:
+        root: The folder, resolved.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    found = Scan(FolderNode(root))
+    _fill(found.root, found)
+    return found
+
+
+def _fill(node: FolderNode, found: Scan) -> None:
+    with os.scandir(node.path) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if is_left_by_system(entry.name):
+                # Hidden files are no news; hidden folders may hold images.
+                if not entry.name.startswith(".") or entry.is_dir(follow_symlinks=False):
+                    found.left_by_systems[entry.name] += 1
+                continue
+            path = Path(entry.path)
+            if entry.is_symlink() and (problem := _link_out(path, found.root.path)):
+                found.links.append(problem)
+            if entry.is_dir(follow_symlinks=False):
+                node.folders[entry.name] = FolderNode(path)
+            elif entry.is_file():
+                is_image = path.suffix.lower() in IMAGE_SUFFIXES
+                (node.images if is_image else node.others).append(path)
+    for folder in node.folders.values():
+        _fill(folder, found)
+
+
+def _link_out(path: Path, root: Path) -> str | None:
+    """A data set is what lies in its folder: links to folders could also lead round in circles."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        return f"{path} is a link to a folder; put the folder itself there"
+    if not target.exists():
+        return f"{path} is a link to {target}, which is not there"
+    if not target.is_relative_to(root):
+        return f"{path} is a link to {target}; put the file itself there"
+    return None

@@ -1,0 +1,197 @@
+"""What folders stand for: splits or classes, how both are told apart, and what is said of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data_folders import classes, problems, put, read, sizes
+
+# --- Splits by name -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [
+        ("Train", "Valid"),
+        ("train_images", "val_images"),
+        ("training", "validation"),
+        ("images/train", "images/val"),
+        ("train", "validate"),
+        ("TRAIN SET", "DEV SET"),
+        ("seg_train/seg_train", "seg_dev/seg_dev"),
+        ("Vögel & Käfer/train", "Vögel & Käfer/val"),
+        ("archive/birds_train/birds_train", "archive/birds_valid/birds_valid"),
+        ("train/images", "val/images"),
+        ("data/1-train", "data/2-val"),
+    ],
+)
+def test_folders_name_their_splits(tmp_path: Path, train: str, validation: str) -> None:
+    classes(tmp_path, train, validation)
+    (tmp_path / "labels").mkdir()
+    source = read(tmp_path)
+    assert (source.labels, sizes(source)) == (("cat", "dog"), (8, 8))
+    first = [line for line in source.overview if line.endswith("8 to train on")]
+    assert len(first) == 1 and f"of {train.split('/', maxsplit=1)[0]}" in first[0]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Training", "Testing"),
+        ("training_set", "test_set"),
+        ("TRAIN", "TEST"),
+        ("train", "eval"),
+        ("train", "holdout"),
+        ("train", "Evaluation"),
+        ("asl alphabet train/asl alphabet train", "asl alphabet test/asl alphabet test"),
+    ],
+)
+def test_what_is_called_test_chooses_nothing(tmp_path: Path, train: str, test: str) -> None:
+    classes(tmp_path, train, test)
+    source = read(tmp_path, val_split=0.25)
+    assert (source.labels, sizes(source)) == (("cat", "dog"), (6, 2))
+    assert "held out" in source.eval_split
+    assert any("kept for the end: vit-colossal eval RUN" in line for line in source.overview)
+    # Asked for by name, in any spelling, or where nothing is chosen by it.
+    for options in ({"eval_split": "test"}, {"eval_split": "testing"}, {"keep_test": False}):
+        assert sizes(read(tmp_path, **options)) == (8, 8)
+
+
+def test_a_validation_split_leaves_test_alone(tmp_path: Path) -> None:
+    classes(tmp_path, "Train", "Dev", "Test")
+    source = read(tmp_path)
+    assert (sizes(source), source.eval_split) == ((8, 8), "dev")
+    assert source.overview == (
+        "split train: 8 images of Train/, 8 to train on",
+        "split dev: 8 images of Dev/, 8 to evaluate on",
+        "split test: 8 images of Test/, kept for the end: vit-colossal eval RUN --eval-split test",
+    )
+
+
+def test_classes_with_words_of_splits_are_classes(tmp_path: Path) -> None:
+    put(tmp_path, "bullet train", "tram", "test tube", "valley", "contest")
+    assert len(read(tmp_path).labels) == 5
+
+
+def test_numbered_parts_of_a_split_are_one(tmp_path: Path) -> None:
+    classes(tmp_path, "train_1", "train_2", "val")
+    assert sizes(read(tmp_path)) == (16, 8)
+
+
+def test_classes_may_hold_their_splits(tmp_path: Path) -> None:
+    put(tmp_path, "cat/train", "cat/val", "dog/Train", "dog/Val")
+    source = read(tmp_path)
+    assert (source.labels, sizes(source)) == (("cat", "dog"), (8, 8))
+
+
+def test_a_folder_that_wraps_the_classes_is_no_class(tmp_path: Path) -> None:
+    assert read(put(tmp_path / "a", "images/cat", "images/dog")).labels == ("cat", "dog")
+    assert read(put(tmp_path / "pets", "pets/cat", "pets/dog")).labels == ("cat", "dog")
+    message = problems(put(tmp_path / "b", "flowers/rose", "flowers/tulip"))
+    assert f"--dataset {tmp_path}/b/flowers" in message and "rose, tulip" in message
+
+
+def test_many_classes_in_splits(tmp_path: Path) -> None:
+    names = tuple(f"Klasse {n}" for n in range(120))
+    put(tmp_path, *(f"{split}/{name}" for split in ("Train", "Val") for name in names), count=1)
+    source = read(tmp_path)
+    assert (len(source.labels), sizes(source)) == (120, (120, 120))
+
+
+# --- Two readings ---------------------------------------------------------------------------------
+
+
+def test_a_split_beside_classes_stops_with_both_readings(tmp_path: Path) -> None:
+    put(tmp_path, "train", "plane", "car")
+    message = problems(tmp_path)
+    assert "3 classes (car 4, plane 4, train 4 images)" in message
+    assert "train 4 images of train/" in message
+    assert "--classes-are-folders" in message and "--train-split train" in message
+    assert read(tmp_path, classes_are_folders=True).labels == ("car", "plane", "train")
+
+
+@pytest.mark.parametrize(
+    ("folders", "settled"),
+    [
+        (("train/steam", "train/diesel", "plane/jet", "car/old"), "--train-split train"),
+        (("val/cat", "val/dog", "cat", "dog"), "move the training images into train/"),
+        (("crash test", "bullet train"), "--train-split 'bullet train'"),
+        (("Test", "ant", "bee"), "move the training images into train/"),
+    ],
+)
+def test_what_nothing_settles_is_asked(
+    tmp_path: Path, folders: tuple[str, ...], settled: str
+) -> None:
+    message = problems(put(tmp_path, *folders))
+    assert settled in message and "--classes-are-folders" in message
+    found = read(tmp_path, classes_are_folders=True)
+    assert found.labels == tuple(sorted({folder.split("/")[0] for folder in folders}))
+
+
+def test_train_and_test_may_be_the_classes(tmp_path: Path) -> None:
+    put(tmp_path, "train", "test")
+    assert "if train is a class: --classes-are-folders" in problems(tmp_path)
+    assert read(tmp_path, classes_are_folders=True).labels == ("test", "train")
+    put(tmp_path / "only", "test/a", "test/b")
+    assert "no folder 'train', only test" in problems(tmp_path / "only")
+
+
+def test_two_folders_of_one_split_are_not_merged(tmp_path: Path) -> None:
+    classes(tmp_path, "train", "training")
+    message = problems(tmp_path)
+    assert "train/ (8 images) and training/ (8 images)" in message
+    assert sizes(read(tmp_path, train_split="training", val_split=0.25)) == (6, 2)
+
+
+def test_a_folder_that_is_no_split_is_left_out_aloud(tmp_path: Path) -> None:
+    classes(tmp_path, "train", "val", "extra")
+    put(tmp_path, "pred", count=3)
+    Image.new("RGB", (4, 4)).save(tmp_path / "banner.png")
+    source = read(tmp_path)
+    assert sizes(source) == (8, 8)
+    notes = "\n".join(source.notes)
+    assert "left out" in notes and "extra/ (8 images)" in notes and "pred/ (3 images)" in notes
+    assert "1 image(s) directly in" in notes
+    assert sizes(read(tmp_path, eval_split="extra")) == (8, 8)
+
+
+def test_folders_inside_classes_are_mentioned(tmp_path: Path) -> None:
+    put(tmp_path, "cat/2019", "cat/2020", "dog/2019", "dog/2020")
+    source = read(tmp_path)
+    assert source.labels == ("cat", "dog")
+    assert "classes are cat, dog ...; their folders 2019, 2020 are not" in source.notes
+
+
+# --- No labels, no data ---------------------------------------------------------------------------
+
+
+def test_a_test_folder_without_classes_is_for_predict(tmp_path: Path) -> None:
+    classes(tmp_path, "train")
+    put(tmp_path, "test/test", count=5)
+    source = read(tmp_path)
+    assert sizes(source) == (7, 1)
+    assert any("5 images of test/, without labels" in line for line in source.overview)
+    message = problems(tmp_path, eval_split="test")
+    assert "no labels" in message and "--eval-split train" in message and "--val-split" in message
+    assert sizes(read(tmp_path, eval_split="train", val_split=0.5)) == (4, 4)
+
+
+def test_what_systems_leave_is_no_data(tmp_path: Path) -> None:
+    put(tmp_path, "cat", "dog", "@eaDir/x", "cat/@eaDir/000.png", "lost+found", "$RECYCLE.BIN")
+    put(tmp_path, "__MACOSX/cat", "dog/.ipynb_checkpoints", "System Volume Information")
+    (tmp_path / "#recycle").mkdir()
+    (tmp_path / "cat/Thumbs.db").write_bytes(b"x")
+    (tmp_path / "dog/desktop.ini").write_text("x")
+    source = read(tmp_path, val_split=0.25)
+    assert (source.labels, sizes(source)) == (("cat", "dog"), (6, 2))
+    (note,) = (note for note in source.notes if "passed over" in note)
+    assert "2 @eaDir" in note and "1 Thumbs.db" in note and "lost+found" in note
+
+
+def test_a_training_split_of_loose_images_says_what_is_missing(tmp_path: Path) -> None:
+    put(tmp_path, "train", "validation")
+    message = problems(tmp_path)
+    assert "4 image(s) outside of a class folder" in message and "metadata.csv" in message

@@ -1,0 +1,185 @@
+"""Parquet files by folder and name, unlabelled splits, and the configurations of a README.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from PIL import Image
+
+from data_folders import classes, problems, put, read, sizes
+from vit_colossal.data.cache import CacheOptions
+from vit_colossal.data.sources.request import SourceRequest
+from vit_colossal.data.sources.source import load
+from vit_colossal.data.streams import read_streams
+from vit_colossal.model.preprocessing import Preprocessing
+
+
+@pytest.fixture(autouse=True)
+def own_library_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("library"))
+
+
+def parquet(file: Path, labels: list, **columns: list) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    kind = datasets.ClassLabel(names=["cat", "dog"])
+    features = datasets.Features(image=datasets.Image(), label=kind)
+    pictures = [Image.new("RGB", (4, 4), (n, len(str(file)) % 256, 0)) for n in range(len(labels))]
+    rows = datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+    for name, values in columns.items():
+        rows = rows.add_column(name, values)
+    rows.to_parquet(file)
+    return file
+
+
+@pytest.mark.parametrize("odd", ["device-a", "testpilot", "valley", "test", "eval 3"])
+def test_a_files_name_does_not_beat_its_folder(tmp_path: Path, odd: str) -> None:
+    parquet(tmp_path / f"Train/{odd}.parquet", [0, 1] * 6)
+    parquet(tmp_path / "Train/phone.parquet", [0, 1] * 4)
+    assert sum(sizes(read(tmp_path))) == 20
+    parquet(tmp_path / "Valid/x.parquet", [0, 1])
+    source = read(tmp_path)
+    assert sizes(source) == (20, 2)
+    assert source.overview[0] == "split train: 20 images of 2 files in Train/, 20 to train on"
+
+
+def test_any_split_of_the_hubs_numbered_files_has_its_name(tmp_path: Path) -> None:
+    parquet(tmp_path / "data/train-00000-of-00001.parquet", [0, 1] * 5)
+    parquet(tmp_path / "data/fold_2-00000-of-00001.parquet", [0, 1])
+    assert sizes(read(tmp_path)) == (9, 1)
+    assert sizes(read(tmp_path, eval_split="fold_2")) == (10, 2)
+
+
+def test_a_column_may_name_the_splits_of_rows(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "all.parquet", [0, 1] * 4, split=["train"] * 6 + ["dev"] * 2)
+    assert sizes(read(file)) == (6, 2)
+
+
+@pytest.mark.parametrize("labels", [[-1] * 4, [None] * 4, "no column"])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_unlabelled_test_split_blocks_nothing(
+    tmp_path: Path, labels: Any, streaming: bool
+) -> None:
+    parquet(tmp_path / "data/train.parquet", [0, 1] * 10)
+    file = parquet(tmp_path / "data/test.parquet", [0] * 4 if labels == "no column" else labels)
+    if labels == "no column":
+        datasets.Dataset.from_parquet(str(file)).remove_columns("label").to_parquet(file)
+    request = SourceRequest(str(tmp_path / "data"), streaming=streaming)
+    if streaming:
+        options = CacheOptions(Preprocessing((4, 4), 2), root=tmp_path / "cache")
+        source = read_streams(load(request), request, options)
+    else:
+        source = read(tmp_path / "data", keep_test=False)
+    assert sizes(source) == (18, 2)
+    assert any("without labels: not evaluated on" in line for line in source.overview)
+    message = problems(tmp_path / "data", eval_split="test")
+    assert "no labels" in message and "--eval-split train" in message and "--val-split" in message
+
+
+def test_images_beside_files_of_rows_are_mentioned(tmp_path: Path) -> None:
+    parquet(put(tmp_path, "assets", count=2) / "train.parquet", [0, 1] * 5)
+    assert any("left out 2 image(s) beside" in note for note in read(tmp_path).notes)
+
+
+def test_folders_that_are_not_there_are_no_classes(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "data/train.parquet", [0, 1] * 5)
+    for path in (file, file.parent, Path("digits"), Path("AI-Lab-Makerere/beans")):
+        assert "--classes-are-folders" in problems(path, classes_are_folders=True)
+    # Beside images it says which of the two is meant.
+    put(file.parent, "test", "train")
+    assert read(file.parent, classes_are_folders=True).labels == ("test", "train")
+
+
+# --- The configurations of a copy from the hub ----------------------------------------------------
+
+TWO = """---
+license: mit
+configs:
+- config_name: original
+  {default}data_files:
+  - split: train
+    path: original/train-*
+  - split: validation
+    path: [original/validation-*]
+- config_name: augmented
+  data_files:
+  - split: train
+    path: augmented/*
+---
+# Two
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    root = tmp_path / "clone [1]"
+    parquet(root / "original/train-0.parquet", [0, 1] * 12)
+    parquet(root / "original/validation-0.parquet", [0, 1] * 4)
+    parquet(root / "augmented/train-0.parquet", [0, 1] * 8)
+    return root
+
+
+def test_one_configuration_is_read_and_not_all(clone: Path) -> None:
+    (clone / "README.md").write_text(TWO.format(default=""))
+    message = problems(clone)
+    assert "choose one of original, augmented with --dataset-config" in message
+    assert sizes(read(clone, dataset_config="original")) == (24, 8)
+    assert sizes(read(clone, dataset_config="augmented", val_split=0.25)) == (12, 4)
+    assert "no such configuration, only original, aug" in problems(clone, dataset_config="other")
+
+
+def test_the_default_configuration_is_taken(clone: Path) -> None:
+    (clone / "README.md").write_text(TWO.format(default="default: true\n  "))
+    source = read(clone)
+    assert sizes(source) == (24, 8)
+    assert any("configuration original of its README.md" in note for note in source.notes)
+    (clone / "README.md").write_text(TWO.format(default="").replace("original\n", "default\n", 1))
+    assert sizes(read(clone)) == (24, 8)
+
+
+def test_a_configuration_may_be_a_folder_or_images(tmp_path: Path) -> None:
+    classes(tmp_path, "x/train", "x/val", "y/train")
+    readme = (
+        "---\nconfigs:\n- config_name: x\n  data_dir: x\n- config_name: y\n  data_dir: y\n---\n"
+    )
+    (tmp_path / "README.md").write_text(readme)
+    assert sizes(read(tmp_path, dataset_config="x")) == (8, 8)
+    readme = (
+        "---\nconfigs:\n- config_name: z\n  data_files:\n  - split: train\n    path: x/**\n"
+        "  - split: test\n    path: y/train/*/*\n---\n"
+    )
+    (tmp_path / "README.md").write_text(readme.replace("x/**", "x/train/**"))
+    source = read(tmp_path, eval_split="test")
+    assert (source.labels, sizes(source)) == (("cat", "dog"), (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("data_files: ../*.parquet", "../*.parquet lies outside of it"),
+        ("data_files: /etc/*", "/etc/* lies outside of it"),
+        ("data_dir: ../other", "../other lies outside of it"),
+        ("data_files: nothing-*", "split 'train': no files like nothing-*"),
+        ("data_files: https://example.org/a.parquet", "is not fetched"),
+        ("data_files: 3", "README.md: its head cannot be read"),
+    ],
+)
+def test_configurations_that_cannot_be_read(clone: Path, text: str, found: str) -> None:
+    head = "---\nconfigs:\n- config_name: only\n  "
+    (clone / "README.md").write_text(f"{head}{text}\n---\n")
+    assert found in problems(clone)
+
+
+def test_a_configuration_of_what_has_none_is_refused(tmp_path: Path, clone: Path) -> None:
+    classes(tmp_path / "photos", "train")
+    assert "no configurations" in problems(tmp_path / "photos", dataset_config="big")
+    (tmp_path / "photos/README.md").write_text("---\nlicense: mit\n---\nPhotos\n---\n")
+    assert "no configurations" in problems(tmp_path / "photos", dataset_config="big")
+    assert sizes(read(tmp_path / "photos")) == (7, 1)
+    file = clone / "original/train-0.parquet"
+    assert "no configurations" in problems(file, dataset_config="original")
+    assert "digits has none" in problems(Path("digits"), dataset_config="big")
