@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -18,10 +19,13 @@ from vit_colossal.errors import DataError
 from vit_colossal.model.processor import preprocessing_of
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.rundir.data_record import read_data_record
 from vit_colossal.rundir.record import describe_run
 from vit_colossal.runtime.group import Topology
 from vit_colossal.trained.run_data import Choice, choose_data
 from vit_colossal.trained.saved import locate
+from vit_colossal.training import run
+from vit_colossal.training.resuming import Origin
 from vit_colossal.training.run import plan_run
 
 LABELS = ("Birne", "Apfel rot")
@@ -84,10 +88,10 @@ Maker = Callable[[Path], str]
 MAKERS: tuple[Maker, ...] = (_folder, _parquet, _table, _shards, _built_in)
 
 
-def _begun(here: Path, dataset: str) -> tuple[Path, RunPlan]:
+def _begun(here: Path, dataset: str, **more: str) -> tuple[Path, RunPlan]:
     """A run directory as it is before the first step."""
-    settings = {"dataset": dataset, "model": "vit-micro", "device": "cpu", "val_split": 0.25}
-    config = TrainConfig(**settings, global_batch_size=4, output_dir=here / "run")
+    settings: dict[str, Any] = {"dataset": dataset, "model": "vit-micro", "device": "cpu", **more}
+    config = TrainConfig(**settings, val_split=0.25, global_batch_size=4, output_dir=here / "run")
     plan, data = plan_run(config, Topology())
     (here / "run").mkdir()
     describe_run(here / "run", plan, data)
@@ -155,3 +159,42 @@ def test_an_overwritten_run_keeps_no_model(tmp_path: Path, monkeypatch: pytest.M
     describe_run(run_dir, plan, data)
     with pytest.raises(Exception, match="has no model yet"):
         locate(str(run_dir))
+
+
+def _splits(here: Path) -> str:
+    """A training and a test split, and no other."""
+    for number in range(24):
+        place = here / "pics" / ("train" if number % 3 else "test") / LABELS[number % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{number}.png").write_bytes(_png(number))
+    return "pics"
+
+
+def test_what_is_called_test_is_not_evaluated_on_unless_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_dir, plan = _begun(tmp_path, _splits(tmp_path))
+    for settings in ({}, {"dataset": "./pics"}):
+        source = _chosen(run_dir, plan, **settings).source
+        assert source is not None and source.eval_split == "train (0.25 held out)"
+
+
+def test_a_run_of_an_earlier_version_keeps_to_its_test_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They evaluated on it unasked: their accuracies are those of that split."""
+    monkeypatch.chdir(tmp_path)
+    run_dir, plan = _begun(tmp_path, _splits(tmp_path), eval_split="test")
+    config = run_dir / run_folder.CONFIG
+    config.write_text(config.read_text().replace("eval_split: test\n", ""))
+    for settings in ({}, {"dataset": "./pics"}):
+        choice = _chosen(run_dir, plan, **settings)
+        assert choice.source is not None and choice.source.eval_split == "test"
+        assert choice.notes == ()
+    record = read_data_record(run_dir)
+    origin = Origin(cast(Any, None), run_dir, (), record)
+    monkeypatch.setattr(run, "find_origin", lambda config, report: origin)
+    monkeypatch.setattr(run, "continued", lambda plan, data, origin: plan)
+    _, data = plan_run(plan.config.replace(eval_split=None, output_dir=None), Topology())
+    assert (data.eval_split, data.fingerprint) == ("test", record.fingerprint)
