@@ -110,6 +110,7 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
         label_column=columns[1],
         labels=names,
         eval_split=name,
+        held_out=eval_name is None,
         fingerprint=content,
         notes=notes,
         overview=overview(choice, request, rows, counts, loaded.places),

@@ -84,7 +84,7 @@ def choose_data(config: TrainConfig, run_dir: Path, options: CacheOptions) -> Ch
     elif record.evaluation is not None:
         note += f" ({record.evaluation.images} images of {record.evaluation.name!r})"
     note += "; the two accuracies cannot be compared"
-    if same_place and source is not None and source.eval_split.endswith(" held out)"):
+    if same_place and source is not None and source.held_out:
         note += ", and images held out now may have been trained on"
     settings = _merged(config, own) if same_place else config
     keep_test = same_place and record.test_is_kept

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vit_colossal.checkpoints.files import MANIFEST
 from vit_colossal.errors import ModelError
 from vit_colossal.model.pretrained import load_pretrained
 from vit_colossal.model.untrained import build_untrained
@@ -68,7 +69,7 @@ def locate(name: str, checkpoint: str | None = None) -> SavedModel:
             return _of_run(path, checkpoint)
         if checkpoint is not None:
             raise ModelError([f"--checkpoint {checkpoint}: {name} is no run: name a run directory"])
-        if (path / "MANIFEST.json").is_file():
+        if (path / MANIFEST).is_file():
             from vit_colossal.checkpoints.files import named
 
             return _of_checkpoint(named(path, name), path.resolve().parents[1])

@@ -162,6 +162,6 @@ def _open_named(request: SourceRequest, split: str, options: CacheOptions) -> So
 
 def _open_default(request: SourceRequest, options: CacheOptions, *, held_out: bool) -> Source:
     source = open_data(request, options)
-    if held_out or not source.eval_split.endswith(" held out)"):
+    if held_out or not source.held_out:
         return source
     return open_data(replace(request, eval_split=f"{request.train_split or 'train'}[:]"), options)

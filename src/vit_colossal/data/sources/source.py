@@ -133,6 +133,7 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
         label_column=label_column,
         labels=labels.names,
         eval_split=name,
+        held_out=choice.evaluation is None,
         fingerprint=fingerprint(loaded.content, train_name, selection, columns, labels.names, used),
         notes=tuple(dict.fromkeys(notes)),
         overview=overview(choice, request, used, counts, loaded.places),
