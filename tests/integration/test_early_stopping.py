@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -69,3 +70,28 @@ def test_a_resumed_run_stops_where_it_would_have(stopped: tuple[Path, str], tmp_
     checkpoint = run_dir / "checkpoints" / f"step-{step - 4:06d}"
     output = train(tmp_path / "run", "--resume", str(checkpoint))
     assert f"stopped early after step {step}" in output
+
+
+def test_a_whole_run_may_end_with_the_best_weights(
+    stopped: tuple[Path, str], tmp_path: Path
+) -> None:
+    run_dir, output = stopped
+    *_, (step, best) = accuracies(run_dir)
+    assert (
+        f"it has the average of the weights of the best evaluation, after step {step - 12}"
+        in output
+    )
+    # Two evaluations without gain, and then the end: with the last weights, or with the best.
+    for flag, told in (
+        ("--no-save-best-model", f"of the last step, {step - 4}; the best accuracy was {best:.4f}"),
+        ("--save-best-model", f"of the best evaluation, after step {step - 12}"),
+    ):
+        copy = tmp_path / flag
+        shutil.copytree(run_dir, copy, symlinks=True)
+        checkpoint = copy / "checkpoints" / f"step-{step - 8:06d}"
+        output = train(copy, "--resume", str(checkpoint), "--epochs", str(step // 4 - 1), flag)
+        assert f"it has the average of the weights {told}" in output
+        saved = load_file(copy / "model" / "model.safetensors")
+        kept = load_file(copy / "checkpoints" / "best" / "ema.safetensors")
+        same = all(saved[name].equal(kept[name]) for name in kept)
+        assert same == (flag == "--save-best-model")

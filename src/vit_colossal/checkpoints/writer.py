@@ -116,19 +116,23 @@ class Checkpointer:
         progress: dict[str, Any] = checkpoint.state["progress"]
         return progress
 
-    def return_to_best(self) -> None:
-        """Put the state of the best checkpoint into this run, if one was kept.
+    def return_to_best(self) -> int | None:
+        """Put the state of the best checkpoint into this run.
+
+        Returns:
+            Its step; None if none was kept.
 
         Raises:
             files.CheckpointError: it is damaged.
         """
         link = self.root / "best"
         if not link.exists():
-            return
+            return None
         best = files.verify(link.resolve())
         restore(self.engine, best.path, best.state["train_state"], same_layout=False)
         if self.engine.is_lead:
             logger.info("returned to the weights of %s", best.path)
+        return best.step
 
     def last_good(self) -> str:
         """The newest checkpoint, in words."""

@@ -56,6 +56,7 @@ _SHARED = frozenset(
         *("global_batch_size", "grad_accumulation", "epochs", "max_steps", "lr", "lr_schedule"),
         *("warmup_ratio", "weight_decay", "decay_all", "adam_beta1", "adam_beta2", "adam_eps"),
         *("clip_grad_norm", "max_train_samples", "precision", "early_stopping_patience"),
+        "save_best_model",
         # Without what they belong to these do nothing.
         *("min_crop_scale", "randaugment_num_ops", "randaugment_magnitude"),
     )

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vit_colossal.config.reading import TrainConfig
+from vit_colossal.evaluation.certainty import interval
 from vit_colossal.report.charts import compared_charts, run_charts
 from vit_colossal.report.classes import ClassView, class_view
 from vit_colossal.report.figures import Chart
@@ -175,14 +176,6 @@ def _cards(run: RunFiles) -> list[Card]:
         of = f" of {run.start.total_steps:,}" if run.start else ""
         cards.append(Card("Time", duration(last_event.elapsed), f"{last_event.step:,}{of} steps"))
     return cards
-
-
-def interval(correct: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval for a share (Wilson 1927, JASA 22), good near 0 and 1 too."""
-    from scipy.stats import binomtest
-
-    found = binomtest(correct, total).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
 
 
 def _title(run: RunFiles) -> str:

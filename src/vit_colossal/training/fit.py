@@ -29,6 +29,7 @@ from vit_colossal.strategies.memory_use import StateMemory, state_memory
 from vit_colossal.trained.card import write_card
 from vit_colossal.training.announce import announce, kernels
 from vit_colossal.training.claim import claimed, shared_run_dir
+from vit_colossal.training.closing import closing_lines
 from vit_colossal.training.job import Job, build_job
 from vit_colossal.training.loop import Loop
 from vit_colossal.training.stop import StopRequest
@@ -83,7 +84,7 @@ def fit(plan: RunPlan, data: RunData, device: torch.device) -> TrainResult:
             limit_waiting(plan.config.timeout)
             with StopRequest().installed() as stop, loop.watchdog.watching(job.engine.model):
                 result = _finish(loop, loop.run(stop), run_dir)
-        return result if result.stopped_by else _judged(result, job)
+        return result if result.stopped_by else _judged(result, loop)
 
 
 def checkpointer(job: Job, run_dir: Path) -> Checkpointer:
@@ -137,13 +138,13 @@ def _start_event(job: Job, reporter: Reporter, step: int, memory: StateMemory) -
     )
 
 
-def _judged(result: TrainResult, job: Job) -> TrainResult:
+def _judged(result: TrainResult, loop: Loop) -> TrainResult:
     """The result with its verdict, and what stands beside the model."""
-    result = replace(result, verdict=_verdict(result.run_dir, job))
-    if job.engine.is_lead:
+    result = replace(result, verdict=_verdict(result.run_dir, loop.job))
+    if loop.job.engine.is_lead and result.evaluation is not None and result.model_dir is not None:
         write_card(result.run_dir)
-        logger.info("%s", result.evaluation)
-        logger.info("model saved to %s", result.model_dir)
+        for line in closing_lines(loop, result.evaluation, result.run_dir, result.model_dir):
+            logger.info("%s", line)
     return result
 
 

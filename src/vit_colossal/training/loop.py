@@ -80,6 +80,12 @@ class Loop:
         self.best = -1.0
         self.without_gain = 0
         self.evaluation: Evaluation | None = None
+        self._returned_to: int | None = None
+
+    @property
+    def model_step(self) -> int:
+        """The step whose weights the model has, which may be an earlier one in the end."""
+        return self.step if self._returned_to is None else self._returned_to
 
     def resume(self) -> None:
         """Continue from the plan's checkpoint, if it has one."""
@@ -104,7 +110,7 @@ class Loop:
             if self._evaluation_due():
                 self._evaluate()
             if self.without_gain >= (self.config.early_stopping_patience or math.inf):
-                self._return_to_best()
+                self._stop_early()
                 break
             epoch, first = divmod(self.step, per_epoch)
             length = min(per_epoch, job.total_steps - epoch * per_epoch)
@@ -129,6 +135,8 @@ class Loop:
         if self._evaluation_due():
             self._evaluate()
         self._finish_saving()
+        if self.config.save_best_model and self.without_gain and self._returned_to is None:
+            self._return_to_best()
         return 0
 
     def _evaluation_due(self) -> bool:
@@ -149,8 +157,8 @@ class Loop:
         if self.config.save_every != 0 and (asked or (better and self.config.keep_best)):
             self._save(best=better)
 
-    def _return_to_best(self) -> None:
-        """End early, with the weights of the best evaluation where they were kept."""
+    def _stop_early(self) -> None:
+        """End with the weights of the best evaluation where they were kept."""
         if self.job.engine.is_lead:
             logger.info(
                 "stopped early after step %d: the best accuracy, %.4f, is %d evaluations old",
@@ -159,8 +167,11 @@ class Loop:
                 self.without_gain,
             )
         self._finish_saving()
+        self._return_to_best()
+
+    def _return_to_best(self) -> None:
         with self._patience():
-            self.checkpoints.return_to_best()
+            self._returned_to = self.checkpoints.return_to_best()
         self.evaluation = self.job.evaluate(predictions=True)
         self.meter.evaluated(self.step, self.evaluation)
 

@@ -29,6 +29,7 @@ from vit_colossal.rundir.trackers import missing_clients
 from vit_colossal.runtime.group import Topology, choose_device, in_group
 from vit_colossal.runtime.pins import require_colossalai
 from vit_colossal.training.resuming import continued, find_origin, own_spec, where_data_lie
+from vit_colossal.training.weak import weakness
 
 if TYPE_CHECKING:
     from vit_colossal.training.fit import TrainResult
@@ -73,6 +74,8 @@ def plan_run(
     check_data(plan, len(data.train), len(data.evaluation))
     _check_subject(plan, data)
     plan = replace(plan, notes=(*plan.notes, *notes))
+    if weak := weakness(plan, data):
+        plan = replace(plan, notes=(*plan.notes, weak))
     if origin is not None:
         return continued(plan, data, origin), data
     if note := match_head(plan.spec, data.labels).note:

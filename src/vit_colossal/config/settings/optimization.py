@@ -61,5 +61,7 @@ class OptimizationSettings(Settings):
     early_stopping_patience: int | None = Field(None, ge=1)
     """Stop after this many evaluations without a better accuracy, and return to the best weights
     (where --keep-best has kept them)."""
+    save_best_model: bool = False
+    """End with the weights of the best evaluation instead of the last ones."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seeds the weights of a new head or model, the order and the augmentation."""
