@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vit_colossal.commands.names import SUMMARIES, USAGE
-from vit_colossal.commands.run import run_command
+from vit_colossal.commands.run import run_command, show_life
 from vit_colossal.errors import ExitCode
 from vit_colossal.runtime.interpreter import leave
 from vit_colossal.version import __version__
@@ -34,4 +34,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in SUMMARIES:
         print(f"error: no command {name!r}\n\n{USAGE}", file=sys.stderr)
         return ExitCode.USAGE
+    show_life(name, flags)
     return run_command(name, flags, prog=f"vit-colossal {name}")

@@ -16,6 +16,8 @@ SUMMARIES = {
 }
 #: These work where PyTorch is missing or broken.
 WITHOUT_TORCH = ("doctor", "completion")
+#: These load PyTorch, transformers and ColossalAI, seconds in which nothing else is seen.
+SLOW_TO_START = ("train", "eval", "predict", "parity", "bench", "export")
 USAGE = "\n".join(
     [
         "usage: vit-colossal COMMAND [flags]\n",

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from vit_colossal.commands.names import WITHOUT_TORCH
+from vit_colossal.commands.names import SLOW_TO_START, WITHOUT_TORCH
 from vit_colossal.errors import ConfigError, ExitCode, UserError
 from vit_colossal.redaction import SafeFormatter, hide_secrets
 from vit_colossal.runtime.interpreter import without_collecting
@@ -20,6 +20,13 @@ from vit_colossal.text import printable
 
 #: Ranks find a problem within moments of each other; a rank on another host hears of it later.
 _RANK_0_SPEAKS_WITHIN_S = 10
+
+
+def show_life(name: str, flags: Sequence[str]) -> None:
+    """Tell a person at a terminal at once that the command has begun."""
+    asks = not {"-h", "--help"}.isdisjoint(flags)
+    if name in SLOW_TO_START and not asks and _speaks_for_all() and sys.stderr.isatty():
+        print("loading PyTorch and ColossalAI ...", file=sys.stderr)
 
 
 def run_command(name: str, flags: Sequence[str], prog: str) -> int:

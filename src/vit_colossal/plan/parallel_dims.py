@@ -41,6 +41,11 @@ class ParallelDims:
         Raises:
             ConfigError: ``world_size`` is not a multiple of ``tp * pp``.
         """
+        if world_size == 1 and tp * pp > 1:
+            degrees = " ".join(f"--{n} {d}" for n, d in (("tp", tp), ("pp", pp)) if d > 1)
+            raise ConfigError(
+                [f"{degrees} needs {tp * pp} processes or a multiple: add --nproc {tp * pp}"]
+            )
         if world_size % (tp * pp):
             raise ConfigError(
                 [

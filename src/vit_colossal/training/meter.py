@@ -23,6 +23,7 @@ class Meter:
 
     def __init__(self, job: Job, reporter: Reporter) -> None:
         self.job, self.reporter = job, reporter
+        self.log_every = min(job.plan.config.log_every, job.steps_per_epoch)
         self.loss_sum: torch.Tensor | None = None
         self.grad_norm: torch.Tensor | float | None = None
         self.lr = 0.0
@@ -37,7 +38,7 @@ class Meter:
         self.grad_norm, self.lr = output.grad_norm, output.lr
         self.steps += 1
         job = self.job
-        if step % job.plan.config.log_every == 0 or step == job.total_steps:
+        if step % self.log_every == 0 or step == job.total_steps:
             self._log(step)
             return True
         self.reporter.progress(1)

@@ -34,7 +34,7 @@ class OutputSettings(Settings):
     timeout: FiniteFloat = Field(120.0, gt=0)
     """Seconds after which a rank that hangs ends the run (start-up: at least 600)."""
     log_every: int = Field(10, ge=1)
-    """Steps between log lines."""
+    """Steps between log lines, but one an epoch at least."""
     tensorboard: bool = True
     """Write TensorBoard events where tensorboard is installed."""
     wandb: bool = False

@@ -51,7 +51,10 @@ def load_hub(name: str, request: SourceRequest) -> Loaded:
     except DataError:
         raise
     except Exception as error:  # the library raises a dozen unrelated types
-        problem = f"{wanted}: cannot be fetched from the hub: {explain(error)}"
+        problem = (
+            f"{wanted}: no such file or folder here, and it cannot be fetched from the hub: "
+            f"{explain(error)}"
+        )
         raise DataError([hide_secrets(problem)]) from error
     content = json.dumps([name, builder.config.name, builder.hash])
     for split, rows in splits.items() if not request.streaming else ():
