@@ -48,6 +48,8 @@ class BenchConfig(TrainConfig):
         Raises:
             ConfigError: the changes are no settings.
         """
+        if self.order is not None or "order" in changes:
+            raise ConfigError(["--order: what is timed comes in the data's own order: drop it"])
         own = set(BenchConfig.model_fields) - set(TrainConfig.model_fields)
         values = {key: value for key, value in dict(self).items() if key not in own}
         fixed: dict[str, Any] = {"nproc": None, "output_dir": None, "save_every": 0, "epochs": 1}

@@ -15,6 +15,7 @@ from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.plan.trainer_cut import trainer_cut
 
 logger = logging.getLogger("vit_colossal")
 
@@ -34,6 +35,7 @@ def identity(plan: RunPlan, data: RunData) -> dict[str, Any]:
         "frozen": config.freeze or config.freeze_layers,
         "weight average": True if config.ema else None,
         "global batch size": plan.batches.global_batch,
+        "order": f"Trainer's on {cut}" if (cut := trainer_cut(config)) else None,
         "seed": config.seed,
     }
 

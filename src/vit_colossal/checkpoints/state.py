@@ -58,7 +58,7 @@ def collect(engine: Engine) -> TrainState | None:
     if engine.coordinate.dp:  # what all replicas hold, the first one sends
         parts = [part for part in parts if part.start is not None]
     described = [_Piece.of(part) for part in parts]
-    inner = _torch_optimizer(engine)
+    inner = engine.torch_optimizer
     step = max((_step_of(inner, part) for part in parts), default=0)
     mine = (described, step, _generator_states(engine))
     everyone: list[Any] = [None] * engine.dims.world_size
@@ -154,7 +154,7 @@ def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout
     """
     settle_reduction_order(engine)
     step = int(values["optimizer_step"])
-    inner = _torch_optimizer(engine)
+    inner = engine.torch_optimizer
     at = engine.coordinate.tp, engine.dims.tp
     with (
         torch.no_grad(),
@@ -217,22 +217,12 @@ def settle_reduction_order(engine: Engine) -> None:
     engine.optimizer.zero_grad()
 
 
-def _torch_optimizer(engine: Engine) -> torch.optim.Optimizer:
-    """The optimizer inside ColossalAI's wrappers."""
-    optimizer = engine.optimizer
-    while not isinstance(optimizer, torch.optim.Optimizer):
-        optimizer = optimizer.optim
-    return optimizer
-
-
 def _values(engine: Engine, part: Part, kind: str) -> torch.Tensor:
     if kind == "weight":
         return part.master.detach().float()
     if kind == "ema" and engine.ema is not None:
         return engine.ema.values[part.name]
-    return (
-        _torch_optimizer(engine).state[part.owner][kind].reshape(-1)[: part.master.numel()].float()
-    )
+    return engine.torch_optimizer.state[part.owner][kind].reshape(-1)[: part.master.numel()].float()
 
 
 def _empty_moment(part: Part) -> torch.Tensor:

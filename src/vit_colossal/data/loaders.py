@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from vit_colossal.data.cache import CachedSplit
 from vit_colossal.data.mixing import Draw, Mix, Mixing
+from vit_colossal.data.trainer_order import trainer_steps
 from vit_colossal.data.transforms import Augmentation, augment, stable_seed
 from vit_colossal.errors import DataError
+from vit_colossal.plan.trainer_cut import TrainerCut
 
 IGNORED_LABEL = -100
 PADDING_INDEX = -1
@@ -28,12 +30,15 @@ class Batch(NamedTuple):
         labels: int64 [b]; -100 marks padding.
         indices: int64 [b], the samples' places in the split; -1 marks padding.
         mix: how they are to be mixed, if they are; ``images`` and ``labels`` are unmixed.
+        step_size: images of the whole step, where its batches may differ in size; None where all
+            batches are alike.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     mix: Mix | None = None
+    step_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,9 @@ class TrainBatches:
         num_workers: Loader processes; never changes a value.
         pin_memory: Whether batches lie in page-locked memory.
         pixels: Whether this process reads the images; without, they have no channels.
+        trainer: Sizes of the Trainer run whose batches these are, in place of the above.
+        full: Whether short batches of such a run are padded to ``batch_size`` rows, as a pipeline
+            wants them; otherwise only until the shards are equal.
     """
 
     split: CachedSplit
@@ -103,6 +111,8 @@ class TrainBatches:
     num_workers: int = 0
     pin_memory: bool = False
     pixels: bool = True
+    trainer: TrainerCut | None = None
+    full: bool = False
 
     def __post_init__(self) -> None:
         parts = self.accumulation * self.shard.size
@@ -127,6 +137,8 @@ class TrainBatches:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one epoch."""
+        if self.trainer is not None:
+            return self.trainer.steps_per_epoch(len(self.split))
         return len(self.split) // self.global_batch_size
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
@@ -137,40 +149,71 @@ class TrainBatches:
             first_step: Steps of this epoch that are already done.
 
         Yields:
-            For each optimizer step ``accumulation`` batches of ``batch_size`` rows.
+            For each optimizer step ``accumulation`` batches of ``batch_size`` rows; in Trainer's
+            order fewer and shorter ones at the end of an epoch.
 
         Raises:
             ValueError: ``first_step`` lies outside of the epoch.
         """
         if not 0 <= first_step <= self.steps_per_epoch:
             raise ValueError(f"first_step {first_step} of {self.steps_per_epoch}")
-        return self._batches(epoch, first_step)
+        cut = self.trainer
+        rows = self._rows(epoch) if cut is None else self._trainer_rows(epoch, cut)
+        return self._batches(rows[first_step:], epoch, first_step)
 
-    def _batches(self, epoch: int, first_step: int) -> Iterator[list[Batch]]:
+    def _batches(
+        self, steps: list[list[list[int]]], epoch: int, first_step: int
+    ) -> Iterator[list[Batch]]:
+        """Load what :meth:`_rows` names."""
+        samples = _Samples(self.split, self.augmentation, self.seed, epoch, self.pixels)
+        rows = [batch for step in steps for batch in step]
+        loader = iter(_loader(samples, rows, self.num_workers, self.pin_memory))
+        for step, places in enumerate(steps, start=first_step):
+            batches = [next(loader) for _ in places]
+            if self.mixing.active:
+                height, width = batches[0].images.shape[-2:]
+                draw = self.mixing.draw(self.seed, epoch, step, (height, width))
+                batches = [_mixed(batch, draw) for batch in batches]
+            if self.trainer is not None:
+                last = step == self.steps_per_epoch - 1
+                size = self.trainer.last_step(len(self.split)) if last else self.global_batch_size
+                batches = [batch._replace(step_size=size) for batch in batches]
+            yield batches
+
+    def _rows(self, epoch: int) -> list[list[list[int]]]:
+        """This shard's samples: for each step, for each batch; with one more to mix in front."""
         count = len(self.split)
         order = epoch_order(count, self.seed, epoch) if self.shuffle else torch.arange(count)
         used = order[: self.steps_per_epoch * self.global_batch_size]
         steps = used.view(self.steps_per_epoch, self.global_batch_size)
         layout = (self.steps_per_epoch, self.accumulation, self.shard.size, self.batch_size)
-        mine = steps.view(layout)[first_step:, :, self.shard.rank]
+        mine = steps.view(layout)[:, :, self.shard.rank]
         if self.mixing.active:
-            before = steps.roll(1, dims=1).view(layout)[first_step:, :, self.shard.rank, :1]
+            before = steps.roll(1, dims=1).view(layout)[:, :, self.shard.rank, :1]
             mine = torch.cat([before, mine], dim=-1)
-        samples = _Samples(self.split, self.augmentation, self.seed, epoch, self.pixels)
-        rows = mine.reshape(-1, mine.shape[-1])
-        loader = iter(_loader(samples, rows, self.num_workers, self.pin_memory))
-        for step in range(first_step, self.steps_per_epoch):
-            batches = [next(loader) for _ in range(self.accumulation)]
-            if self.mixing.active:
-                height, width = batches[0].images.shape[-2:]
-                draw = self.mixing.draw(self.seed, epoch, step, (height, width))
-                batches = [_mixed(batch, draw) for batch in batches]
-            yield batches
+        rows: list[list[list[int]]] = mine.tolist()
+        return rows
+
+    def _trainer_rows(self, epoch: int, cut: TrainerCut) -> list[list[list[int]]]:
+        """The same of a Trainer run's batches; row -1 is padding."""
+        steps = []
+        for slices in trainer_steps(len(self.split), self.seed, epoch, cut):
+            # A pipeline takes all of a step as one batch.
+            whole = slices if self.accumulation > 1 else [torch.cat(slices)]
+            steps.append([self._share(rows).tolist() for rows in whole])
+        return steps
+
+    def _share(self, rows: Tensor) -> Tensor:
+        """This shard's contiguous part of a slice, int64 [b]."""
+        size = self.batch_size if self.full else -(-len(rows) // self.shard.size)
+        padded = rows.new_full((self.shard.size * size,), PADDING_INDEX)
+        padded[: len(rows)] = rows
+        return padded.view(self.shard.size, size)[self.shard.rank]
 
 
 def _mixed(batch: Batch, draw: Draw) -> Batch:
     """Take a batch of which row 0 is only there to be mixed into row 1."""
-    images, labels, indices, _ = batch
+    images, labels, indices, _, _ = batch
     return Batch(images[1:], labels[1:], indices[1:], Mix(images[:1], labels[:-1], draw))
 
 
@@ -219,7 +262,7 @@ class EvalBatches:
         rows[: len(self.split)] = torch.arange(len(self.split))
         mine = rows.view(layout)[:, self.shard.rank]
         samples = _Samples(self.split, Augmentation(), seed=0, epoch=0, pixels=self.pixels)
-        return iter(_loader(samples, mine, self.num_workers, self.pin_memory))
+        return iter(_loader(samples, mine.tolist(), self.num_workers, self.pin_memory))
 
 
 @dataclass(frozen=True)
@@ -253,11 +296,13 @@ class _Samples(Dataset[Batch]):
         return Batch(images, labels, indices)
 
 
-def _loader(samples: _Samples, rows: Tensor, num_workers: int, pin_memory: bool) -> DataLoader:
-    """A loader that yields one batch for each line of ``rows`` [batches, b]."""
+def _loader(
+    samples: _Samples, rows: list[list[int]], num_workers: int, pin_memory: bool
+) -> DataLoader:
+    """A loader that yields one batch for each line of ``rows``."""
     return DataLoader(
         samples,
-        batch_sampler=rows.tolist(),
+        batch_sampler=rows,
         collate_fn=_as_is,
         num_workers=num_workers,
         pin_memory=pin_memory,

@@ -16,6 +16,7 @@ from vit_colossal.data.streams import StreamedSource, read_streams
 from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.plan.trainer_cut import trainer_cut
 
 if TYPE_CHECKING:
     from vit_colossal.config.reading import TrainConfig
@@ -85,6 +86,8 @@ def train_batches(
         num_workers=loader_workers(config, busy=on_cuda and augmentation.active) if pixels else 0,
         pin_memory=on_cuda,
         pixels=pixels,
+        trainer=trainer_cut(config),
+        full=plan.dims.pp > 1,
     )
 
 

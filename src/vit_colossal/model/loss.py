@@ -12,8 +12,9 @@ def criterion(
     smoothing: float = 0.0,
     partners: Tensor | None = None,
     weight: float = 1.0,
+    total: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy in fp32.
+    """Mean cross-entropy in fp32; labels of -100 do not count.
 
     Labels stay indices: the cross-entropy with ``weight`` of one label and ``1 - weight`` of
     another is the weighted sum of the two. (Given labels as probabilities, the model would take
@@ -26,8 +27,12 @@ def criterion(
             arXiv:1512.00567).
         partners: int64 [B], the labels that are mixed in.
         weight: share of ``labels``.
+        total: divide the sum by this count, on the device, rather than by that of the labels;
+            nothing is mixed then.
     """
     logits = logits.float()
+    if total is not None:
+        return cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing) / total
     own = cross_entropy(logits, labels, label_smoothing=smoothing)
     if partners is None:
         return own

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
 from transformers.trainer_pt_utils import get_parameter_names
 
 from vit_colossal.config.reading import TrainConfig
+from vit_colossal.model.fused_adamw import FusedAdamW
 from vit_colossal.plan.weight_names import named_weights, published
 
 #: transformers' names of the schedules.
@@ -73,13 +74,16 @@ def parameter_groups(model: ViTForImageClassification, config: TrainConfig) -> l
 def adamw(groups: list[dict[str, Any]], config: TrainConfig, device: str) -> Optimizer:
     """PyTorch's AdamW of :func:`parameter_groups`.
 
-    Fused on CUDA; on the CPU the operations of its plain loop over tensors, where every plugin then
-    rounds alike.
+    Fused on CUDA, and where Trainer's run is imitated, which has it so; else on the CPU the
+    operations of its plain loop over tensors, where every plugin then rounds alike.
     """
+    betas = (config.adam_beta1, config.adam_beta2)
+    if device == "cpu" and config.order == "transformers":
+        return FusedAdamW(groups, betas=betas, eps=config.adam_eps)
     # On the CPU lists of tensors round as single ones do. PyTorch's fused kernel is twice as fast,
     # but rounds the elements that fill no whole vector otherwise: an element's bits then depend on
     # where a shard begins and ends (torch 2.5.1 and 2.14.1; tests/unit/model/test_optim.py).
-    fused, betas = device == "cuda", (config.adam_beta1, config.adam_beta2)
+    fused = device == "cuda"
     return AdamW(groups, betas=betas, eps=config.adam_eps, fused=fused, foreach=not fused)
 
 

@@ -29,6 +29,8 @@ class ParityConfig(TrainConfig):
         if self.batch_size is not None:
             # It would be another global batch for each number of replicas.
             raise ConfigError(["--batch-size: parity compares one batch: use --global-batch-size"])
+        if self.order is not None:
+            raise ConfigError(["--order: parity compares all subjects in its own order: drop it"])
         defaults: dict[str, Any] = {"nproc": None, "output_dir": None}
         if self.max_steps is None and self.epochs is None:
             defaults["max_steps"] = 50

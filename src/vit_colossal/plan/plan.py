@@ -22,6 +22,7 @@ from vit_colossal.plan.problems import (
     plugin_problems,
     refuses_fp32,
 )
+from vit_colossal.plan.trainer_cut import order_problems, trainer_cut
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def make_plan(
         )
     except ConfigError as error:
         problems += error.problems
-    problems += [*augmentation_problems(config), *freeze_problems(config, spec)]
+    problems += augmentation_problems(config)
+    problems += [*freeze_problems(config, spec), *order_problems(config)]
     if problems or plan is None:
         raise ConfigError(problems)
     return RunPlan(config, device, spec, dims, plan, tuple(notes))
@@ -124,6 +126,13 @@ def check_data(plan: RunPlan, num_train: int, num_eval: int) -> None:
 def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
     """Optimizer steps of a whole run, which its schedule spans."""
     return config.max_steps or (config.epochs or 1) * steps_per_epoch
+
+
+def steps_per_epoch(config: TrainConfig, num_train: int) -> int:
+    """Optimizer steps of one epoch of a resolved configuration."""
+    cut = trainer_cut(config)
+    batch = config.global_batch_size or num_train
+    return num_train // batch if cut is None else cut.steps_per_epoch(num_train)
 
 
 def fit_batch(plan: RunPlan, asked: TrainConfig, num_train: int) -> RunPlan:

@@ -87,6 +87,14 @@ class Engine(Boosted):
         """All pieces of the training state that this rank holds."""
         return list(self.strategy.parts(self))
 
+    @property
+    def torch_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer inside ColossalAI's wrappers."""
+        optimizer = self.optimizer
+        while not isinstance(optimizer, torch.optim.Optimizer):
+            optimizer = optimizer.optim
+        return optimizer
+
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images [B, 3, H, W] to normalized fp32 on the device; the plugin casts further."""
         images = images.to(self.device, non_blocking=True)
@@ -139,7 +147,7 @@ def build_engine(
     plugin, mixed_precision = strategy.plugin(plan)
     booster = Booster(plugin=plugin, mixed_precision=mixed_precision)
     boosted, optimizer, _, _, schedule = booster.boost(model, optimizer, lr_scheduler=schedule)
-    return Engine(
+    engine = Engine(
         plan=plan,
         device=device,
         booster=booster,
@@ -151,3 +159,5 @@ def build_engine(
         schedule=schedule,
         preprocessing=preprocessing,
     )
+    strategy.settle(engine)
+    return engine

@@ -23,7 +23,7 @@ from vit_colossal.strategies.parts import Part
 from vit_colossal.strategies.precision import INITIAL_LOSS_SCALE
 from vit_colossal.strategies.strategy import Boosted, StageInputs, Strategy
 from vit_colossal.strategies.vit_policy import ViTPolicy
-from vit_colossal.strategies.zero import gather_shards, shard_of
+from vit_colossal.strategies.zero import gather_shards, shard_of, tell_places
 
 
 class Hybrid(Strategy):
@@ -86,6 +86,10 @@ class Hybrid(Strategy):
         if isinstance(optimizer, MixedPrecisionOptimizer):
             master = optimizer.working_to_master_map[parameter]
         return Part(name, master, master, parameter, tp_dim)
+
+    def settle(self, boosted: Boosted) -> None:
+        if isinstance(boosted.optimizer, LowLevelZeroOptimizer):
+            tell_places(boosted.optimizer)
 
     def refresh(self, boosted: Boosted) -> None:
         optimizer = boosted.optimizer

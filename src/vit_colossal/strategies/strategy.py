@@ -83,6 +83,9 @@ class Strategy(ABC):
         """Which implementation of the optimizer runs, in words."""
         return "AdamW (torch, fused)" if device == "cuda" else "AdamW (torch)"
 
+    def settle(self, boosted: Boosted) -> None:  # noqa: B027 - nothing is left to do here
+        """Finish what boosting has made, before the first step."""
+
     def update(self, boosted: Boosted) -> torch.Tensor | float | None:
         """Clip and update; the gradient norm before clipping, None where nothing is clipped."""
         boosted.optimizer.step()

@@ -11,6 +11,7 @@ from colossalai.booster.mixed_precision import MixedPrecision
 from colossalai.booster.plugin.plugin_base import Plugin
 from colossalai.zero.low_level import LowLevelZeroOptimizer
 
+from vit_colossal.model.fused_adamw import FusedAdamW, Place
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.runtime.transfers import ZeroPlugin
 from vit_colossal.strategies.parts import Part
@@ -40,6 +41,9 @@ class Zero1(Strategy):
     ) -> Part:
         return shard_of(boosted.optimizer, name, parameter, tp_dim)
 
+    def settle(self, boosted: Boosted) -> None:
+        tell_places(boosted.optimizer)
+
     def refresh(self, boosted: Boosted) -> None:
         gather_shards(boosted.optimizer)
 
@@ -64,6 +68,15 @@ def shard_of(
     # The last shards are padded to equal lengths; the padding is nobody's state.
     length = max(0, min(shard.numel(), parameter.numel() - start))
     return Part(name, shard[:length], shard, parameter, tp_dim, start)
+
+
+def tell_places(optimizer: LowLevelZeroOptimizer) -> None:
+    """Let an optimizer that has to know it see where the shards lie in their parameters."""
+    if isinstance(optimizer.optim, FusedAdamW):
+        for working in optimizer.param_to_pg:
+            part = shard_of(optimizer, "", working, None)
+            place = Place(part.start or 0, working.numel())
+            optimizer.optim.places[id(part.owner)] = place
 
 
 def gather_shards(optimizer: LowLevelZeroOptimizer) -> None:

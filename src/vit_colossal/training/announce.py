@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from vit_colossal.model.fused_adamw import FusedAdamW
 from vit_colossal.model.vit import flops_per_image
 from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.runtime.kernels import kernels_in_use
@@ -43,13 +44,12 @@ def announce(job: Job, memory: StateMemory) -> None:
         layout += f", pipeline idle share {idle:.1%}"
     logger.info("layout: %s", layout)
     logger.info("%s", plan.batches)
-    dropped = len(data.train) % plan.batches.global_batch
     logger.info(
-        "%d steps in %d epochs of %d; %d images sit out each epoch, others each time",
+        "%d steps in %d epochs of %d; %s",
         job.total_steps,
         job.epochs,
         job.steps_per_epoch,
-        dropped,
+        _order(job),
     )
     logger.info("augmentation: %s", _augmentation(job))
     logger.info("training: %s", _training(job))
@@ -61,6 +61,19 @@ def _first_labels(labels: tuple[str, ...]) -> str:
     rest = len(labels) - _LABELS_SHOWN
     more = f" and {rest} more" if rest > 0 else ""
     return ", ".join(printable(shown(label)) for label in labels[:_LABELS_SHOWN]) + more
+
+
+def _order(job: Job) -> str:
+    """What becomes of the images that fill no global batch."""
+    count, cut = len(job.data.train), job.train_batches.trainer
+    if cut is None:
+        dropped = count % job.plan.batches.global_batch
+        return f"{dropped} images sit out each epoch, others each time"
+    again = cut.repeated(count)
+    return (
+        f"in the order of transformers.Trainer on {cut}: the last has {cut.last_step(count)} images"
+        + (f", {again} of them for the second time" if again else "")
+    )
 
 
 def _augmentation(job: Job) -> str:
@@ -86,4 +99,6 @@ def _training(job: Job) -> str:
 def kernels(job: Job) -> tuple[str, str]:
     """The implementations in use: ColossalAI's own where they load, PyTorch's elsewhere."""
     optimizer = job.engine.strategy.optimizer_kernel(job.plan.device.kind)
+    if isinstance(job.engine.torch_optimizer, FusedAdamW):
+        optimizer = "AdamW (torch, fused)"
     return kernels_in_use()["attention"], optimizer

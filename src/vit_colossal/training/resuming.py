@@ -18,7 +18,7 @@ from vit_colossal.model.processor import build_processor
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint, Segment
 from vit_colossal.plan.model_spec import PRESETS, ModelSpec, read_spec
-from vit_colossal.plan.plan import RunPlan, total_steps
+from vit_colossal.plan.plan import RunPlan, steps_per_epoch, total_steps
 from vit_colossal.rundir.data_record import (
     DataRecord,
     data_differences,
@@ -123,7 +123,7 @@ def continued(plan: RunPlan, data: RunData, origin: Origin) -> RunPlan:
     before = origin.segments[-1].settings if origin.segments else now
     found = changes(before, now)
     _refuse_another_run(plan, data, origin, found)
-    step, per_epoch = origin.checkpoint.step, len(data.train) // plan.batches.global_batch
+    step, per_epoch = origin.checkpoint.step, steps_per_epoch(plan.config, len(data.train))
     total = total_steps(plan.config, per_epoch)
     if total < step:
         raise ConfigError([_too_few(plan.config, origin, per_epoch)])

@@ -57,7 +57,9 @@ def _accumulate(engine: Engine, batches: list[Batch]) -> torch.Tensor:
             logits = engine.model(pixel_values=pixels(engine, batch)).logits
             labels = batch.labels.to(engine.device, non_blocking=True)
             [partners] = _partners(engine, batch, len(labels))
-            loss = _loss(engine, batch, logits, labels, partners) / len(batches)
+            loss = _loss(engine, batch, logits, labels, partners)
+            if batch.step_size is None:
+                loss = loss / len(batches)
             engine.booster.backward(loss, engine.optimizer)
         total += loss.detach()
     return total
@@ -93,5 +95,12 @@ def _loss(
     labels: torch.Tensor,
     partners: torch.Tensor | None,
 ) -> torch.Tensor:
+    smoothing = engine.plan.config.label_smoothing or 0.0
+    if batch.step_size is not None:
+        # As Trainer does (`compute_loss`): each image counts alike, however the step is cut; the
+        # gradients of the replicas are averaged, and the schedule divides by its micro-batches.
+        total = logits.new_full((), batch.step_size, dtype=torch.float32)
+        parts = engine.dims.dp * engine.plan.batches.num_microbatches
+        return criterion(logits, labels, smoothing, total=total) * parts
     weight = 1.0 if batch.mix is None else batch.mix.draw.weight
-    return criterion(logits, labels, engine.plan.config.label_smoothing or 0.0, partners, weight)
+    return criterion(logits, labels, smoothing, partners, weight)

@@ -189,6 +189,29 @@ REFUSED = {
         {"cutmix": 0.2, "batch_size": 1},
         ["--cutmix", "--global-batch-size 2"],
     ),
+    "Trainer's order on nobody knows how many": (
+        1,
+        {"order": "transformers"},
+        ["--order transformers needs --order-processes"],
+    ),
+    "processes of no Trainer": (
+        1,
+        {"order_processes": 2},
+        ["--order-processes 2 has no effect", "--order transformers"],
+    ),
+    "a batch that Trainer's processes do not share": (
+        1,
+        {
+            **{"order": "transformers", "order_processes": 3, "grad_accumulation": 2},
+            "global_batch_size": 16,
+        },
+        ["--global-batch-size 16", "--order-processes 3 x --grad-accumulation 2"],
+    ),
+    "Trainer mixes nothing": (
+        1,
+        {"order": "transformers", "order_processes": 1, "mixup": 0.2},
+        ["--mixup is nothing that Trainer does"],
+    ),
     "more frozen layers than there are": (1, {"freeze_layers": 5}, ["--freeze-layers 5", "has 4"]),
     "frozen twice": (
         1,

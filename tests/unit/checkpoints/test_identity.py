@@ -32,6 +32,8 @@ MAY_CHANGE = {
 #: A value that differs from the default, of those that have to agree.
 OTHER: dict[str, Any] = {
     "global_batch_size": 32,
+    "order": "transformers",
+    "order_processes": 2,
     "weight_decay": 0.0,  # one parameter group instead of two
     "decay_all": True,
     "freeze": "backbone",
@@ -55,9 +57,26 @@ def test_every_setting_of_the_recipe_has_to_agree_or_may_change() -> None:
     assert not MAY_CHANGE & OTHER.keys()
 
 
+#: What a setting needs beside it.
+BESIDE: dict[str, Any] = {
+    "order": {"order_processes": 1},
+    "order_processes": {"order": "transformers"},
+}
+
+
 @pytest.mark.parametrize("name", OTHER)
 def test_another_value_is_another_run(name: str) -> None:
-    assert identity(plan(**{name: OTHER[name]}), DATA) != identity(plan(), DATA)
+    other = plan(**{name: OTHER[name], **BESIDE.get(name, {})})
+    assert identity(other, DATA) != identity(plan(), DATA)
+
+
+def test_trainer_s_order_is_told_by_its_processes_and_its_accumulation() -> None:
+    runs = [
+        plan(order="transformers", order_processes=n, grad_accumulation=a)
+        for n, a in ((1, 1), (2, 1), (1, 2))
+    ]
+    orders = {identity(run, DATA)["order"] for run in runs}
+    assert len(orders) == 3
 
 
 PIPELINE = {"plugin": "hybrid", "pp": 2, "global_batch_size": 16}

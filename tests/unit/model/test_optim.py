@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from vit_colossal.model.fused_adamw import FusedAdamW, Place
+
 STEPS = 20
 
 
@@ -38,3 +40,33 @@ def test_the_fused_kernel_s_bits_depend_on_the_shards() -> None:
         torch.equal(_second_moments(pieces, fused=True), whole)
         for pieces in ((500, 500), (334, 334, 332), (250, 250, 250, 250))
     )
+
+
+@pytest.mark.parametrize("count", [10, 31, 500, 1000, 1003])
+@pytest.mark.parametrize("shards", [1, 2, 3, 5])
+def test_pieces_that_know_their_place_get_the_bits_of_the_whole(count: int, shards: int) -> None:
+    """Weights and moments alike; the last shards are padded, as ZeRO's are."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(count, generator=generator)
+    gradients = torch.randn(STEPS, count, generator=generator)
+    length = -(-count // shards)
+
+    def padded(values: torch.Tensor) -> list[torch.Tensor]:
+        return list(torch.cat([values, torch.zeros(shards * length - count)]).split(length))
+
+    whole = torch.nn.Parameter(weights.clone())
+    plain = torch.optim.AdamW([whole], lr=1e-3, weight_decay=0.1, fused=True)
+    pieces = [torch.nn.Parameter(piece.clone()) for piece in padded(weights)]
+    groups = [{"params": pieces, "lr": 1e-3, "weight_decay": 0.1}]
+    ours = FusedAdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+    ours.places = {id(p): Place(i * length, count) for i, p in enumerate(pieces)}
+    for gradient in gradients:
+        whole.grad = gradient.clone()
+        for piece, part in zip(pieces, padded(gradient), strict=True):
+            piece.grad = part.clone()
+        plain.step()
+        ours.step()
+    assert torch.equal(torch.cat([p.detach() for p in pieces])[:count], whole.detach())
+    for moment in ("exp_avg", "exp_avg_sq"):
+        found = torch.cat([ours.state[p][moment] for p in pieces])
+        assert torch.equal(found[:count], plain.state[whole][moment])

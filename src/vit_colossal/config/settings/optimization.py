@@ -63,5 +63,11 @@ class OptimizationSettings(Settings):
     (where --keep-best has kept them)."""
     save_best_model: bool = False
     """End with the weights of the best evaluation instead of the last ones."""
+    order: Literal["transformers"] | None = None
+    """Train on the batches of a transformers.Trainer run, in its order and with its optimizer;
+    default an order of our own, in which each epoch leaves out what fills no global batch."""
+    order_processes: int | None = Field(None, ge=1)
+    """The number of processes of that Trainer run, whatever the number here: its batches depend on
+    it. Part of what makes a run, with --grad-accumulation, its gradient_accumulation_steps."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seeds the weights of a new head or model, the order and the augmentation."""
