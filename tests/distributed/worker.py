@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 
 from vit_colossal.checkpoints.weights import gather_weights
 from vit_colossal.config.reading import load_config
-from vit_colossal.data.cache import CachedSplit
 from vit_colossal.data.loaders import EvalBatches
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.parity.recorder import StepRecorder
 from vit_colossal.rundir.metrics import NullReporter
 from vit_colossal.runtime.group import Topology, in_group

@@ -13,6 +13,7 @@ import pytest
 
 from launching import ROOT, Finished, environment, run
 from vit_colossal.cli import main
+from vit_colossal.data import cache_entry
 
 #: Three epochs on the digits: about 93 % right.
 SHORT = ("--dataset", "digits", "--model", "vit-micro", "--device", "cpu", "--seed", "1")
@@ -75,14 +76,18 @@ def test_a_learning_rate_of_zero_is_exit_code_3(tmp_path: Path) -> None:
 
 
 def test_shuffled_labels_are_exit_code_3(tmp_path: Path, against: tuple[str, ...]) -> None:
-    """A fault between the data, whose fingerprint is right, and the training."""
+    """A fault between the data, whose fingerprint is right, and the training: in what builds it."""
     cache = tmp_path / "cache"
     shutil.copytree(os.environ["VIT_COLOSSAL_CACHE"], cache)
     shuffled = 0
     for path in cache.glob("*/labels.npy"):
         labels = np.load(path)
         if len(labels) == 1437:
-            np.save(path, np.random.RandomState(0).permutation(labels))
+            labels = np.random.RandomState(0).permutation(labels)
+            np.save(path, labels)
+            meta = json.loads((path.parent / "meta.json").read_text())
+            meta["sha256"] = cache_entry._seal(meta, labels, np.load(path.parent / "checksums.npy"))
+            (path.parent / "meta.json").write_text(json.dumps(meta))
             shuffled += 1
     assert shuffled
     finished = train(tmp_path / "run", *against, cache=cache)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vit_colossal.bench.case import BenchCase
-from vit_colossal.data.cache import CachedSplit
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.prepare import RunData
 from vit_colossal.model.processor import build_processor, preprocessing_of
 from vit_colossal.model.vit import build_model

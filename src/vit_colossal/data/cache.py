@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from vit_colossal.data.cache_entry import Decode, open_entry, write_header, write_index
 from vit_colossal.data.decoding import POLICY_VERSION, BadImage, Row, decode_rows
+from vit_colossal.data.pixels import CachedSplit, LazyImages, checksum
 from vit_colossal.data.sources.images import undecoded
 from vit_colossal.data.sources.problems import listed
 from vit_colossal.errors import DataError
@@ -29,39 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CHUNK = 256
-
-
-class Pixels(Protocol):
-    """What is asked of images: an array, or something that decodes like one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[N, 3, H, W]."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, places: Any, /) -> np.ndarray: ...
-
-    def __array__(self) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class CachedSplit:
-    """A split's pixels and labels.
-
-    Attributes:
-        images: uint8 [N, 3, H, W]; mapped from disk and read-only, so that the processes of a
-            machine share one copy in memory.
-        labels: int64 [N].
-        bad: The samples that were left out, as they cannot be decoded.
-    """
-
-    images: Pixels
-    labels: np.ndarray
-    bad: tuple[BadImage, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -118,7 +89,15 @@ def prepare_images(
     """
     entry = options.entry(key, image_column, label_column)
     rows = rows_of(dataset, image_column, label_column)
-    return prepare_rows(entry, rows, len(dataset), options)
+    decode = partial(_decode_one, LazyImages(dataset, image_column, options.preprocessing))
+    return prepare_rows(entry, rows, len(dataset), options, decode=decode)
+
+
+def _decode_one(images: LazyImages, bad: Sequence[BadImage], number: int) -> np.ndarray:
+    """An image by its place among the good ones."""
+    left_out = {image.number for image in bad}
+    good = (row for row in range(len(images)) if row not in left_out)
+    return images[next(itertools.islice(good, number, None))]
 
 
 def prepare_rows(
@@ -127,6 +106,7 @@ def prepare_rows(
     count: int | None,
     options: CacheOptions,
     more: dict[str, Any] | None = None,
+    decode: Decode | None = None,
 ) -> CachedSplit:
     """Return what is kept at ``entry``, building it first unless some process already did.
 
@@ -138,6 +118,7 @@ def prepare_rows(
         count: How many there are, if that is known.
         options: How to decode.
         more: What else to write into ``meta.json``, filled while the rows are read.
+        decode: Decodes one image again, should its bytes be damaged.
 
     Returns:
         The split, mapped from the cache.
@@ -146,13 +127,15 @@ def prepare_rows(
         DataError: Images cannot be decoded and are not to be skipped, or none can; or the cache
             cannot be written.
     """
-    split = _open(entry)
+    split, _ = open_entry(entry, decode)
     if split is None:
         with locked(entry):
-            split = _open(entry)
+            split, damage = open_entry(entry, decode)
+            if damage:
+                logger.warning("rebuilding the damaged image cache %s (%s)", entry, damage)
             if split is None:
                 _build(entry, rows(), count, options, {} if more is None else more)
-                split = _open(entry)
+                split, _ = open_entry(entry, decode)
     if split is None:
         raise DataError([_unwritable(entry, "damaged right after it was written")])
     refuse_bad(split.bad, len(split) + len(split.bad), options)
@@ -211,22 +194,6 @@ def _unwritable(entry: Path, reason: str) -> str:
     )
 
 
-def _open(entry: Path) -> CachedSplit | None:
-    """The finished cache entry; None if it is absent or damaged."""
-    try:
-        images = np.load(entry / "images.npy", mmap_mode="r")
-        labels = np.load(entry / "labels.npy")
-        meta = json.loads((entry / "meta.json").read_text())
-        bad = tuple(BadImage(*image) for image in meta.get("bad", ()))
-        whole = list(images.shape) == meta["shape"] and len(labels) == len(images)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        logger.warning("rebuilding the damaged image cache %s (%s)", entry, error)
-        return None
-    return CachedSplit(images, labels, bad) if whole else None
-
-
 def _build(
     entry: Path,
     chunks: Iterable[list[Row]],
@@ -237,25 +204,21 @@ def _build(
     """Write the entry beside its place and rename it, so that it is complete or absent."""
     _announce(entry, count, options)
     # A process that died while building leaves these behind; the lock says that it is gone.
-    partial = entry.with_suffix(".partial")
-    for leftover in (partial, entry):
+    unfinished = entry.with_suffix(".partial")
+    for leftover in (unfinished, entry):
         if leftover.exists():
             shutil.rmtree(leftover)
-    partial.mkdir()
+    unfinished.mkdir()
     try:
-        with progress_bar(count, options) as bar, (partial / "images.npy").open("wb") as stream:
-            labels, bad = _write_images(stream, chunks, options, bar)
+        with progress_bar(count, options) as bar, (unfinished / "images.npy").open("wb") as stream:
+            labels, checksums, bad = _write_images(stream, chunks, options, bar)
             stream.flush()
             os.fsync(stream.fileno())
         refuse_bad(bad, len(labels) + len(bad), options)
-        np.save(partial / "labels.npy", np.array(labels, dtype=np.int64))
-        how = options.preprocessing
-        shape = [len(labels), 3, *how.size]
-        meta = {"shape": shape, "resample": how.resample, "policy": POLICY_VERSION}
-        (partial / "meta.json").write_text(json.dumps({**meta, "bad": bad, **more}) + "\n")
-        partial.rename(entry)
+        write_index(unfinished, labels, checksums, {"bad": bad, **more}, options.preprocessing)
+        unfinished.rename(entry)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _announce(entry: Path, count: int | None, options: CacheOptions) -> None:
@@ -276,11 +239,12 @@ def _announce(entry: Path, count: int | None, options: CacheOptions) -> None:
 
 def _write_images(
     stream: IO[bytes], chunks: Iterable[list[Row]], options: CacheOptions, bar: Any
-) -> tuple[list[int], list[BadImage]]:
-    """Decode on all cores and write in order; returns the labels, and what was left out."""
+) -> tuple[list[int], list[int], list[BadImage]]:
+    """Decode on all cores and write in order; returns labels, checksums, and what was left out."""
     # Plain writes and not a mapped file: on a full disk a write raises, a mapped page kills.
-    _write_header(stream, 0, options.preprocessing.size)
+    write_header(stream, 0, options.preprocessing.size)
     labels: list[int] = []
+    checksums: list[int] = []
     bad: list[BadImage] = []
     with ThreadPoolExecutor() as pool:
         for rows in chunks:
@@ -291,13 +255,7 @@ def _write_images(
                 else:
                     stream.write(image.tobytes())
                     labels.append(row.label)
+                    checksums.append(checksum(image))
             bar.update(len(rows))
-    _write_header(stream, len(labels), options.preprocessing.size)
-    return labels, bad
-
-
-def _write_header(stream: IO[bytes], count: int, size: tuple[int, int]) -> None:
-    """Write, or write again: NumPy leaves room for the first dimension to grow."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, *size)}
-    stream.seek(0)
-    np.lib.format.write_array_header_1_0(stream, header)
+    write_header(stream, len(labels), options.preprocessing.size)
+    return labels, checksums, bad

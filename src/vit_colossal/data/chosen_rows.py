@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
 
-from vit_colossal.data.cache import CachedSplit, Pixels
+from vit_colossal.data.pixels import CachedSplit, Pixels, images_digest
 
 
 class ChosenImages:
@@ -24,6 +25,12 @@ class ChosenImages:
     def shape(self) -> tuple[int, ...]:
         """[M, 3, H, W]."""
         return (len(self._rows), *self._images.shape[1:])
+
+    @property
+    def digest(self) -> str:
+        """See `images_digest`; of all images and which of them."""
+        whole = images_digest(self._images)
+        return hashlib.sha256(whole.encode() + self._rows.astype("<i8").tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -6,20 +6,13 @@ import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vit_colossal.data.cache import (
-    CachedSplit,
-    CacheOptions,
-    locked,
-    progress_bar,
-    refuse_bad,
-    rows_of,
-)
-from vit_colossal.data.decoding import BadImage, Row, decode_rows
-from vit_colossal.data.sources.images import undecoded
+from vit_colossal.data.cache import CacheOptions, locked, progress_bar, refuse_bad, rows_of
+from vit_colossal.data.decoding import BadImage, decode_rows
+from vit_colossal.data.pixels import CachedSplit, LazyImages, checksum, digest_of
 
 if TYPE_CHECKING:
     import datasets
@@ -27,48 +20,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class LazyImages:
-    """Stands in for the cache's array, with the same pixels bit for bit."""
+class _Outcome(NamedTuple):
+    """What decoding every image once has told: the bad ones, and the digest of the others."""
 
-    def __init__(self, dataset: datasets.Dataset, image_column: str, options: CacheOptions) -> None:
-        self._rows = undecoded(dataset, image_column, dataset.features[image_column])
-        self._column = image_column
-        self._how = options.preprocessing
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[N, 3, H, W]."""
-        return (len(self._rows), 3, *self._how.size)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
-
-    def __getitem__(self, places: Any) -> np.ndarray:
-        """Decode some images.
-
-        Args:
-            places: A number, a slice, or an array of numbers from 0 to N - 1.
-
-        Returns:
-            uint8 [3, H, W] for a number, else [B, 3, H, W].
-
-        Raises:
-            OSError: A file has been changed or removed since it was checked.
-        """
-        if isinstance(places, int | np.integer):
-            return self[[int(places)]][0]
-        numbers = np.arange(len(self))[places].tolist()
-        encoded = self._rows[numbers][self._column]
-        rows = [Row(*row, 0) for row in zip(numbers, encoded, strict=True)]
-        images = np.empty((len(rows), 3, *self._how.size), np.uint8)
-        for place, image in enumerate(decode_rows(rows, self._how)):
-            if isinstance(image, BadImage):
-                raise OSError(f"cannot be decoded any more: {image}")
-            images[place] = image
-        return images
+    bad: list[BadImage]
+    digest: str
 
 
 def check_images(
@@ -97,41 +53,49 @@ def check_images(
             cannot be written.
     """
     place = options.entry(key, image_column, label_column).with_suffix(".checked.json")
-    bad = _recall(place)
-    if bad is None:
+    outcome = _recall(place)
+    if outcome is None:
         with locked(place):
-            bad = _recall(place)
-            if bad is None:
-                bad = _find_bad(dataset, image_column, label_column, options)
-                refuse_bad(bad, len(dataset), options)
+            outcome = _recall(place)
+            if outcome is None:
+                outcome = _decode_once(dataset, image_column, label_column, options)
+                refuse_bad(outcome.bad, len(dataset), options)
                 partial = place.with_suffix(".partial")
-                partial.write_text(json.dumps({"bad": bad}) + "\n")
+                partial.write_text(json.dumps(outcome._asdict()) + "\n")
                 partial.rename(place)
+    bad = outcome.bad
     refuse_bad(bad, len(dataset), options)
     left_out = {image.number for image in bad}
     if left_out:
         dataset = dataset.select([i for i in range(len(dataset)) if i not in left_out])
     labels = np.array(dataset.select_columns([label_column])[:][label_column], dtype=np.int64)
-    return CachedSplit(LazyImages(dataset, image_column, options), labels, tuple(bad))
+    images = LazyImages(dataset, image_column, options.preprocessing, outcome.digest)
+    return CachedSplit(images, labels, tuple(bad))
 
 
-def _recall(place: Path) -> list[BadImage] | None:
+def _recall(place: Path) -> _Outcome | None:
     try:
-        return [BadImage(*image) for image in json.loads(place.read_text())["bad"]]
+        values = json.loads(place.read_text())
+        return _Outcome([BadImage(*image) for image in values["bad"]], str(values["digest"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _find_bad(
+def _decode_once(
     dataset: datasets.Dataset, image_column: str, label_column: str, options: CacheOptions
-) -> list[BadImage]:
+) -> _Outcome:
     logger.info(
         "checking %s images, which --no-cache decodes again in training", f"{len(dataset):,}"
     )
     bad: list[BadImage] = []
+    checksums: list[int] = []
     with ThreadPoolExecutor() as pool, progress_bar(len(dataset), options) as bar:
         for rows in rows_of(dataset, image_column, label_column)():
             decoded = decode_rows(rows, options.preprocessing, pool)
-            bad += [image for image in decoded if isinstance(image, BadImage)]
+            for image in decoded:
+                if isinstance(image, BadImage):
+                    bad.append(image)
+                else:
+                    checksums.append(checksum(image))
             bar.update(len(rows))
-    return bad
+    return _Outcome(bad, digest_of(checksums))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vit_colossal.data.cache import CachedSplit
 from vit_colossal.data.mixing import Draw, Mix, Mixing
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.trainer_order import trainer_steps
 from vit_colossal.data.transforms import Augmentation, augment, stable_seed
 from vit_colossal.errors import DataError

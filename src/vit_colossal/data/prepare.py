@@ -8,8 +8,9 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
+from vit_colossal.data.cache import CacheOptions, prepare_images
 from vit_colossal.data.lazy import check_images
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.sources.request import SourceRequest, default_cache_root
 from vit_colossal.data.sources.source import ImageSource, choose, load
 from vit_colossal.data.streams import StreamedSource, read_streams
@@ -217,11 +218,19 @@ def decode_split(
     """
     if isinstance(source, StreamedSource):
         split: CachedSplit = getattr(source, name)
-        return split
-    options = replace(options, split="training" if name == "train" else name)
-    columns = source.image_column, source.label_column
-    prepare = prepare_images if config.cache else check_images
-    return prepare(getattr(source, name), *columns, _key(source, name), options)
+    else:
+        options = replace(options, split="training" if name == "train" else name)
+        columns = source.image_column, source.label_column
+        prepare = prepare_images if config.cache else check_images
+        split = prepare(getattr(source, name), *columns, _key(source, name), options)
+    outside = split.labels[(split.labels < 0) | (split.labels >= len(source.labels))]
+    if outside.size:
+        raise DataError(
+            [
+                f"{name} split: label {outside[0]}, and there are names for 0 to {len(source.labels) - 1}"
+            ]
+        )
+    return split
 
 
 def _decode_both(

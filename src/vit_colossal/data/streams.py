@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_rows
+from vit_colossal.data.cache import CacheOptions, prepare_rows
 from vit_colossal.data.chosen_rows import choose_rows
+from vit_colossal.data.pixels import META, CachedSplit
 from vit_colossal.data.sources.chosen import ChosenData
 from vit_colossal.data.sources.columns import find_columns, flat_features, is_plain, is_text
 from vit_colossal.data.sources.images import mostly_encoded, undecoded
@@ -162,7 +163,7 @@ class _Reader:
         )
         split = prepare_rows(entry, chunks, count, self.options, more)
         # Which label a row has was kept as the place of its value in `values`.
-        values = json.loads((entry / "meta.json").read_text())["values"]
+        values = json.loads((entry / META).read_text())["values"]
         cells = [values[place] for place in _in_order(split)]
         labels = read_labels(features[column], cells, column, name, training=training)
         if self.labels is None:

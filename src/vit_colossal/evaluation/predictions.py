@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vit_colossal.data.cache import Pixels
+from vit_colossal.data.pixels import Pixels
 from vit_colossal.plan.run_folder import PREDICTIONS, THUMBNAILS
 
 #: Pictures kept of each kind, and their longest side in pixels.

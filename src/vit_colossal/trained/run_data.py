@@ -10,7 +10,8 @@ import numpy as np
 
 from vit_colossal.config.settings.data import DataSettings
 from vit_colossal.config.train_config import TrainConfig
-from vit_colossal.data.cache import CachedSplit, CacheOptions
+from vit_colossal.data.cache import CacheOptions
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.prepare import open_data, source_request
 from vit_colossal.data.sources.columns import column_values
 from vit_colossal.data.sources.source import ImageSource

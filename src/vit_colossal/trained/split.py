@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vit_colossal.config.train_config import TrainConfig
-from vit_colossal.data.cache import CachedSplit, CacheOptions
+from vit_colossal.data.cache import CacheOptions
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.prepare import cache_options, decode_split, open_data, source_request
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.errors import ConfigError, DataError

@@ -17,8 +17,9 @@ from PIL import Image
 from transformers import AutoImageProcessor, ViTImageProcessorPil
 
 from vit_colossal.data import cache
-from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
+from vit_colossal.data.cache import CacheOptions, prepare_images
 from vit_colossal.data.decoding import to_rgb
+from vit_colossal.data.pixels import CacheDamaged, CachedSplit, images_digest
 from vit_colossal.data.sources.request import default_cache_root
 from vit_colossal.data.transforms import normalize
 from vit_colossal.errors import DataError
@@ -175,22 +176,23 @@ def test_the_processor_that_is_saved_gives_these_pixels_by_its_pil_backend(
     pil = AutoImageProcessor.from_pretrained(tmp_path / "model", backend="pil")
     assert np.array_equal(split.images, levels(pil, images))
     other = levels(AutoImageProcessor.from_pretrained(tmp_path / "model"), images)
-    assert np.abs(split.images.astype(int) - other).max() in (1, resample - 1)
+    assert np.abs(split.images[:].astype(int) - other).max() in (1, resample - 1)
 
 
 def test_a_split_is_a_read_only_map_in_the_order_of_the_rows(tmp_path: Path) -> None:
     count = 2 * cache._CHUNK + 3
     shades = [Image.new("RGB", (4, 4), (i % 256, i // 256, 0)) for i in range(count)]
     split = prepare(tmp_path, shades, how=Preprocessing((2, 3)))
-    assert isinstance(split.images, np.memmap)
-    assert (split.images.dtype, split.images.shape) == (np.uint8, (count, 3, 2, 3))
-    assert split.images[:, 0, 0, 0].tolist() == [i % 256 for i in range(count)]
-    assert split.images[:, 1, 1, 2].tolist() == [i // 256 for i in range(count)]
+    images = split.images[:]
+    assert isinstance(images, np.memmap)
+    assert (images.dtype, images.shape, split.images.shape) == (np.uint8, *[(count, 3, 2, 3)] * 2)
+    assert images[:, 0, 0, 0].tolist() == [i % 256 for i in range(count)]
+    assert images[:, 1, 1, 2].tolist() == [i // 256 for i in range(count)]
     assert split.labels.dtype == np.int64
     assert split.labels.tolist() == [i % 2 for i in range(count)]
     assert len(split) == count
     with pytest.raises(ValueError, match="read-only"):
-        split.images[0] = 0
+        images[0] = 0
 
 
 # --- Entries --------------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ def build_and_report(root: Path, barrier: object, results: object) -> None:
     logging.getLogger(cache.__name__).setLevel(logging.INFO)
     barrier.wait(60)
     split = prepare(root, noise(200))
-    results.put((len(messages), int(split.images.astype(np.int64).sum()), split.labels.tolist()))
+    results.put((len(messages), int(split.images[:].astype(np.int64).sum()), split.labels.tolist()))
 
 
 def test_several_processes_build_once(tmp_path: Path) -> None:
@@ -290,7 +292,7 @@ def test_what_a_killed_process_left_does_not_count(tmp_path: Path) -> None:
     assert entries(tmp_path) == [leftover.removesuffix(".partial")]
 
 
-@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "meta.json"])
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "checksums.npy", "meta.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_damaged_entry_is_rebuilt(tmp_path: Path, file: str, damage: str) -> None:
     expected = np.array(prepare(tmp_path, noise(3)).images)
@@ -300,6 +302,76 @@ def test_a_damaged_entry_is_rebuilt(tmp_path: Path, file: str, damage: str) -> N
     else:
         (entry / file).write_bytes((entry / file).read_bytes()[:-30])
     assert np.array_equal(prepare(tmp_path, noise(3)).images, expected)
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0x10
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["labels.npy", "checksums.npy", "meta.json"])
+def test_any_changed_byte_beside_the_images_is_seen(
+    tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of its header too, where NumPy still reads it."""
+    expected = prepare(tmp_path, noise(3))
+    pixels, labels = np.array(expected.images), expected.labels
+    (entry,) = (tmp_path / name for name in entries(tmp_path))
+    for place in np.linspace(0, (entry / file).stat().st_size - 1, 12).astype(int):
+        flip(entry / file, int(place))
+        caplog.clear()
+        found = prepare(tmp_path, noise(3))
+        assert np.array_equal(found.images, pixels) and np.array_equal(found.labels, labels)
+        assert caplog.text.count("rebuilding the damaged image cache") <= 1
+    flip(entry / file, -2)
+    caplog.clear()
+    prepare(tmp_path, noise(3))
+    assert "rebuilding the damaged image cache" in caplog.text
+
+
+@pytest.mark.parametrize("places", [4, slice(2, 6), np.array([5, 4, 4])])
+def test_a_changed_image_is_decoded_anew(
+    tmp_path: Path, places: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By its place among the good ones, and for all who read the file."""
+    images = noise(8)
+    images.insert(2, None)
+    options = {"skip_bad": True}
+    expected = np.array(prepare(tmp_path, images, **options).images)
+    (entry,) = (tmp_path / name for name in entries(tmp_path))
+    size = expected[0].nbytes
+    before = (entry / "images.npy").read_bytes()
+    flip(entry / "images.npy", 128 + 4 * size + 17)
+    split = prepare(tmp_path, images, **options)
+    assert np.array_equal(split.images[0], expected[0])
+    assert caplog.text == ""
+    assert np.array_equal(split.images[places], expected[places])
+    assert caplog.text.count("image 4 of the image cache") == 1
+    assert (entry / "images.npy").read_bytes() == before
+
+
+def test_what_a_run_has_read_once_it_does_not_check_again(tmp_path: Path) -> None:
+    """Nor do the loader processes that an epoch forks."""
+    split = prepare(tmp_path, noise(3))
+    (entry,) = (tmp_path / name for name in entries(tmp_path))
+    context = multiprocessing.get_context("fork")
+    reader = context.Process(target=split.images.__getitem__, args=(np.array([0, 1]),))
+    reader.start()
+    reader.join(60)
+    assert reader.exitcode == 0
+    split.images._checksums[:] = 0
+    split.images[np.array([0, 1])]
+    with pytest.raises(CacheDamaged, match=r"image 2 of .*decodes to other pixels"):
+        split.images[2]
+    assert not (entry / "meta.json").exists()
+    assert len(prepare(tmp_path, noise(3))) == 3
+
+
+def test_the_digest_is_that_of_the_pixels(tmp_path: Path) -> None:
+    split = prepare(tmp_path, noise(3))
+    assert images_digest(split.images) == images_digest(np.array(split.images))
+    assert images_digest(split.images) != images_digest(prepare(tmp_path, noise(4), "l").images)
 
 
 # --- Refusals -------------------------------------------------------------------------------------

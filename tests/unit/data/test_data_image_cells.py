@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
+from vit_colossal.data.cache import CacheOptions, prepare_images
 from vit_colossal.data.lazy import check_images
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import ImageSource, choose, load, open_source
 from vit_colossal.data.streams import read_streams

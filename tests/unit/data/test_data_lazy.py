@@ -15,9 +15,10 @@ from PIL import Image
 
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data import lazy
-from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
+from vit_colossal.data.cache import CacheOptions, prepare_images
 from vit_colossal.data.lazy import check_images
 from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.prepare import loader_workers
 from vit_colossal.data.transforms import Augmentation
 from vit_colossal.errors import ConfigError, DataError
@@ -91,7 +92,8 @@ def test_images_are_checked_once_and_nothing_large_is_kept(
     check_images(rows, "image", "label", "key", options(tmp_path))
     assert caplog.text == ""
     kept = [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
-    assert [json.loads(path.read_text()) for path in kept] == [{"bad": []}]
+    outcome = {"bad": [], "digest": both(tmp_path, rows)[0].images.digest}
+    assert [json.loads(path.read_text()) for path in kept] == [outcome]
     check_images(rows, "image", "label", "other", options(tmp_path))
     assert "checking 30 images" in caplog.text
     kept[0].write_text("{")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from vit_colossal.data.cache import CachedSplit
 from vit_colossal.data.loaders import Batch, EvalBatches, Shard, TrainBatches, epoch_order
 from vit_colossal.data.mixing import Mixing
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.transforms import Augmentation, augment
 from vit_colossal.errors import DataError
 

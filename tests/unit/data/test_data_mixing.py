@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 from torchvision.transforms import v2
 
-from vit_colossal.data.cache import CachedSplit
 from vit_colossal.data.loaders import Batch, Shard, TrainBatches, epoch_order
 from vit_colossal.data.mixing import Box, Draw, Mixing, mix_pixels
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.transforms import Augmentation, normalize, seeded, stable_seed
 from vit_colossal.model.loss import criterion
 from vit_colossal.model.preprocessing import Preprocessing

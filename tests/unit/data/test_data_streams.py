@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vit_colossal.data.cache import CachedSplit, CacheOptions, prepare_images
+from vit_colossal.data.cache import CacheOptions, prepare_images
 from vit_colossal.data.chosen_rows import choose_rows
 from vit_colossal.data.decoding import BadImage
 from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import choose, load
 from vit_colossal.data.streams import StreamedSource, read_streams
