@@ -223,13 +223,10 @@ def decode_split(
         columns = source.image_column, source.label_column
         prepare = prepare_images if config.cache else check_images
         split = prepare(getattr(source, name), *columns, _key(source, name), options)
-    outside = split.labels[(split.labels < 0) | (split.labels >= len(source.labels))]
+    count = len(source.labels)
+    outside = split.labels[(split.labels < 0) | (split.labels >= count)]
     if outside.size:
-        raise DataError(
-            [
-                f"{name} split: label {outside[0]}, and there are names for 0 to {len(source.labels) - 1}"
-            ]
-        )
+        raise DataError([f"{name} split: label {outside[0]}, where there are {count} names"])
     return split
 
 
