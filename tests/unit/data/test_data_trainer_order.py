@@ -8,8 +8,8 @@ import torch
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from torch.utils.data import BatchSampler
 
-from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.loaders import Shard, TrainBatches
+from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.trainer_order import trainer_steps
 from vit_colossal.data.transforms import Augmentation
 from vit_colossal.plan.trainer_cut import TrainerCut
