@@ -37,12 +37,19 @@ def test_the_data_parallel_degree_is_what_is_left(dims: ParallelDims) -> None:
 def test_a_world_that_does_not_divide_is_refused_with_the_whole_product(
     world: int, pp: int, tp: int
 ) -> None:
-    assume(world % (pp * tp))
+    assume(world > 1 and world % (pp * tp))
     with pytest.raises(ConfigError) as caught:
         ParallelDims.for_world(world, pp=pp, tp=tp)
     (line,) = caught.value.problems
     for text in (f"{world} processes", f"--tp {tp}", f"--pp {pp}", f"= {tp * pp}"):
         assert text in line
+
+
+def test_degrees_without_processes_name_how_to_start_them() -> None:
+    with pytest.raises(ConfigError, match=r"^--tp 2 --pp 3 needs 6 .*: add --nproc 6$"):
+        ParallelDims.for_world(1, pp=3, tp=2)
+    with pytest.raises(ConfigError, match=r"^--pp 2 needs 2 .*: add --nproc 2$"):
+        ParallelDims.for_world(1, pp=2)
 
 
 @given(dims=DIMS)

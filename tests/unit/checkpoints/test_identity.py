@@ -16,7 +16,8 @@ from vit_colossal.plan.plan import Device, RunPlan, make_plan
 #: These may be changed on the way: the schedule is a function of the step, the rest of the future.
 MAY_CHANGE = {
     *("epochs", "max_steps", "lr", "lr_schedule", "warmup_ratio", "adam_beta1", "adam_beta2"),
-    *("adam_eps", "clip_grad_norm", "early_stopping_patience", "grad_accumulation", "precision"),
+    *("adam_eps", "clip_grad_norm", "early_stopping_patience", "save_best_model"),
+    *("grad_accumulation", "precision"),
     *(
         "random_resized_crop",
         "min_crop_scale",
