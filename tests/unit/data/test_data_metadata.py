@@ -87,6 +87,26 @@ def test_one_table_for_the_folders_of_all_splits(tmp_path: Path) -> None:
     assert sizes(read(tmp_path)) == (4, 4)
 
 
+@pytest.mark.parametrize("missing", ["", "nan", "-1"])
+def test_one_table_may_leave_the_folder_of_test_without_labels(
+    tmp_path: Path, missing: str
+) -> None:
+    put(tmp_path, "Train", "Test", "val")
+    rows = [
+        f"{row.split(',')[0]},{missing}" if row.startswith("Test") else row
+        for row in labelled(tmp_path)
+    ]
+    table(tmp_path / "metadata.csv", "file_name,label", *rows)
+    source = read(tmp_path)
+    assert (source.labels, sizes(source)) == (("a", "b"), (4, 4))
+    assert any("test: 4 images of metadata.csv, without labels" in x for x in source.overview)
+    assert "no labels" in problems(tmp_path, eval_split="test")
+    # Of the others each image has one.
+    rows[4:5] = [f"{rows[4].split(',')[0]},"]
+    table(tmp_path / "metadata.csv", "file_name,label", *rows)
+    assert "metadata.csv line 6: no label" in problems(tmp_path)
+
+
 @pytest.mark.parametrize("column", ["split", "Subset", "partition"])
 def test_a_column_may_name_the_splits(cameras: Path, column: str) -> None:
     rows = [f"{row},{'Train' if n % 4 else 'val'}" for n, row in enumerate(labelled(cameras))]

@@ -260,6 +260,61 @@ def test_a_column_of_truths_divides_too(
     assert (len(found.train), len(found.evaluation), found.eval_split) == (7, 3, split)
 
 
+@every_table
+@pytest.mark.parametrize("column", ["data set", "mode", "Usage", "train_val_test", "Phase", "fold"])
+def test_a_column_of_nothing_but_splits_divides_whatever_it_is_called(
+    folder: Path, source: str, column: str
+) -> None:
+    found = open_path(table(folder, ["Train"] * 7 + ["valid"] * 3, source, column))
+    assert (len(found.train), len(found.evaluation), found.eval_split) == (7, 3, "valid")
+    assert any(f"splits are those of column {column!r}" in note for note in found.notes)
+    # One odd value, and it is about something else.
+    trains = ["train"] * 7 + ["valid"] * 2 + ["plane"]
+    if column != "Usage":
+        assert len(open_path(table(folder, trains, source, column), val_split=0.2).train) == 8
+
+
+@every_table
+@pytest.mark.parametrize("column", ["is_train", "Is Training"])
+def test_what_is_not_for_training_is_for_the_end(folder: Path, source: str, column: str) -> None:
+    file = table(folder, [i < 7 for i in range(COUNT)], source, column)
+    assert len(open_path(file, eval_split="test").evaluation) == 3
+    assert len(open_path(file, keep_test=True, val_split=0.3).train) == 5
+
+
+@every_table
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["A", "B"] * 5, "column 'subset' names no splits (A, B), and is not used"),
+        (["train"] * 8 + ["test"] * 2, None),
+        (["train"] * 6 + ["test"] * 4, "divide the rows in two ways"),
+    ],
+)
+def test_of_two_columns_of_splits_one_is_used_or_none(
+    folder: Path, source: str, more: list[str], said: str | None
+) -> None:
+    parts = ["train"] * 7 + ["val"] + ["test"] * 2
+    file = table(folder, parts, source)
+    frame = {"csv": pd.read_csv, "parquet": pd.read_parquet}.get(source)
+    frame = pd.read_json(file, lines=True) if frame is None else frame(file)
+    frame["subset"] = more
+    if source == "csv":
+        frame.to_csv(file, index=False)
+    elif source == "jsonl":
+        frame.to_json(file, orient="records", lines=True)
+    else:
+        frame.to_parquet(file)
+    if more[6:8] == ["test", "test"]:
+        message = problems(file)
+        assert said in message and "'split' (train 7, val 1, test 2)" in message
+        assert "'subset' (train 6, test 4)" in message
+        return
+    found = open_path(file)
+    assert (len(found.train), len(found.evaluation), found.eval_split) == (7, 1, "val")
+    assert said is None or said in found.notes
+
+
 @pytest.mark.parametrize("parts", [["train"] * 8 + ["test"] * 2, ["Val"] * 10, ["test_1"] * 10])
 def test_a_stream_is_not_divided_by_a_column(folder: Path, parts: list[str]) -> None:
     images = [{"bytes": (folder / f"{i}.png").read_bytes(), "path": None} for i in range(COUNT)]

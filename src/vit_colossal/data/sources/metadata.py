@@ -129,7 +129,7 @@ class _Labelled:
         if split != "train" and not self._has_labels(files):
             self.splits[split] = unlabelled(_named_in(files, names) or scope)
         else:
-            self.splits[split] = self._read(files, names)
+            self.splits[split] = self._read(files, names, {})
         self.places[split] = self._places(files)
         by_folder = all(read_name(file.stem).split is None for file in files)
         unlisted = sorted(set(scope) - self.listed) if split in self.images else []
@@ -139,8 +139,8 @@ class _Labelled:
 
     def read_all(self, files: list[Path]) -> None:
         """Read tables of all images: their splits are those of the folders."""
-        rows = self._read(files, self.names)
         of_image = {image: split for split, same in self.images.items() for image in same}
+        rows = self._read(files, self.names, of_image if self.layout.named else {})
         splits = [of_image.get(path, "train") if path else "train" for path in _paths(rows)]
         self.splits |= rows_of_splits(rows, splits)
         self.places |= dict.fromkeys(self.splits, self._places(files))
@@ -174,14 +174,17 @@ class _Labelled:
         folder = Folder(self.splits, [*tables, *sorted(used)], self.places)
         return folder, tuple(dict.fromkeys(self.notes))
 
-    def _read(self, files: list[Path], names: Mapping[str, Path]) -> datasets.Dataset:
+    def _read(
+        self, files: list[Path], names: Mapping[str, Path], folders: Mapping[Path, str]
+    ) -> datasets.Dataset:
         try:
-            rows, images, notes = read_tables(files, *self.columns, names)
+            rows, images, notes, _ = read_tables(files, *self.columns, names, folders)
         except DataError as error:
             raise DataError([*error.problems, *self._or_folders()]) from None
         image_column, label_column, *others = rows.column_names
         if others and self.layout.named:
-            notes = (*notes, f"column {others[0]!r} is not used, as the folders name the splits")
+            unused = (f"column {c!r} is not used, as the folders name the splits" for c in others)
+            notes = (*notes, *unused)
             rows = rows.remove_columns(others)
         self.columns = image_column, label_column
         self.notes += notes

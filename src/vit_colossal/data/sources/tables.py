@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +21,7 @@ from vit_colossal.data.sources.images import (
 from vit_colossal.data.sources.label_values import label_problems, plain
 from vit_colossal.data.sources.labels import LABEL_COLUMNS, short
 from vit_colossal.data.sources.problems import listed
-from vit_colossal.data.sources.split_by_column import SPLIT_COLUMNS, named_split
+from vit_colossal.data.sources.split_by_column import may_divide, parts_of
 from vit_colossal.data.sources.table_files import Table, read_table
 from vit_colossal.errors import DataError
 from vit_colossal.text import cell
@@ -38,14 +38,17 @@ class TableRows(NamedTuple):
     """What the tables of one split hold.
 
     Attributes:
-        rows: An ``Image`` column, a label column of text, and the column that names splits.
+        rows: An ``Image`` column, a label column of text unless there is none, and the columns
+            that may name splits.
         images: The files that they name.
         notes: What a person should know, one line each.
+        columns: All columns of the files.
     """
 
     rows: datasets.Dataset
     images: list[Path]
     notes: tuple[str, ...]
+    columns: tuple[str, ...]
 
 
 def read_tables(
@@ -53,6 +56,7 @@ def read_tables(
     image_column: str | None,
     label_column: str | None,
     names: Mapping[str, Path] = MappingProxyType({}),
+    folders: Mapping[Path, str] = MappingProxyType({}),
 ) -> TableRows:
     """Read the files of one split; no image is opened.
 
@@ -63,6 +67,7 @@ def read_tables(
         label_column: Column of the labels; None takes ``label``, ``labels``, ``class`` or ``cls``,
             or the only column beside the images.
         names: Images by what else a table may call them: a name without its folder or suffix.
+        folders: The split of images whose folders tell it: one split may have no labels.
 
     Raises:
         DataError: A file cannot be read, lacks a column, or rows have no label or name an image
@@ -71,38 +76,44 @@ def read_tables(
     """
     images: list[Any] = []
     labels: list[Any] = []
-    splits: list[Any] = []
-    split_column: str | None = None
+    extra: dict[str, list[Any]] = {}
     where: list[str] = []
     problems: list[str] = []
     notes: list[str] = []
+    columns: dict[str, None] = {}
     for file in files:
         table = read_table(file)
         # The first file's columns are those of all.
         image_column, label_column = _find_columns(file, table, image_column, label_column, names)
-        column = _split_column(table, image_column, label_column)
-        split_column = split_column or column
         finder = ImageFiles([file.parent], file.parent.resolve(), names)
+        before = len(labels)
         for number, values in table.lines:
             where.append(f"{file.name} line {number}")
             labels.append(values.get(label_column))
-            splits.append(values.get(column) if column else None)
             try:
                 images.append(_image(finder, values.get(image_column)))
             except ValueError as error:
+                images.append({"bytes": None, "path": None})
                 problems.append(f"{where[-1]}: {error}")
+        for name, cells in _split_columns(table, image_column, label_column).items():
+            extra.setdefault(name, [None] * before).extend(cells)
+        for cells in extra.values():
+            cells += [None] * (len(labels) - len(cells))
+        columns |= dict.fromkeys(table.names)
         notes += table.notes
         if all(str(plain(v)).isdecimal() for v in labels):
             notes += names_beside(table.names, label_column)
-    parts = [named_split(split_column or "", value) for value in splits]
+    paths = [Path(image["path"]) if image["path"] else None for image in images]
+    parts: Sequence[str | None] = [folders.get(path) if path else None for path in paths]
+    parts = parts if any(parts) else parts_of(extra) or parts
     problems += _label_problems(labels, parts, label_column or "", where)
     if problems:
         raise DataError(listed(problems))
     rows = labelled_images(image_column or "", images, label_column or "", labels)
-    if split_column and any(value is not None for value in splits):
-        rows = rows.add_column(split_column, [None if v is None else str(v) for v in splits])
+    for name, cells in extra.items():
+        rows = rows.add_column(name, [None if v is None else str(v) for v in cells])
     return TableRows(
-        rows, [Path(i["path"]) for i in images if i["path"]], tuple(dict.fromkeys(notes))
+        rows, [path for path in paths if path], tuple(dict.fromkeys(notes)), tuple(columns)
     )
 
 
@@ -113,9 +124,9 @@ def columns_of(file: Path) -> dict[str, list[Any]]:
 
 
 def _label_problems(
-    labels: list[Any], parts: list[str | None], column: str, where: list[str]
+    labels: list[Any], parts: Sequence[str | None], column: str, where: list[str]
 ) -> list[str]:
-    """What is wrong with the labels of each split that a table names: one may have none."""
+    """What is wrong with the labels of each split in a table: one may have none."""
     rows: dict[str | None, list[int]] = {}
     for row, split in enumerate(parts):
         rows.setdefault(split, []).append(row)
@@ -186,6 +197,7 @@ def _one_hot_columns(table: Table, images: list[str]) -> list[str]:
     return names if whole and len(names) > 1 else []
 
 
-def _split_column(table: Table, *others: str) -> str | None:
-    found = [name for name in table.names if name.lower() in SPLIT_COLUMNS and name not in others]
-    return found[0] if len(found) == 1 else None
+def _split_columns(table: Table, *used: str) -> dict[str, list[Any]]:
+    """The columns that may say to which split each row belongs."""
+    columns = {n: [v.get(n) for _, v in table.lines] for n in table.names if n not in used}
+    return {name: cells for name, cells in columns.items() if may_divide(name, cells)}
