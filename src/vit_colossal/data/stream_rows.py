@@ -53,7 +53,7 @@ class StreamRows:
                 while chunk := list(islice(rows, _CHUNK)):
                     images = list(pool.map(self._fetched, (row[image_column] for row in chunk)))
                     labels = [plain(_value(row, label_column)) for row in chunk]
-                    self._check(labels, number)
+                    self._check(labels, list(seen), number)
                     ids = [seen.setdefault(label, len(seen)) for label in labels]
                     self.more["values"] = list(seen)
                     numbers = range(number, number + len(chunk))
@@ -72,18 +72,22 @@ class StreamRows:
         if not number:
             raise DataError([f"--dataset {self.name}: the split is empty: choose another"])
 
-    def _check(self, values: list[Any], number: int) -> None:
+    def _check(self, values: list[Any], seen: list[Any], number: int) -> None:
         """Nobody should wait for the end of a long stream to hear that it has no labels."""
         column = self.columns[1]
-        labels = read_labels(self.feature, values, column, self.name, training=self.training)
+        # What -1 means is told by all labels, as far as they are known: -2 makes it one of them.
+        cells = [*seen, *values]
+        labels = read_labels(self.feature, cells, column, self.name, training=self.training)
         # Nothing but -1 may be one of two classes, in a stream that is ordered by class.
         if labels.missing and (
             labels.missing != ("-1",) or labels.kind == "classes" or labels.names
         ):
             raise DataError(
                 [
-                    f"--dataset {self.name}: rows from {number:,} on have no {column!r}; "
-                    "choose another split with --train-split or --eval-split"
+                    f"--dataset {self.name}: of the {len(values):,} rows from {number:,} on, "
+                    f"{int((labels.places[len(seen) :] < 0).sum()):,} have no label in column "
+                    f"{column!r} ({', '.join(labels.missing)}); choose another split with "
+                    "--train-split or --eval-split"
                 ]
             )
 

@@ -23,7 +23,7 @@ from vit_colossal.data.sources.columns import find_columns, flat_features, is_pl
 from vit_colossal.data.sources.images import mostly_encoded, undecoded
 from vit_colossal.data.sources.label_agreement import in_training_order
 from vit_colossal.data.sources.label_values import plain
-from vit_colossal.data.sources.labels import Labels, has_labels, read_labels, training_labels
+from vit_colossal.data.sources.labels import Labels, has_labels, read_labels, short, training_labels
 from vit_colossal.data.sources.loaded import Loaded
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.split_by_column import divided
@@ -34,6 +34,7 @@ from vit_colossal.data.sources.splits import (
     describe_split,
     fingerprint,
     hold_out,
+    may_lack_labels,
     overview,
     parse_slice,
 )
@@ -74,9 +75,14 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
     train_name = choose_training(request, splits)
     columns = _columns(splits[train_name], request)
     known = _first_labels(splits[train_name], columns[1])
-    choice = choose_splits(
-        request, splits, lambda name: _has_labels(splits[name], columns[1], known)
-    )
+
+    def labelled(name: str) -> bool:
+        features = _features(splits[name])
+        if columns[1] not in features:
+            return not may_lack_labels(name, features, _features(splits[train_name]))
+        return has_labels(features[columns[1]], first_values(splits[name], columns[1]), known)
+
+    choice = choose_splits(request, splits, labelled)
     eval_name = choice.evaluation
     name, selection = describe_split(request, choice)
     limit = request.max_train_samples
@@ -145,7 +151,8 @@ class _Reader:
         features = _features(rows)
         missing = [column for column in self.columns if column not in features]
         if missing:
-            raise DataError([f"split {name!r}: no column {column!r}" for column in missing])
+            found = short(list(features))
+            raise DataError([f"split {name!r}: no column {c!r}, only {found}" for c in missing])
         column = self.columns[1]
         count = _known_count(rows, name, limit)
         rows = undecoded(rows, self.columns[0], features[self.columns[0]])
@@ -227,14 +234,6 @@ def _first_labels(rows: Any, column: str) -> tuple[str, ...]:
     """The labels of training as far as its first rows tell; -1 is one of them, or an error."""
     names = getattr(_features(rows)[column], "names", None)
     return tuple(names or (str(plain(cell)) for cell in first_values(rows, column)))
-
-
-def _has_labels(rows: Any, column: str, training: tuple[str, ...]) -> bool:
-    """Whether a split has labels, as far as its first rows tell."""
-    features = _features(rows)
-    if column not in features:
-        return False
-    return has_labels(features[column], first_values(rows, column), training)
 
 
 def _known_count(rows: Any, name: str, limit: int | None) -> int | None:

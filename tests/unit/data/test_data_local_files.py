@@ -14,6 +14,7 @@ from vit_colossal.data.cache import CacheOptions
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import load
 from vit_colossal.data.streams import read_streams
+from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing
 
 
@@ -78,6 +79,25 @@ def test_an_unlabelled_test_split_blocks_nothing(
     assert any("without labels: not evaluated on" in line for line in source.overview)
     message = problems(tmp_path / "data", eval_split="test")
     assert "no labels" in message and "--eval-split train" in message and "--val-split" in message
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_split_that_calls_its_labels_otherwise_is_not_unlabelled(
+    tmp_path: Path, streaming: bool
+) -> None:
+    parquet(tmp_path / "train.parquet", [0, 1] * 10)
+    file = parquet(tmp_path / "val.parquet", [0, 1])
+    datasets.Dataset.from_parquet(str(file)).rename_column("label", "breed").to_parquet(file)
+    request = SourceRequest(str(tmp_path), streaming=streaming)
+    with pytest.raises(DataError, match=r"split 'val': no column 'label', only"):
+        if streaming:
+            options = CacheOptions(Preprocessing((4, 4), 2), root=tmp_path / "cache")
+            read_streams(load(request), request, options)
+        else:
+            read(tmp_path)
+    # Nobody is kept from training by a test split.
+    file.rename(tmp_path / "test.parquet")
+    assert sizes(read(tmp_path)) == (18, 2)
 
 
 def test_images_beside_files_of_rows_are_mentioned(tmp_path: Path) -> None:
@@ -155,6 +175,59 @@ def test_a_configuration_may_be_a_folder_or_images(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(readme.replace("x/**", "x/train/**"))
     source = read(tmp_path, eval_split="test")
     assert (source.labels, sizes(source)) == (("cat", "dog"), (8, 8))
+
+
+CSV_FILES = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: train.csv
+  - split: {0}
+    path: {0}.csv
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("split", "head", "row"),
+    [
+        ("test", "file_name", "{}"),
+        ("test", "file_name,label", "{},"),
+        ("test", "number,width,file_name", "7,4,{}"),
+        ("validation", "file_name", "{}"),
+        ("validation", "file_name,label", "{},nan"),
+    ],
+)
+@pytest.mark.parametrize("readme", [True, False])
+def test_a_table_without_labels_blocks_nothing(
+    tmp_path: Path, split: str, head: str, row: str, readme: bool
+) -> None:
+    put(tmp_path, "photos", count=8)
+    names = [f"photos/{n:03}.png" for n in range(8)]
+    labelled = [f"{name},{'ab'[n % 2]}" for n, name in enumerate(names[:5])]
+    (tmp_path / "train.csv").write_text("\n".join(["file_name,label", *labelled]))
+    rows = [head, *(row.format(name) for name in names[5:])]
+    (tmp_path / f"{split}.csv").write_text("\n".join(rows))
+    if readme:
+        (tmp_path / "README.md").write_text(CSV_FILES.format(split))
+    source = read(tmp_path)
+    assert sizes(source) == (4, 1)
+    line = f"split {split}: 3 images of {split}.csv, without labels"
+    assert any(line in text for text in source.overview)
+    assert "no labels" in problems(tmp_path, eval_split=split)
+
+
+@pytest.mark.parametrize("readme", [True, False])
+def test_a_table_that_calls_its_labels_otherwise_is_refused(tmp_path: Path, readme: bool) -> None:
+    put(tmp_path, "photos", count=8)
+    for split, head in (("train", "file_name,breed"), ("validation", "file_name,race")):
+        rows = [f"photos/{n:03}.png,{'ab'[n % 2]}" for n in range(4)]
+        (tmp_path / f"{split}.csv").write_text("\n".join([head, *rows]))
+    if readme:
+        (tmp_path / "README.md").write_text(CSV_FILES.format("validation"))
+    message = problems(tmp_path)
+    assert "breed" in message and "no " in message and "race" in message
 
 
 @pytest.mark.parametrize(

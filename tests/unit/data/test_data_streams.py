@@ -235,7 +235,8 @@ def test_a_stream_is_read_once(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 def test_unlabelled_and_unknown_labels_are_refused(tmp_path: Path) -> None:
     parquet(tmp_path / "a/train.parquet", [0, 1, -1, 1])
-    assert "have no 'label'" in problems(tmp_path / "a", tmp_path)
+    message = problems(tmp_path / "a", tmp_path)
+    assert "of the 4 rows from 0 on, 1 have no label in column 'label' (-1)" in message
     string = datasets.Value("string")
     parquet(tmp_path / "b/train.parquet", ["x", "y"], string)
     parquet(tmp_path / "b/test.parquet", ["x", "yak"], string)
@@ -245,6 +246,15 @@ def test_unlabelled_and_unknown_labels_are_refused(tmp_path: Path) -> None:
     parquet(tmp_path / "d/train.parquet", [0, 1])
     parquet(tmp_path / "d/test.parquet", [1], datasets.ClassLabel(names=["cat", "yak"]))
     assert "outside of the 2 labels (yak)" in problems(tmp_path / "d", tmp_path)
+
+
+@pytest.mark.parametrize("order", [(-2, -1, 0, 1), (1, -2, -1, 0), (-1, 1)])
+def test_what_minus_one_means_is_told_by_all_rows_so_far(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    labels = [label for label in order for _ in range(260)]  # more than a chunk of each
+    parquet(tmp_path / "data/train.parquet", labels, datasets.Value("int64"))
+    assert stream(tmp_path / "data", tmp_path).labels == tuple(map(str, sorted(order)))
 
 
 def test_columns_and_splits_are_checked_before_anything_is_decoded(tmp_path: Path) -> None:

@@ -195,7 +195,10 @@ def checked(
 
     missing = [c for c in (image_column, label_column) if c not in dataset.features]
     if missing:
-        raise DataError([f"split {split!r}: no column {column!r}" for column in missing])
+        found = short(list(dataset.features), _LISTED_COLUMNS)
+        raise DataError(
+            [f"split {split!r}: no column {column!r}, only {found}" for column in missing]
+        )
     if not len(dataset):
         raise DataError([f"split {split!r} is empty: choose another split"])
     dataset = dataset.select_columns([image_column, label_column])

@@ -15,14 +15,20 @@ from vit_colossal.data.sources.columns import labels_of
 from vit_colossal.data.sources.folders import Folder, classes_in, load_folder, unlabelled
 from vit_colossal.data.sources.images import in_text, is_address, is_image_text
 from vit_colossal.data.sources.label_values import plain
-from vit_colossal.data.sources.labels import LABEL_COLUMNS, is_label
+from vit_colossal.data.sources.labels import is_label
 from vit_colossal.data.sources.layout import Layout, class_folder
 from vit_colossal.data.sources.problems import listed
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.scan import FolderNode
 from vit_colossal.data.sources.split_by_column import rows_of_splits
-from vit_colossal.data.sources.split_names import read_name, splits_of_files
-from vit_colossal.data.sources.tables import TEXT_SUFFIXES, columns_of, read_tables
+from vit_colossal.data.sources.split_names import kind_of_split, read_name, splits_of_files
+from vit_colossal.data.sources.tables import (
+    TEXT_SUFFIXES,
+    TrainingColumns,
+    columns_of,
+    is_called_label,
+    read_tables,
+)
 from vit_colossal.errors import DataError
 
 if TYPE_CHECKING:
@@ -108,6 +114,7 @@ class _Labelled:
         self.listed: set[Path] = set()
         self.notes: list[str] = []
         self.columns = request.image_column, request.label_column
+        self.known: frozenset[str] = frozenset()
 
     def is_meant_by(self, file: Path) -> bool:
         """Whether a table is about images here: it names one, or a column holds images or paths."""
@@ -126,7 +133,7 @@ class _Labelled:
         """Read the tables of one split."""
         scope = self.images.get(split) or self.all_images
         names = _names(scope, self.root.path)
-        if split != "train" and not self._has_labels(files):
+        if split != "train" and not self._has_labels(split, files):
             self.splits[split] = unlabelled(_named_in(files, names) or scope)
         else:
             self.splits[split] = self._read(files, names, {})
@@ -178,7 +185,7 @@ class _Labelled:
         self, files: list[Path], names: Mapping[str, Path], folders: Mapping[Path, str]
     ) -> datasets.Dataset:
         try:
-            rows, images, notes, _ = read_tables(files, *self.columns, names, folders)
+            rows, images, notes, columns = read_tables(files, *self.columns, names, folders)
         except DataError as error:
             raise DataError([*error.problems, *self._or_folders()]) from None
         image_column, label_column, *others = rows.column_names
@@ -187,11 +194,12 @@ class _Labelled:
             notes = (*notes, *unused)
             rows = rows.remove_columns(others)
         self.columns = image_column, label_column
+        self.known = self.known or frozenset(columns)
         self.notes += notes
         self.listed |= set(images)
         classes = self._classes()
         classes = classes if classes.keys() & set(images) else {}
-        named = self.request.label_column is not None or _is_called_label(label_column)
+        named = self.request.label_column is not None or is_called_label(label_column)
         if classes and not named:
             labels = [str(plain(label)) for label in rows[:][label_column]]
             if [classes.get(path) if path else None for path in _paths(rows)] != labels:
@@ -205,16 +213,24 @@ class _Labelled:
                 )
         return rows
 
-    def _has_labels(self, files: list[Path]) -> bool:
-        """Whether tables have a label, in the column of training or in one that is called so."""
+    def _has_labels(self, split: str, files: list[Path]) -> bool:
+        """Whether tables have a label, in the column of training or in one that is called so.
+
+        Columns that training does not know may be labels; what they hold is said elsewhere.
+        """
         training: tuple[str, ...] = ()
         if self.columns[1] is not None and "train" in self.splits:
             training = labels_of(self.splits["train"], self.columns[1], "train").names
+        tables = [columns_of(file) for file in files]
+        if self.known and kind_of_split(split) != "test":
+            columns = TrainingColumns(str(self.columns[1]), self.known)
+            if any(columns.label not in t and not columns.label_is_missing(t) for t in tables):
+                return True
         return any(
             is_label(value, training)
-            for file in files
-            for name, values in columns_of(file).items()
-            if (_is_called_label(name) if self.columns[1] is None else name == self.columns[1])
+            for table in tables
+            for name, values in table.items()
+            if (is_called_label(name) if self.columns[1] is None else name == self.columns[1])
             for value in values
         )
 
@@ -269,10 +285,6 @@ def _names(images: Iterable[Path], root: Path) -> dict[str, Path]:
             for name in (path.as_posix(), path.with_suffix("").as_posix()):
                 found[name] = image if found.get(name, image) == image else None
     return {name: image for name, image in found.items() if image is not None}
-
-
-def _is_called_label(column: str) -> bool:
-    return column.strip().lower() in LABEL_COLUMNS
 
 
 def _named_in(files: list[Path], names: Mapping[str, Path]) -> list[Path]:

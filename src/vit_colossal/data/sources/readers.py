@@ -13,7 +13,8 @@ from vit_colossal.data.sources.image_files import ImageFiles, with_files
 from vit_colossal.data.sources.images import IMAGE_SUFFIXES
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.rows import Rows
-from vit_colossal.data.sources.tables import TEXT_SUFFIXES, read_tables
+from vit_colossal.data.sources.split_names import kind_of_split, matching
+from vit_colossal.data.sources.tables import TEXT_SUFFIXES, TrainingColumns, read_tables
 from vit_colossal.data.sources.webdataset import read_shards
 from vit_colossal.errors import DataError
 from vit_colossal.text import cell
@@ -90,14 +91,23 @@ def _read_text(path: Path, by_split: dict[str, list[Path]], request: SourceReque
     images: list[Path] = []
     notes: tuple[str, ...] = ()
     problems: list[str] = []
-    for split, same in by_split.items():
+    train = matching((request.train_split or "train").partition("[")[0], by_split)
+    training: TrainingColumns | None = None
+    for split, same in sorted(by_split.items(), key=lambda item: item[0] != train):
+        known = training
+        if training and kind_of_split(split) == "test":
+            known = training._replace(others=None)
         try:
-            found = read_tables(same, request.image_column, request.label_column)
-            splits[split] = found.rows
-            images += found.images
-            notes += tuple(note for note in found.notes if note not in notes)
+            asked = request.image_column, request.label_column
+            found = read_tables(same, *asked, training=known)
         except DataError as error:
             problems += error.problems
+            continue
+        splits[split] = found.rows
+        images += found.images
+        notes += tuple(note for note in found.notes if note not in notes)
+        if split == train:
+            training = TrainingColumns(found.rows.column_names[1], frozenset(found.columns))
     if problems:
         raise DataError(problems)
     return Rows(splits, images, notes)

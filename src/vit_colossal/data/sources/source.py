@@ -35,6 +35,7 @@ from vit_colossal.data.sources.splits import (
     describe_split,
     fingerprint,
     hold_out,
+    may_lack_labels,
     overview,
     parse_slice,
 )
@@ -106,9 +107,13 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
         whole=train_name in whole,
         least=request.min_labels,
     )
-    choice = choose_splits(
-        request, splits, lambda name: _has_labels(splits[name], label_column, labels), loaded.fixed
-    )
+
+    def labelled(name: str) -> bool:
+        if label_column not in splits[name].features:
+            return not may_lack_labels(name, splits[name].features, splits[train_name].features)
+        return _has_labels(splits[name], label_column, labels)
+
+    choice = choose_splits(request, splits, labelled, loaded.fixed)
     train, _ = checked(rows, train_name, image_column, label_column, labels)
     notes = [*loaded.notes, *labels.notes]
     if choice.evaluation is None:
@@ -141,9 +146,7 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
 
 
 def _has_labels(rows: datasets.Dataset, column: str, training: Labels) -> bool:
-    """Whether any row has a label; a split of none (no column, null, -1) is for ``predict``."""
-    if column not in rows.features:
-        return False
+    """Whether any row has a label; a split of none (null, -1) is for ``predict``."""
     return has_labels(rows.features[column], column_values(rows, column), training.names)
 
 

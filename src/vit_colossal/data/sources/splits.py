@@ -122,6 +122,18 @@ def choose_splits(
     return SplitChoice(train, evaluation, tuple(kept), tuple(unlabelled))
 
 
+def may_lack_labels(split: str, columns: Collection[str], training: Collection[str]) -> bool:
+    """Whether a split without the label column is unlabelled, and does not call it otherwise.
+
+    Args:
+        split: Its name.
+        columns: Its columns.
+        training: Those of the training split.
+    """
+    images_alone = len(columns) == 1
+    return images_alone or kind_of_split(split) == "test" or set(columns) <= set(training)
+
+
 def _rank(name: str) -> int | None:
     """The place in the order of preference; None is no split to evaluate on."""
     split = split_of(name) if names_only_a_split(name) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,12 +51,31 @@ class TableRows(NamedTuple):
     columns: tuple[str, ...]
 
 
+class TrainingColumns(NamedTuple):
+    """The columns of the training split's tables: another split may lack the labels alone.
+
+    Attributes:
+        label: The column of the labels.
+        others: All columns; None allows the other split any.
+    """
+
+    label: str
+    others: frozenset[str] | None
+
+    def label_is_missing(self, names: Collection[str]) -> bool:
+        """Whether these columns are those of training without the labels."""
+        if self.label in names or any(is_called_label(name) for name in names):
+            return False
+        return self.others is None or self.others.issuperset(names)
+
+
 def read_tables(
     files: list[Path],
     image_column: str | None,
     label_column: str | None,
     names: Mapping[str, Path] = MappingProxyType({}),
     folders: Mapping[Path, str] = MappingProxyType({}),
+    training: TrainingColumns | None = None,
 ) -> TableRows:
     """Read the files of one split; no image is opened.
 
@@ -68,6 +87,7 @@ def read_tables(
             or the only column beside the images.
         names: Images by what else a table may call them: a name without its folder or suffix.
         folders: The split of images whose folders tell it: one split may have no labels.
+        training: The columns of training, for a split that may have no labels.
 
     Raises:
         DataError: A file cannot be read, lacks a column, or rows have no label or name an image
@@ -84,24 +104,25 @@ def read_tables(
     for file in files:
         table = read_table(file)
         # The first file's columns are those of all.
-        image_column, label_column = _find_columns(file, table, image_column, label_column, names)
+        asked = image_column, label_column
+        image_column, label_column = _find_columns(file, table, asked, names, training)
         finder = ImageFiles([file.parent], file.parent.resolve(), names)
         before = len(labels)
         for number, values in table.lines:
             where.append(f"{file.name} line {number}")
-            labels.append(values.get(label_column))
+            labels.append(values.get(label_column) if label_column else None)
             try:
                 images.append(_image(finder, values.get(image_column)))
             except ValueError as error:
                 images.append({"bytes": None, "path": None})
                 problems.append(f"{where[-1]}: {error}")
-        for name, cells in _split_columns(table, image_column, label_column).items():
+        for name, cells in _split_columns(table, (image_column, label_column)).items():
             extra.setdefault(name, [None] * before).extend(cells)
         for cells in extra.values():
             cells += [None] * (len(labels) - len(cells))
         columns |= dict.fromkeys(table.names)
         notes += table.notes
-        if all(str(plain(v)).isdecimal() for v in labels):
+        if label_column and all(str(plain(v)).isdecimal() for v in labels):
             notes += names_beside(table.names, label_column)
     paths = [Path(image["path"]) if image["path"] else None for image in images]
     parts: Sequence[str | None] = [folders.get(path) if path else None for path in paths]
@@ -109,7 +130,8 @@ def read_tables(
     problems += _label_problems(labels, parts, label_column or "", where)
     if problems:
         raise DataError(listed(problems))
-    rows = labelled_images(image_column or "", images, label_column or "", labels)
+    named = label_column or ""
+    rows = labelled_images(image_column or "", images, named, labels if label_column else None)
     for name, cells in extra.items():
         rows = rows.add_column(name, [None if v is None else str(v) for v in cells])
     return TableRows(
@@ -148,12 +170,13 @@ def _image(files: ImageFiles, value: Any) -> dict[str, Any]:
 def _find_columns(
     file: Path,
     table: Table,
-    image_column: str | None,
-    label_column: str | None,
+    asked: tuple[str | None, str | None],
     known: Mapping[str, Path],
-) -> tuple[str, str]:
+    training: TrainingColumns | None,
+) -> tuple[str, str | None]:
     names = table.names
-    labels = [name for name in names if name.lower() in LABEL_COLUMNS]
+    image_column, label_column = asked
+    labels = [name for name in names if is_called_label(name)]
     sampled = {
         name: [values.get(name) for _, values in table.lines[:SAMPLED]]
         for name in names
@@ -165,12 +188,13 @@ def _find_columns(
     if not labels and len(names) == 2:
         labels = [name for name in names if name not in images]
     kinds = ("column of image paths", "column of labels")
-    asked = image_column, label_column
     pixels = [name for name in names if _PIXEL.fullmatch(name)]
     try:
         if len(pixels) > _FEW_PIXELS and not images and image_column is None:
             fix = "write each row as an image file and name the files, or use Parquet with bytes"
             raise DataError([f"holds {len(pixels)} columns of pixels, and no images; {fix}"])
+        if training and training.label_is_missing(names):
+            return choose_columns(names, (image_column, names[0]), (images, []), kinds)[0], None
         marks = _one_hot_columns(table, images) if not labels and label_column is None else []
         if marks:
             what = f"columns {short(marks)} mark one class each; write one column of labels"
@@ -197,7 +221,12 @@ def _one_hot_columns(table: Table, images: list[str]) -> list[str]:
     return names if whole and len(names) > 1 else []
 
 
-def _split_columns(table: Table, *used: str) -> dict[str, list[Any]]:
+def is_called_label(column: str) -> bool:
+    """Whether a column is called as columns of labels are."""
+    return column.strip().lower() in LABEL_COLUMNS
+
+
+def _split_columns(table: Table, used: Collection[str | None]) -> dict[str, list[Any]]:
     """The columns that may say to which split each row belongs."""
     columns = {n: [v.get(n) for _, v in table.lines] for n in table.names if n not in used}
     return {name: cells for name, cells in columns.items() if may_divide(name, cells)}
