@@ -87,11 +87,33 @@ def test_classes_may_hold_their_splits(tmp_path: Path) -> None:
     assert (source.labels, sizes(source)) == (("cat", "dog"), (8, 8))
 
 
+def test_classes_may_hold_more_than_their_splits(tmp_path: Path) -> None:
+    for name in ("bottle", "cable", "pill"):
+        put(tmp_path, *(f"{name}/{s}" for s in ("train/good", "test/bad", "ground_truth/bad")))
+    source = read(tmp_path, eval_split="test")
+    assert (source.labels, sizes(source)) == (("bottle", "cable", "pill"), (12, 12))
+    assert [n for n in source.notes if "*/ground_truth/ (12 images)" in n] == list(source.notes)
+
+
 def test_a_folder_that_wraps_the_classes_is_no_class(tmp_path: Path) -> None:
     assert read(put(tmp_path / "a", "images/cat", "images/dog")).labels == ("cat", "dog")
     assert read(put(tmp_path / "pets", "pets/cat", "pets/dog")).labels == ("cat", "dog")
     message = problems(put(tmp_path / "b", "flowers/rose", "flowers/tulip"))
     assert f"--dataset {tmp_path}/b/flowers" in message and "rose, tulip" in message
+    message = problems(put(tmp_path / "c", "Takeout/Google Fotos/A", "Takeout/Google Fotos/B"))
+    assert f"--dataset '{tmp_path}/c/Takeout/Google Fotos'" in message
+    # Of splits, one alone would be read and the other forgotten.
+    message = problems(classes(tmp_path / "d", "train/animals", "val/animals"))
+    assert f"move them up into {tmp_path}/d/train, in each split" in message
+
+
+def test_folders_of_one_class_say_what_is_missing(tmp_path: Path) -> None:
+    put(tmp_path, "pictures")
+    message = problems(tmp_path)
+    assert "its folders make 1 label(s), pictures; classification needs 2" in message
+    (tmp_path / "list.csv").write_text("file,label\nC:\\x\\000.png,a\n")
+    assert f"or name the table: --dataset {tmp_path}/list.csv" in problems(tmp_path)
+    assert read(tmp_path, min_labels=1).labels == ("pictures",)
 
 
 def test_many_classes_in_splits(tmp_path: Path) -> None:
@@ -129,6 +151,48 @@ def test_what_nothing_settles_is_asked(
     assert settled in message and "--classes-are-folders" in message
     found = read(tmp_path, classes_are_folders=True)
     assert found.labels == tuple(sorted({folder.split("/")[0] for folder in folders}))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("images_001", "images_002", "images_003"),
+        ("HAM10000_images_part_1", "HAM10000_images_part_2"),
+        ("fold 1", "fold 2"),
+        ("batch-1", "batch-2"),
+        ("fold1/ant", "fold1/bee", "fold2/ant", "fold2/bee"),
+        ("2019/ant", "2019/bee", "2020/ant", "2020/bee"),
+        ("Session 1/ant", "Session 1/bee", "Session 2/ant", "Session 2/bee", "Session 2/wasp"),
+    ],
+)
+def test_numbered_parts_may_be_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    message = problems(put(tmp_path, *names))
+    outer = sorted({name.split("/")[0] for name in names})
+    assert f"can be read as {len(outer)} classes ({outer[0]} " in message
+    assert "numbered parts" in message and "--classes-are-folders" in message
+    assert read(tmp_path, classes_are_folders=True).labels == tuple(outer)
+    if "/" in names[0]:
+        assert "each hold the classes ant, bee" in message
+        assert f"--eval-split '{outer[1]}'" in message or f"--eval-split {outer[1]}" in message
+        found = read(tmp_path, train_split=outer[1], eval_split=outer[0])
+        assert found.labels[:2] == ("ant", "bee")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("grade_0", "grade_1"),
+        ("0", "1", "2"),
+        ("n01440764", "n01443537"),
+        ("img_class1", "img_class2"),
+        ("stage1/scan1", "stage1/scan2", "stage2/scan1", "stage2/scan2"),
+        ("0/printed", "1/written"),
+        ("data", "images"),
+    ],
+)
+def test_numbered_classes_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    outer = tuple(sorted({name.split("/")[0] for name in names}))
+    assert read(put(tmp_path, *names)).labels == outer
 
 
 def test_train_and_test_may_be_the_classes(tmp_path: Path) -> None:

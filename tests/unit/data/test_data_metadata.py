@@ -218,6 +218,19 @@ def test_two_readings_of_a_column_and_of_folders_are_both_shown(cameras: Path) -
     assert read(cameras).labels == ("cam 1", "cam 2")
 
 
+def test_the_way_out_beside_named_splits_is_not_a_flag_that_makes_classes_of_them(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path, "Train/0", "Train/1", "Test")
+    rows = [f"{row.split(',')[0]},4,x{n % 3}" for n, row in enumerate(labelled(tmp_path / "Train"))]
+    file = table(tmp_path / "Train/metadata.csv", "path,width,kind", *rows)
+    message = problems(tmp_path)
+    assert "--classes-are-folders" not in message
+    assert "to take the 2 folders in its splits (0, 1 ...) as the labels" in message
+    file.unlink()
+    assert read(tmp_path).labels == ("0", "1")
+
+
 def test_a_table_of_something_else_is_not_used_and_said(tmp_path: Path) -> None:
     put(tmp_path, "cat", "dog")
     table(tmp_path / "labels.csv", "number,name", "0,cat", "1,dog")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vit_colossal.data.sources.layout import Layout, class_folder
 from vit_colossal.data.sources.problems import listed
+from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.scan import FolderNode
+from vit_colossal.data.sources.split_names import names_a_part, parts_of_one
 from vit_colossal.data.sources.tables import TEXT_SUFFIXES
 from vit_colossal.errors import DataError
+from vit_colossal.text import cell
 
 if TYPE_CHECKING:
     import datasets
@@ -31,7 +35,7 @@ class Folder(NamedTuple):
     places: dict[str, str]
 
 
-def load_folder(root: FolderNode, layout: Layout, training: str) -> Folder:
+def load_folder(root: FolderNode, layout: Layout, training: str, request: SourceRequest) -> Folder:
     """Find the images of every class; none is opened.
 
     Not through the ``imagefolder`` loader: it drops the labels of unevenly nested folders, and
@@ -41,9 +45,11 @@ def load_folder(root: FolderNode, layout: Layout, training: str) -> Folder:
         root: The data set.
         layout: Its splits.
         training: The one that is trained on: its classes are those of all.
+        request: How many classes there have to be, and whether the folders are these for certain.
 
     Raises:
-        DataError: Images lie elsewhere, or a class has none.
+        DataError: Images lie elsewhere, a class has none, there are too few, or their names are
+            those of numbered parts.
     """
     problems: list[str] = []
     classes: dict[str, _Classes] = {}
@@ -57,6 +63,10 @@ def load_folder(root: FolderNode, layout: Layout, training: str) -> Folder:
         classes[split] = {name: files for name, files in found.items() if files}
         for part in parts:
             problems += _problems(root, part, training=split == training, split=layout.named)
+            if split == training and not layout.named and not request.classes_are_folders:
+                problems += _numbered_parts(root, part)
+    if not problems and len(classes[training]) < request.min_labels:
+        problems = [_too_few(root, [*classes[training]], request.min_labels)]
     if problems:
         raise DataError(listed(problems))
     names = sorted(classes[training])
@@ -116,7 +126,7 @@ def _problems(data: FolderNode, part: FolderNode, *, training: bool, split: bool
             "or these inside train/ and validation/, or .parquet, .arrow, .csv, .jsonl or .tar "
             "files, or a metadata.csv beside the images"
             + (f"; if {part.name} is a class: --classes-are-folders" if split and loose else "")
-            + "".join(f"; or name the table: --dataset {t}" for t in data.files(*TEXT_SUFFIXES)[:1])
+            + _or_the_table(data)
             + (f" ({others[0]})" if others else "")
         ]
     empty = [folder for folder in part.folders.values() if not folder.count] if training else []
@@ -125,14 +135,59 @@ def _problems(data: FolderNode, part: FolderNode, *, training: bool, split: bool
         others = folder.not_read()
         advice = others[0].removeprefix(f"{folder.path}: ") if others else "fill or remove it"
         problems.append(f"--dataset {root}: no images in the class folder {folder.path}; {advice}")
-    inner = [folder for folder in part.filled.values() if len(part.filled) == 1]
-    if training and inner and len(inner[0].filled) > 1:
-        names = ", ".join(list(inner[0].filled)[:5])
+    inner = part
+    while len(inner.filled) == 1 and not inner.images:
+        (inner,) = inner.filled.values()
+    if training and inner is not part and len(inner.filled) > 1:
+        names = ", ".join(list(inner.filled)[:5])
+        place = inner.path.relative_to(part.path).as_posix()
+        # Of splits, one alone would be read and the other forgotten.
+        fix = f"move them up into {part.path}, in each split" if split else ""
         problems.append(
-            f"--dataset {root}: {part.path} has one folder of images, {inner[0].name}; if the "
-            f"classes are {names} ...: --dataset {inner[0].path}"
+            f"--dataset {root}: {part.path} has one folder of images, {place}; if the "
+            f"classes are {names} ...: {fix or f'--dataset {shlex.quote(str(inner.path))}'}"
         )
     return problems
+
+
+def _numbered_parts(data: FolderNode, part: FolderNode) -> list[str]:
+    """Two readings of folders that differ in digits alone: classes, or parts of one data set."""
+    names = list(part.filled)
+    if len(names) < 2 or not parts_of_one(names):
+        return []
+    common = set.intersection(*(set(folder.filled) for folder in part.filled.values()))
+    inner = sorted(common) if len(common) > 1 and not parts_of_one(common) else []
+    if not inner and not names_a_part(names[0]):
+        return []
+    counts = ", ".join(f"{name} {folder.count}" for name, folder in [*part.filled.items()][:10])
+    if inner:
+        first, second = (shlex.quote(name) for name in names[:2])
+        parts = (
+            f"parts that each hold the classes {', '.join(inner[:5])}; say --classes-are-folders, "
+            f"or put the parts together, or choose two of them: --train-split {first} "
+            f"--eval-split {second}"
+        )
+    else:
+        parts = (
+            "parts whose names say nothing of the labels; say --classes-are-folders, or label the "
+            f"images in a metadata.csv{_or_the_table(data)}"
+        )
+    return [
+        f"--dataset {data.path}: its folders can be read as {len(names)} classes ({counts} "
+        f"images), or as numbered {parts}"
+    ]
+
+
+def _too_few(data: FolderNode, names: list[str], least: int) -> str:
+    return (
+        f"--dataset {data.path}: its folders make {len(names)} label(s), {cell(names[0])}; "
+        f"classification needs {least}: one folder of images per class, or a metadata.csv beside "
+        f"the images{_or_the_table(data)}"
+    )
+
+
+def _or_the_table(data: FolderNode) -> str:
+    return "".join(f"; or name the table: --dataset {t}" for t in data.files(*TEXT_SUFFIXES)[:1])
 
 
 def _rows(classes: _Classes, names: list[str]) -> datasets.Dataset:

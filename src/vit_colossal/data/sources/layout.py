@@ -7,6 +7,7 @@ and where that does not either, both readings are shown and nothing is guessed.
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 
 from vit_colossal.data.sources.request import SourceRequest
@@ -206,8 +207,7 @@ def _splits_in_classes(node: FolderNode) -> Layout | None:
     """Classes that each hold their own splits: ``cat/train``, ``cat/test``, ``dog/train`` ..."""
     inner = [(name, folder, siblings(folder.filled)) for name, folder in node.filled.items()]
     if len(inner) < 2 or any(
-        folder.images or named.keys() != folder.filled.keys() or "train" not in named.values()
-        for _, folder, named in inner
+        folder.images or not _only_splits(folder, named) for _, folder, named in inner
     ):
         return None
     odd = [name for name, _, _ in inner if means_nothing(name)]
@@ -225,4 +225,14 @@ def _splits_in_classes(node: FolderNode) -> Layout | None:
             turned = splits.setdefault(split, FolderNode(node.path / "*" / child))
             label = turned.folders.setdefault(name, FolderNode(folder.path))
             label.folders[child] = folder.folders[child]
-    return Layout({split: (turned,) for split, turned in splits.items()}, named=True)
+    others: Counter[str] = Counter()
+    for _, folder, named in inner:
+        others.update({n: o.count for n, o in folder.filled.items() if n not in named})
+    left_out = tuple(f"{node.path / '*' / n}/ ({count} images)" for n, count in others.items())
+    return Layout({split: (turned,) for split, turned in splits.items()}, True, left_out)
+
+
+def _only_splits(folder: FolderNode, named: dict[str, str]) -> bool:
+    """Whether a class's folders are splits: nothing but these, or several of them and more."""
+    splits = set(named.values())
+    return "train" in splits and (len(splits) > 1 or named.keys() == folder.filled.keys())

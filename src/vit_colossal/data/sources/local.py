@@ -135,7 +135,7 @@ def _read_layout(
     else:
         asked = (request.train_split or "train").partition("[")[0]
         training = matching(asked, layout.splits) or next(iter(layout.splits))
-        folder = load_folder(root, layout, training)
+        folder = load_folder(root, layout, training, request)
         notes += inner_folders(layout)
         notes += [f"{path}: {file.name} names none of the images; not used" for file in tables]
     content = content_of(root.path, folder.files, memory)

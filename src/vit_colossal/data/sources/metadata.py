@@ -161,7 +161,7 @@ class _Labelled:
         """Folders of splits that no table speaks of: with classes, where training has some."""
         missing = self.images.keys() - self.splits.keys() if self.layout.named else set()
         if "train" in missing:
-            folder = load_folder(self.root, self.layout, "train")
+            folder = load_folder(self.root, self.layout, "train", self.request)
             for split, rows in self.splits.items():
                 names = dict(zip(rows.column_names, ("image", "label"), strict=False))
                 self.splits[split] = rows.rename_columns(names)
@@ -246,6 +246,11 @@ class _Labelled:
     def _or_folders(self) -> list[str]:
         """The other reading, where there is one."""
         names = sorted(set(self._classes().values()))
+        if names and self.layout.named:  # the flag would make classes of the splits
+            return [
+                f"--dataset {self.root.path}: to take the {len(names)} folders in its splits "
+                f"({', '.join(names[:5])} ...) as the labels instead, move the table out of it"
+            ]
         return [
             f"--dataset {self.root.path}: to take its {len(names)} folders "
             f"({', '.join(names[:5])} ...) as the labels instead: --classes-are-folders"

@@ -26,6 +26,8 @@ FILLERS = frozenset(
         *("pics", "folder", "dir", "file", "files", "jpg", "jpeg", "png"),
     )
 )
+#: What numbered pieces of one data set are called.
+_PARTS = frozenset(("part", "fold", "shard", "split", "chunk", "batch"))
 _BOUNDS = re.compile(r"[-._ 0-9()\[\]{}+&,]+")
 _ADDED = "|".join(sorted(FILLERS, key=len, reverse=True))
 _GROWN = re.compile(
@@ -141,6 +143,16 @@ def siblings(names: Iterable[str]) -> dict[str, str]:
         if len({r.split for r in read.values() if r.split and r.rest == rest}) > 1
     }
     return {n: r.split for n, r in read.items() if r.split and (not r.rest or r.rest in shared)}
+
+
+def names_a_part(name: str) -> bool:
+    """Whether a name is that of a piece and not of what it shows: ``images_001``, ``cats part 2``.
+
+    Args:
+        name: One of several that differ in digits alone.
+    """
+    words = {word for word in _BOUNDS.split(name.strip().lower()) if word}
+    return bool(words) and (words <= FILLERS or not words.isdisjoint(_PARTS))
 
 
 def parts_of_one(names: Iterable[str]) -> bool:
