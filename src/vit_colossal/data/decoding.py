@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vit_colossal.data.sources.images import encoded
+from vit_colossal.data.sources.images import LFS_POINTER, encoded
 from vit_colossal.data.sources.webdataset import open_file
 from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.text import cell, printable
@@ -216,6 +216,8 @@ def _identify(stream: IO[bytes]) -> Image.Image:
 def _what_it_is(head: bytes) -> str:
     if not head:
         return "the file is empty"
+    if head.startswith(LFS_POINTER):
+        return "this is a pointer of git LFS, not the image: run git lfs pull there"
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
         return "this is HTML, XML or SVG text, not an image"
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:

@@ -19,7 +19,13 @@ from vit_colossal.data.cache import CacheOptions, prepare_rows
 from vit_colossal.data.chosen_rows import choose_rows
 from vit_colossal.data.pixels import META, CachedSplit
 from vit_colossal.data.sources.chosen import ChosenData
-from vit_colossal.data.sources.columns import find_columns, flat_features, is_plain, is_text
+from vit_colossal.data.sources.columns import (
+    find_columns,
+    flat_features,
+    is_plain,
+    is_text,
+    names_beside,
+)
 from vit_colossal.data.sources.images import mostly_encoded, undecoded
 from vit_colossal.data.sources.label_agreement import in_training_order
 from vit_colossal.data.sources.label_values import plain
@@ -95,6 +101,8 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
         reader = replace(reader, options=replace(options, images_to_follow=follow))
     train, labels = reader.read(splits, train_name, limit)
     notes = (*loaded.notes, *labels.notes)
+    if labels.kind == "numbers":
+        notes += names_beside(_features(splits[train_name]), columns[1])
     if eval_name is None:
         kept, held_out = hold_out(labels.places, request, train_name)
         train, evaluation = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from data_folders import classes, problems, put, read, sizes
 from vit_colossal.data.cache import CacheOptions
+from vit_colossal.data.decoding import BadImage, Row, decode_rows
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import load
 from vit_colossal.data.streams import read_streams
@@ -98,6 +100,55 @@ def test_a_split_that_calls_its_labels_otherwise_is_not_unlabelled(
     # Nobody is kept from training by a test split.
     file.rename(tmp_path / "test.parquet")
     assert sizes(read(tmp_path)) == (18, 2)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["data/train-00000-of-00001.parquet", "train.csv", "a.tar"])
+def test_a_clone_without_its_large_files_says_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(POINTER)
+    path = tmp_path / name if name == "train.csv" else tmp_path
+    assert "1 of 1 files" in problems(path) and "run git lfs pull" in problems(path)
+
+
+def test_images_that_are_pointers_say_so() -> None:
+    row = Row(0, {"bytes": POINTER.encode(), "path": None}, 0)
+    (bad,) = decode_rows([row], Preprocessing((4, 4), 2))
+    assert isinstance(bad, BadImage) and "run git lfs pull" in bad.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("a.zip", "unpack it"), ("a.TGZ", "unpack it"), ("a.json", "(.jsonl)"), ("a.xlsx", "as CSV")],
+)
+def test_other_files_say_what_can_be_made_of_them(tmp_path: Path, name: str, fix: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert fix in problems(tmp_path / name)
+    if fix == "unpack it":
+        assert f"or unpack {tmp_path / name} and name the folder" in problems(tmp_path)
+
+
+def test_a_tar_of_class_folders_has_to_be_unpacked(tmp_path: Path) -> None:
+    put(tmp_path / "x", "cat", "dog")
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        archive.add(tmp_path / "x", "pets")
+    message = problems(tmp_path / "pets.tar")
+    assert "no sample has a label beside its image" in message and "unpack it" in message
+
+
+def test_files_of_another_kind_beside_the_rows_are_mentioned(tmp_path: Path) -> None:
+    parquet(tmp_path / "train.parquet", [0, 1] * 5, label_name=["cat", "dog"] * 5)
+    (tmp_path / "train.csv").write_text("a,b\n1,2\n")
+    notes = read(tmp_path).notes
+    assert any("train.csv not read" in note for note in notes)
+    # The file's labels are of a class with names, and need no others.
+    assert not any("label_name" in note for note in notes)
+    file = tmp_path / "train.parquet"
+    rows = datasets.Dataset.from_parquet(str(file))
+    rows.cast_column("label", datasets.Value("int64")).to_parquet(file)
+    assert any("those in label_name, name it with --label-column" in n for n in read(file).notes)
 
 
 def test_images_beside_files_of_rows_are_mentioned(tmp_path: Path) -> None:

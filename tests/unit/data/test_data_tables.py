@@ -124,6 +124,16 @@ def test_the_fingerprint_covers_the_table_and_its_images(photos: Path) -> None:
 # --- Refusing -------------------------------------------------------------------------------------
 
 
+def test_names_without_suffix_say_where_they_would_be_found(photos: Path) -> None:
+    file = write(photos, "a.csv", "id,label", *(f"{n},{n % 2}" for n in range(8)))
+    message = problems(file)
+    assert "no column of image paths" in message and "call it metadata.csv, beside" in message
+    assert "--image-column (of id, label)" in message
+    file.rename(photos / "metadata.csv")
+    write(photos, "metadata.csv", "id,label", *(f"{n},{n % 2}" for n in range(10)))
+    assert open_path(photos).labels == ("0", "1")
+
+
 def test_missing_images_and_labels_are_all_listed_by_line(photos: Path) -> None:
     lines = [
         "photos/0.jpg,cat",
@@ -142,6 +152,28 @@ def test_missing_images_and_labels_are_all_listed_by_line(photos: Path) -> None:
     assert "a.csv line 7: photos: no such file" in message
     assert "a.csv line 8: no label in column 'label'" in message
     assert "line 2" not in message
+
+
+@pytest.mark.parametrize(
+    "again", ["photos/1.jpg,b", "./photos/1.jpg, b", "photos/../photos/1.jpg,b"]
+)
+def test_an_image_that_is_listed_again_is_said(photos: Path, again: str) -> None:
+    file = write(photos, "a.csv", "image,label", *rows(*"abab"), again)
+    assert "1 row(s) list an image that an earlier row lists" in open_path(file).notes
+    # As tables of boxes have it, or of several labels an image.
+    write(photos, "a.csv", "image,label", *rows(*"abab"), again.replace("b", "c"), again)
+    (line,) = problems(file).splitlines()
+    assert "line 6: 1.jpg has the label c, and b in a.csv line 3: write one label an image" in line
+
+
+@pytest.mark.parametrize("other", ["val.csv", "validation.jsonl", "test.csv"])
+def test_an_image_of_two_splits_is_said(photos: Path, other: str) -> None:
+    write(photos, "train.csv", "image,label", *rows(*"abab"))
+    again = "photos/1.jpg,b" if other.endswith("csv") else '{"image": "photos/1.jpg", "label": "b"}'
+    head = ["image,label"] if other.endswith("csv") else []
+    write(photos, other, *head, again)
+    (note,) = (note for note in open_path(photos).notes if "too" in note)
+    assert f"1 image(s) of split {other.partition('.')[0]} are in split train too (1.jpg" in note
 
 
 def test_problems_of_both_splits_are_listed(photos: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vit_colossal.data.sources.layout import Layout, class_folder
 from vit_colossal.data.sources.problems import listed
 from vit_colossal.data.sources.request import SourceRequest
-from vit_colossal.data.sources.scan import FolderNode
+from vit_colossal.data.sources.scan import ARCHIVES, FolderNode
 from vit_colossal.data.sources.split_names import names_a_part, parts_of_one
 from vit_colossal.data.sources.tables import TEXT_SUFFIXES
 from vit_colossal.errors import DataError
@@ -121,12 +121,14 @@ def _problems(data: FolderNode, part: FolderNode, *, training: bool, split: bool
     if loose or not part.filled:
         state = f"{loose} image(s) outside of a class folder" if loose else "no images"
         others = part.not_read()
+        packed = data.files(*ARCHIVES)
         return [
             f"--dataset {root}: {state} in {part.path}; expected one folder of images per class, "
             "or these inside train/ and validation/, or .parquet, .arrow, .csv, .jsonl or .tar "
             "files, or a metadata.csv beside the images"
             + (f"; if {part.name} is a class: --classes-are-folders" if split and loose else "")
             + _or_the_table(data)
+            + (f"; or unpack {packed[0]} and name the folder" if packed else "")
             + (f" ({others[0]})" if others else "")
         ]
     empty = [folder for folder in part.folders.values() if not folder.count] if training else []

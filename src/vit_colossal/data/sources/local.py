@@ -91,6 +91,10 @@ def _load_folder(path: Path, request: SourceRequest, memory: Path) -> Local:
         files = []
     if files and images:
         notes.append(f"{path}: left out {images} image(s) beside the data's files")
+    others = found.root.files(*TEXT_SUFFIXES, ".tar") if files else []
+    if others:
+        names = _first_names(found.root.path, others)
+        notes.append(f"{path}: {names} not read; name one to use it: --dataset")
     # An archive beside the images that were unpacked from it is no data set.
     files = files or ([] if images else found.root.files(".tar"))
     if files:
@@ -109,10 +113,14 @@ def _read_images(path: Path, found: Scan, request: SourceRequest, memory: Path) 
     tables = find_tables(found.root)
     local = _read_layout(path, found.root, layout, tables, request, memory)
     others = [file for file in found.root.files(*TEXT_SUFFIXES) if file not in tables]
-    names = ", ".join(file.relative_to(found.root.path).as_posix() for file in others[:5])
-    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-    notes = [f"{path}: {names}{more} not read; name a table to use it: --dataset"] if others else []
+    names = _first_names(found.root.path, others)
+    notes = [f"{path}: {names} not read; name a table to use it: --dataset"] if others else []
     return local._replace(notes=(*local.notes, *notes))
+
+
+def _first_names(root: Path, files: list[Path]) -> str:
+    names = ", ".join(file.relative_to(root).as_posix() for file in files[:5])
+    return names + (f" and {len(files) - 5} more" if len(files) > 5 else "")
 
 
 def _read_layout(

@@ -18,6 +18,7 @@ from vit_colossal.data.sources.label_values import plain
 from vit_colossal.data.sources.labels import is_label
 from vit_colossal.data.sources.layout import Layout, class_folder
 from vit_colossal.data.sources.problems import listed
+from vit_colossal.data.sources.repeated_images import in_several_splits
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.scan import FolderNode
 from vit_colossal.data.sources.split_by_column import rows_of_splits
@@ -174,7 +175,9 @@ class _Labelled:
 
     def finished(self, tables: list[Path]) -> tuple[Folder, tuple[str, ...]]:
         """All rows, and a line about images that are in none."""
-        used = {path for rows in self.splits.values() for path in _paths(rows) if path}
+        own = {split: [path for path in _paths(r) if path] for split, r in self.splits.items()}
+        used = {path for paths in own.values() for path in paths}
+        self.notes += in_several_splits(own)
         rest = set(self.all_images) - used
         if rest:
             self.notes.append(f"{len(rest)} image(s) are in no table, and left out")

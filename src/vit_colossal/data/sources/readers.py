@@ -10,14 +10,23 @@ from typing import Any
 
 from vit_colossal.data.sources.columns import image_columns, sampler
 from vit_colossal.data.sources.image_files import ImageFiles, with_files
-from vit_colossal.data.sources.images import IMAGE_SUFFIXES
+from vit_colossal.data.sources.images import IMAGE_SUFFIXES, LFS_POINTER
+from vit_colossal.data.sources.repeated_images import in_several_splits
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.rows import Rows
+from vit_colossal.data.sources.scan import ARCHIVES
 from vit_colossal.data.sources.split_names import kind_of_split, matching
 from vit_colossal.data.sources.tables import TEXT_SUFFIXES, TrainingColumns, read_tables
 from vit_colossal.data.sources.webdataset import read_shards
 from vit_colossal.errors import DataError
 from vit_colossal.text import cell
+
+#: What can be made of other files.
+_INSTEAD = {
+    **dict.fromkeys(ARCHIVES, "unpack it, and name the folder"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".txt"), "save the table as CSV in UTF-8"),
+    ".json": "write JSON lines (.jsonl), one object a row",
+}
 
 Reader = Callable[[Path, dict[str, list[Path]], SourceRequest], Rows]
 
@@ -36,8 +45,23 @@ def common_suffix(path: Path, files: list[Path]) -> str:
     if len(suffixes) > 1 or not suffixes <= READERS.keys():
         found = " and ".join(sorted(suffixes)) if suffixes != {""} else "a file without suffix"
         known = ", ".join(READERS)
-        raise DataError([f"--dataset {path}: expected files of one kind ({known}), found {found}"])
+        fix = "".join({f"; {_INSTEAD[s]}": None for s in sorted(suffixes) if s in _INSTEAD})
+        raise DataError(
+            [f"--dataset {path}: expected files of one kind ({known}), found {found}{fix}"]
+        )
+    missing = [file for file in files if _is_pointer(file)]
+    if missing:
+        count = f"{len(missing)} of {len(files)} files ({missing[0].name} ...)"
+        raise DataError(
+            [f"--dataset {path}: {count} are pointers of git LFS: run git lfs pull in that folder"]
+        )
     return suffixes.pop()
+
+
+def _is_pointer(file: Path) -> bool:
+    """Whether a clone without git LFS left a line on the file in its place."""
+    with file.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _read_library(
@@ -81,9 +105,15 @@ def _with_files(
 
 def _read_shards(path: Path, by_split: dict[str, list[Path]], request: SourceRequest) -> Rows:
     columns = request.image_column, request.label_column
-    return Rows(
-        {name: read_shards(same, IMAGE_SUFFIXES, *columns) for name, same in by_split.items()}
-    )
+    splits = {name: read_shards(same, IMAGE_SUFFIXES, *columns) for name, same in by_split.items()}
+    if all(len(rows.column_names) == 1 for rows in splits.values()):
+        raise DataError(
+            [
+                f"--dataset {path}: no sample has a label beside its image (.cls, .txt or .json); "
+                "if the folders in it are the classes, unpack it and name the folder"
+            ]
+        )
+    return Rows(splits)
 
 
 def _read_text(path: Path, by_split: dict[str, list[Path]], request: SourceRequest) -> Rows:
@@ -93,6 +123,7 @@ def _read_text(path: Path, by_split: dict[str, list[Path]], request: SourceReque
     problems: list[str] = []
     train = matching((request.train_split or "train").partition("[")[0], by_split)
     training: TrainingColumns | None = None
+    own: dict[str, list[Path]] = {}
     for split, same in sorted(by_split.items(), key=lambda item: item[0] != train):
         known = training
         if training and kind_of_split(split) == "test":
@@ -105,12 +136,13 @@ def _read_text(path: Path, by_split: dict[str, list[Path]], request: SourceReque
             continue
         splits[split] = found.rows
         images += found.images
+        own[split] = found.images
         notes += tuple(note for note in found.notes if note not in notes)
         if split == train:
             training = TrainingColumns(found.rows.column_names[1], frozenset(found.columns))
     if problems:
         raise DataError(problems)
-    return Rows(splits, images, notes)
+    return Rows(splits, images, (*notes, *in_several_splits(own)))
 
 
 #: What reads the files of a data set, by suffix. It gets the data set's path for messages, the

@@ -13,6 +13,8 @@ from vit_colossal.data.sources.images import IMAGE_SUFFIXES
 from vit_colossal.data.sources.system_files import is_left_by_system
 
 # fmt: off
+#: What has to be unpacked first; ``.tar`` can be shards.
+ARCHIVES = frozenset((".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip"))
 # Images that are not read: leaving them out deserves a word.
 _OTHER_IMAGES = frozenset((
     ".arw", ".cr2", ".cr3", ".dng", ".eps", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw",

@@ -18,6 +18,7 @@ from vit_colossal.data.sources.columns import (
     find_columns,
     flat,
     labels_of,
+    names_beside,
     sampler,
 )
 from vit_colossal.data.sources.digits import load_digits
@@ -116,6 +117,7 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
     choice = choose_splits(request, splits, labelled, loaded.fixed)
     train, _ = checked(rows, train_name, image_column, label_column, labels)
     notes = [*loaded.notes, *labels.notes]
+    notes += names_beside(rows.features, label_column) if labels.kind == "numbers" else ()
     if choice.evaluation is None:
         ids = np.array(column_values(train, label_column))
         kept, held_out = hold_out(ids, request, train_name)

@@ -21,6 +21,7 @@ from vit_colossal.data.sources.images import (
 from vit_colossal.data.sources.label_values import label_problems, plain
 from vit_colossal.data.sources.labels import LABEL_COLUMNS, short
 from vit_colossal.data.sources.problems import listed
+from vit_colossal.data.sources.repeated_images import repeated
 from vit_colossal.data.sources.split_by_column import may_divide, parts_of
 from vit_colossal.data.sources.table_files import Table, read_table
 from vit_colossal.errors import DataError
@@ -128,6 +129,8 @@ def read_tables(
     parts: Sequence[str | None] = [folders.get(path) if path else None for path in paths]
     parts = parts if any(parts) else parts_of(extra) or parts
     problems += _label_problems(labels, parts, label_column or "", where)
+    wrong, said = repeated(paths, labels, where)
+    problems, notes = problems + wrong, notes + said
     if problems:
         raise DataError(listed(problems))
     named = label_column or ""
@@ -188,6 +191,9 @@ def _find_columns(
     if not labels and len(names) == 2:
         labels = [name for name in names if name not in images]
     kinds = ("column of image paths", "column of labels")
+    if not images and not known and image_column is None:
+        known_by = "if it names images without suffix, call it metadata.csv, beside them"
+        kinds = (f"column of image paths ({known_by})", kinds[1])
     pixels = [name for name in names if _PIXEL.fullmatch(name)]
     try:
         if len(pixels) > _FEW_PIXELS and not images and image_column is None:

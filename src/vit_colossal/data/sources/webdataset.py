@@ -142,7 +142,8 @@ def read_shards(
         problems = [f"{shard}: holds no samples" for shard in shards]
     if problems:
         raise DataError(listed(problems))
-    return labelled_images(image_column or "image", places, label_column or "label", labels)
+    found = labels if any(label is not None for label in labels) else None
+    return labelled_images(image_column or "image", places, label_column or "label", found)
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
