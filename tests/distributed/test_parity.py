@@ -15,6 +15,7 @@ from vit_colossal.parity.compare import ParityConfig, Row, compare_cases
 
 WORKER = str(Path(__file__).with_name("faulty_worker.py"))
 STEPS = 12
+LAYOUTS = "zero1,gemini,hybrid dp2,hybrid pp2,hybrid tp2"
 
 #: The first step at which each planted error can show: in the gradients or the loss of the step
 #: itself, or in the loss of the step after the update that it spoils.
@@ -60,7 +61,7 @@ def test_planted_error_is_caught_with_its_step(rows: dict[str, Row], fault: str)
 def test_command_compares_layouts_and_trainer(tmp_path: Path) -> None:
     command = [
         *("python", "-m", "vit_colossal", "parity", "--nproc", "2", "--max-steps", "4"),
-        *("--layouts", "zero1,gemini,hybrid pp2,hybrid tp2", "--output-dir", str(tmp_path / "out")),
+        *("--layouts", LAYOUTS, "--output-dir", str(tmp_path / "out")),
     ]
     finished = run(command, timeout_s=400, env=environment(), cwd=tmp_path)
     assert finished.returncode == 0, finished.output
@@ -72,10 +73,10 @@ def test_command_compares_layouts_and_trainer(tmp_path: Path) -> None:
     assert names == {
         *(
             (name, "fp32", clip, 2)
-            for name in ("zero1", "hybrid pp2", "hybrid tp2")
+            for name in ("zero1", "hybrid dp2", "hybrid pp2", "hybrid tp2")
             for clip in (0, 1)
         ),
-        *((name, "bf16", 0, 2) for name in ("zero1", "gemini", "hybrid pp2", "hybrid tp2")),
+        *((name, "bf16", 0, 2) for name in LAYOUTS.split(",")),
         *(
             (f"transformers.Trainer {optim}", "fp32", clip, n)
             for optim in ("adamw_torch", "adamw_torch_fused")
@@ -86,6 +87,10 @@ def test_command_compares_layouts_and_trainer(tmp_path: Path) -> None:
     assert all(row["passed"] for row in report["rows"])
     by_name = {row["name"]: row["difference"] for row in report["rows"] if row["clip"] == 0}
     assert by_name["transformers.Trainer adamw_torch"]["identical_steps"] == 4
+    clipped = {row["name"]: row["difference"] for row in report["rows"] if row["clip"]}
+    for name in ("zero1", "hybrid dp2", "hybrid pp2"):
+        assert clipped[name]["identical_steps"] == 4, name
+        assert clipped[name]["weights"] == 0.0, name
     assert "| zero1 | fp32 | off | 2 | 4/4 |" in (tmp_path / "out/parity.md").read_text()
     with Image.open(tmp_path / "out/parity.png") as image:
         assert image.width > 600

@@ -36,10 +36,12 @@ EXPLANATIONS = (
     "of the peak learning rate. Key biases stand apart: softmax does not depend on them, so their "
     "true gradient is zero and AdamW amplifies the rounding noise there.",
     "Where steps are not identical: tensor parallelism sums partial products and partial input "
-    "gradients across ranks, in another order than autograd sums them in one process; with "
-    "clipping on, each plugin adds up the squared gradients in an order and width of its own "
-    "(PyTorch in fp32 tensor by tensor, ColossalAI in fp64), so the clipping factor differs in its "
-    "last bits; more than two replicas are added in an order that gloo decides.",
+    "gradients across ranks, in another order than autograd sums them in one process; more than "
+    "two replicas are added in an order that gloo decides. With clipping on, the norm is that of "
+    "the tensors' norms in the model's order, as in PyTorch, where a rank has whole gradients: "
+    "ddp, zero1, and hybrid without tensor parallelism, whose stages exchange the norms. zero2 "
+    "has parts of them alone, from whose norms no sum gives the same bits; its clipping factor "
+    "differs in the last ones, as under tensor parallelism.",
 )
 
 

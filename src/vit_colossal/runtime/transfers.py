@@ -6,6 +6,7 @@ before and after is in docs/performance.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
@@ -16,6 +17,9 @@ from colossalai.booster.plugin import HybridParallelPlugin, LowLevelZeroPlugin
 from colossalai.booster.plugin.hybrid_parallel_plugin import HybridParallelZeroOptimizer
 from colossalai.zero.low_level import LowLevelZeroOptimizer
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.nn.utils import clip_grads_with_norm_
+
+from vit_colossal.runtime.clipping import norm_of, total_norm
 
 #: Elements of one all-reduce, as in ColossalAI's ZeRO.
 BUCKET_ELEMENTS = 12 * 2**20
@@ -30,7 +34,13 @@ class _OneBucket(LowLevelZeroOptimizer):
     knows one group only for the sake of filing the gradients afterwards, which is done by parameter
     here. When nothing is clipped, it also computes the norm of all gradients, waits for it, and
     multiplies them by 1.
+
+    Upstream adds up the norms of shards, in double precision. In stage 1 each rank has the whole
+    averaged gradients for a moment; in fp32 they are clipped as PyTorch does.
     """
+
+    #: All parameters, in the model's order.
+    in_order: Sequence[torch.nn.Parameter] = ()
 
     def _add_to_bucket(self, param: torch.nn.Parameter, group_id: int) -> None:
         # Not in __init__: this class is given to optimizers that exist already.
@@ -45,16 +55,37 @@ class _OneBucket(LowLevelZeroOptimizer):
     ) -> None:
         super()._add_grad(grad, partition_num, self._group_of[param_id], param_id, rank)
 
+    @property
+    def _has_whole_gradients(self) -> bool:
+        return not self._partition_grads and self.mixed_precision_mixin is None
+
     def _compute_grad_norm(self, *args: Any, **options: Any) -> float:
-        if self._clip_grad_norm <= 0:
+        if self._clip_grad_norm <= 0 or self._has_whole_gradients:
             return 0.0
         return float(super()._compute_grad_norm(*args, **options))
 
     def _unscale_and_clip_grads(self, gradients: list[torch.Tensor], norm: float) -> None:
+        if self._clip_grad_norm > 0 and self._has_whole_gradients:
+            self._clip_as_pytorch_does()
+            return
         # With neither a scale nor a limit upstream multiplies each gradient by 1.
         scaled = isinstance(self.mixed_precision_mixin, FP16MixedPrecisionMixin)
         if scaled or self._clip_grad_norm > 0:
             super()._unscale_and_clip_grads(gradients, norm)
+
+    def _clip_as_pytorch_does(self) -> None:
+        """Scale this rank's shards by the factor of ``torch.nn.utils.clip_grad_norm_``."""
+        norms = []
+        for param in self.in_order:
+            store, group = self.pid_to_grad_store[id(param)], self._group_of.get(id(param))
+            parts = store.get_partitioned_gradients_by_param_id(group, id(param))
+            if parts:  # of all ranks, the last one padded
+                whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+                norms.append(norm_of(whole[: param.numel()]))
+        norm = total_norm(norms)
+        shards = [each for group in self.optim.param_groups for each in group["params"]]
+        clip_grads_with_norm_(shards, self._clip_grad_norm, norm)
+        self._current_grad_norm = float(norm)
 
 
 class ZeroOptimizer(_OneBucket, LowLevelZeroOptimizer):
@@ -73,6 +104,7 @@ class ZeroPlugin(LowLevelZeroPlugin):
         if type(optimizer) is LowLevelZeroOptimizer:
             # The plugin names the class it builds; a subclass without state can take its place.
             optimizer.__class__ = ZeroOptimizer
+            optimizer.in_order = [p for p in model.parameters() if p.requires_grad]
         return (model, optimizer, *rest)
 
 

@@ -16,8 +16,12 @@ from colossalai.pipeline.schedule import OneForwardOneBackwardSchedule
 from colossalai.shardformer.layer import DropoutForReplicatedInput
 from colossalai.shardformer.layer.utils import Randomizer
 from colossalai.zero.low_level import LowLevelZeroOptimizer
+from torch.nn.utils import clip_grads_with_norm_
 
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.plan.weight_names import named_weights
+from vit_colossal.runtime.clipping import total_norm_of_stages
 from vit_colossal.runtime.transfers import HybridPlugin
 from vit_colossal.strategies.parts import Part
 from vit_colossal.strategies.precision import INITIAL_LOSS_SCALE
@@ -38,7 +42,7 @@ class Hybrid(Strategy):
             precision=config.precision,
             num_microbatches=plan.batches.num_microbatches,
             initial_scale=INITIAL_LOSS_SCALE,
-            max_norm=config.clip_grad_norm,
+            max_norm=0.0 if _clips_exactly(config) else config.clip_grad_norm,
             gradient_as_bucket_view=True,
             custom_policy=ViTPolicy(),
         )
@@ -49,6 +53,17 @@ class Hybrid(Strategy):
 
     def stages(self, boosted: Boosted) -> dist.ProcessGroup:
         return boosted.booster.plugin.pp_group
+
+    def update(self, boosted: Boosted) -> torch.Tensor | float | None:
+        config = boosted.plan.config
+        if not _clips_exactly(config):
+            return super().update(boosted)
+        named = dict(named_weights(boosted.model.unwrap()))
+        gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
+        norm = total_norm_of_stages(gradients, list(boosted.shapes), self.stages(boosted))
+        clip_grads_with_norm_(named.values(), config.clip_grad_norm, norm)
+        boosted.optimizer.step()
+        return norm
 
     def forward_pipeline(
         self,
@@ -111,6 +126,15 @@ class Hybrid(Strategy):
         zero = isinstance(boosted.optimizer, LowLevelZeroOptimizer)
         owner = "mixed_precision_mixin" if zero else "mixed_precision"
         return getattr(getattr(boosted.optimizer, owner, None), "grad_scaler", None)
+
+
+def _clips_exactly(config: TrainConfig) -> bool:
+    """Whether the gradients are clipped here, as PyTorch does, and not by ColossalAI's optimizer.
+
+    That one adds up the squares in double precision and in an order of its own. In fp32 each stage
+    has whole gradients, unless they are divided by tensor parallelism.
+    """
+    return config.clip_grad_norm > 0 and config.precision == "fp32" and config.tp == 1
 
 
 def _randomizers(boosted: Boosted) -> dict[str, Randomizer]:
