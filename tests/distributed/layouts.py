@@ -149,6 +149,10 @@ LAYOUTS = [
     Layout("gemini", "two", "--plugin gemini", "bf16", PROBED),
     Layout("tp2", "two", "--plugin hybrid --tp 2"),
     Layout("pp2", "two", "--plugin hybrid --pp 2 --num-microbatches 4", variants=PROBED),
+    Layout(
+        *("pp2-uneven", "two", "--plugin hybrid --pp 2 --layers-per-stage 2,1"),
+        variants=("plain",),
+    ),
     Layout("dp2-zero1", "two", "--plugin hybrid --zero 1", "bf16"),
     Layout(
         *("pp2-zero1", "two", "--plugin hybrid --pp 2 --zero 1 --microbatch-size 4", "bf16"),

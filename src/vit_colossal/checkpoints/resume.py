@@ -43,9 +43,11 @@ def identity(plan: RunPlan, data: RunData) -> dict[str, Any]:
 def layout(plan: RunPlan) -> dict[str, Any]:
     """What decides the order in which a run sums; equal means that resuming is bit-exact."""
     config = plan.config
+    given = config.layers_per_stage
+    stages = "" if given is None else f", {given} layers"
     return {
         "plugin": config.plugin,
-        "degrees": str(plan.dims),
+        "degrees": str(plan.dims) + stages,
         "zero": config.zero,
         "precision": config.precision,
         "batches": str(plan.batches),

@@ -22,6 +22,7 @@ from vit_colossal.plan.problems import (
     plugin_problems,
     refuses_fp32,
 )
+from vit_colossal.plan.stages import layers_of_stages, stage_problems
 from vit_colossal.plan.trainer_cut import order_problems, trainer_cut
 
 
@@ -55,6 +56,11 @@ class RunPlan:
     notes: tuple[str, ...]
     checkpoint: Checkpoint | None = None
     segments: tuple[Segment, ...] = ()
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Encoder layers of each pipeline stage."""
+        return layers_of_stages(self.config, self.spec)
 
 
 def make_plan(
@@ -90,6 +96,7 @@ def make_plan(
     notes += _interpolation(spec)
     config = _default_recipe(config, spec, device)
     problems = [*found, *plugin_problems(config, device.kind), *model_problems(config, spec)]
+    problems += stage_problems(config, spec)
     plan: BatchPlan | None = None
     try:
         dims = ParallelDims.for_world(world_size, pp=config.pp, tp=config.tp)

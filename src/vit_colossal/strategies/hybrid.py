@@ -38,6 +38,7 @@ class Hybrid(Strategy):
         plugin = HybridPlugin(
             tp_size=plan.dims.tp,
             pp_size=plan.dims.pp,
+            num_layers_per_stage=list(plan.stages),
             zero_stage=config.zero,
             precision=config.precision,
             num_microbatches=plan.batches.num_microbatches,

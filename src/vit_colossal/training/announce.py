@@ -41,7 +41,8 @@ def announce(job: Job, memory: StateMemory) -> None:
     layout = f"{plan.config.plugin}, {plan.dims}, {plan.config.precision} on {plan.device.kind}"
     if plan.dims.pp > 1:
         idle = bubble(plan.dims.pp, plan.batches.num_microbatches)
-        layout += f", pipeline idle share {idle:.1%}"
+        stages = " + ".join(map(str, plan.stages))
+        layout += f", stages of {stages} layers, pipeline idle share {idle:.1%}"
     logger.info("layout: %s", layout)
     logger.info("%s", plan.batches)
     logger.info(

@@ -189,6 +189,36 @@ REFUSED = {
         {"cutmix": 0.2, "batch_size": 1},
         ["--cutmix", "--global-batch-size 2"],
     ),
+    "stages of no pipeline": (
+        1,
+        {"layers_per_stage": "2,2"},
+        ["--layers-per-stage 2,2 needs a pipeline", "--pp 2"],
+    ),
+    "a stage too many": (
+        2,
+        {"plugin": "hybrid", "pp": 2, "layers_per_stage": "1,1,2"},
+        ["--layers-per-stage 1,1,2 names 3 stages", "--pp 2 has 2"],
+    ),
+    "stages with other layers": (
+        2,
+        {"plugin": "hybrid", "pp": 2, "layers_per_stage": "5,7"},
+        ["--layers-per-stage 5,7", "vit-micro has 4 encoder layers"],
+    ),
+    "a stage without layers": (
+        2,
+        {"plugin": "hybrid", "pp": 2, "layers_per_stage": "0,4"},
+        ["--layers-per-stage 0,4", "one or more"],
+    ),
+    "ZeroBubble": (
+        2,
+        {"plugin": "hybrid", "pp": 2, "pp_style": "zbv"},
+        ["--pp-style zbv drops the weight gradients", "use 1f1b"],
+    ),
+    "an interleaved pipeline": (
+        2,
+        {"plugin": "hybrid", "pp": 2, "pp_style": "interleaved"},
+        ["--pp-style interleaved", "use 1f1b"],
+    ),
     "Trainer's order on nobody knows how many": (
         1,
         {"order": "transformers"},

@@ -90,6 +90,7 @@ PIPELINE = {"plugin": "hybrid", "pp": 2, "global_batch_size": 16}
         ({"plugin": "hybrid", "pp": 2}, {"plugin": "hybrid", "tp": 2}),
         ({"precision": "fp32"}, {"precision": "bf16"}),
         ({"grad_accumulation": 1}, {"grad_accumulation": 2}),
+        (PIPELINE, {**PIPELINE, "layers_per_stage": "3,1"}),
         ({**PIPELINE, "num_microbatches": 2}, {**PIPELINE, "num_microbatches": 8}),
         ({"plugin": "hybrid", "precision": "bf16"}, {"plugin": "hybrid", "zero": 1}),
     ],

@@ -25,6 +25,12 @@ class StrategySettings(Settings):
     """Tensor-parallel degree (hybrid)."""
     pp: int = alias("pp", "pp_size", default=1, ge=1)
     """Pipeline stages (hybrid)."""
+    layers_per_stage: str | None = Field(None, pattern=r"^\d+(,\d+)*$")
+    """Encoder layers of each pipeline stage, such as 5,7; default balanced, with what the
+    embeddings and the head cost."""
+    pp_style: str = "1f1b"
+    """The pipeline's schedule: 1f1b is the only one; the others of ColossalAI are refused, with the
+    reason."""
     zero: int = alias("zero", "zero_stage", default=0, ge=0, le=2)
     """ZeRO stage inside the hybrid plugin: shards the optimizer over data-parallel replicas."""
     precision: Precision | None = None
