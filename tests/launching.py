@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
-
-ROOT = Path(__file__).parents[1]
-WORKER = Path(__file__).parent / "distributed" / "worker.py"
 
 #: Every process of one launch inherits this variable; elastic gives workers sessions of their own,
 #: so that neither a process group nor the parent's id would find them all.
-MARK = "VIT_COLOSSAL_TEST_LAUNCH"
+from warm import MARK, NAME_LENGTH, PYTHON
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+WORKER = HERE / "distributed" / "worker.py"
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,10 @@ def environment(**changes: str) -> dict[str, str]:
         "MASTER_PORT",
     )
     kept = {name: value for name, value in os.environ.items() if name not in launcher}
-    sources = [str(ROOT / "src"), *filter(None, [kept.get("PYTHONPATH")])]
+    sources = [str(ROOT / "src"), *filter(None, kept.get("PYTHONPATH", "").split(os.pathsep))]
     binaries = [str(Path(sys.executable).parent), kept.get("PATH", "")]
     return kept | {
-        "PYTHONPATH": os.pathsep.join(sources),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(sources)),
         "PATH": os.pathsep.join(binaries),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
@@ -113,7 +120,9 @@ def marked(mark: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+            # A fork shows the environment of the one that was started: it has the mark as its name.
+            told = process.name() == mark[:NAME_LENGTH] or process.environ().get(MARK) == mark
+            if told and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
@@ -146,9 +155,61 @@ def torchrun(processes: int, *arguments: str) -> list[str]:
     ]
 
 
+def warm(*arguments: str, reaches_hub: bool = False) -> list[str]:
+    """The command of ``python ARGUMENTS...``, a script's path or ``-m`` and a module, without the
+    time of its imports: a fork of one Python that has imported all (see ``warm``).
+
+    Neither for what an import reads from the environment nor for tests of the start itself.
+
+    Args:
+        arguments: what follows ``python`` on its command line.
+        reaches_hub: the environment says where the hub is, which its client reads when it is
+            imported: the fork imports that itself.
+    """
+    return [*_warm_python("what knows no hub" if reaches_hub else "all"), *arguments]
+
+
+@cache
+def warm_programs() -> Path:
+    """A folder with the programs ``python`` and ``vit-colossal``, which are forks as above."""
+    folder = Path(tempfile.mkdtemp(prefix="warm-programs-"))
+    atexit.register(shutil.rmtree, folder)
+    for name, arguments in (("python", ()), ("vit-colossal", ("-m", "vit_colossal"))):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(warm(*arguments))} "$@"\n')
+        program.chmod(0o755)
+    return folder
+
+
+def with_warm_children() -> dict[str, str]:
+    """The environment in which what a fork starts by `sys.executable` is a fork, too."""
+    return environment(**{PYTHON: str(warm_programs() / "python")})
+
+
+@cache
+def _warm_python(imports: str) -> list[str]:
+    """Start one; the beginning of the commands that it runs."""
+    folder = tempfile.mkdtemp(prefix="warm-")
+    path = Path(folder) / "socket"
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "warm.py"), "serve", str(path), imports],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    atexit.register(shutil.rmtree, folder)
+    atexit.register(process.stdin.close)  # it ends by itself, then or when this process is killed
+    while not path.exists():
+        assert process.poll() is None, "it did not start"
+        time.sleep(0.01)
+    return [sys.executable, "-I", "-S", str(HERE / "warm.py"), "ask", str(path)]
+
+
 def forked(processes: int, *arguments: str) -> list[str]:
     """The command that runs a script in ``processes`` ranks as ``--nproc`` does."""
-    return [sys.executable, str(ROOT / "tests" / "forked.py"), str(processes), *arguments]
+    return warm(str(HERE / "forked.py"), str(processes), *arguments)
 
 
 @dataclass(frozen=True)
@@ -204,18 +265,29 @@ class Launch:
     """Cases that ran one after another in the same processes."""
 
     def __init__(self, directory: Path, processes: int, cases: Sequence[Case]) -> None:
-        """Run all cases; a case that fails is left out of a second launch of those after it."""
+        """Run all cases, unless another of pytest's processes has done so in this directory.
+
+        A case that fails is left out of a second launch of those after it.
+        """
         self.directory, self.processes = directory, processes
-        self.log = ""
-        todo = list(cases)
+        directory.mkdir(parents=True, exist_ok=True)
+        log = directory / "log.txt"
+        with FileLock(directory / "lock"):
+            if not log.exists():
+                log.write_text(self._run_all(cases))
+        self.log = log.read_text()
+
+    def _run_all(self, cases: Sequence[Case]) -> str:
+        log, todo = "", list(cases)
         for attempt in range(6):
-            self._run(attempt, todo)
+            log = self._run(attempt, todo)
             done = {case.name for case in todo if self._is_over(case)}
             if not done:
                 break
             todo = [case for case in todo if case.name not in done]
             if not todo:
                 break
+        return log
 
     def outcome(self, name: str) -> Outcome:
         """What a case did.
@@ -235,12 +307,12 @@ class Launch:
         directory = self.directory / case.name
         return (directory / "result.json").is_file() or any(directory.glob("error-*.txt"))
 
-    def _run(self, attempt: int, cases: Sequence[Case]) -> None:
+    def _run(self, attempt: int, cases: Sequence[Case]) -> str:
         path = self.directory / f"cases-{attempt}.json"
         path.write_text(json.dumps([asdict(case) for case in cases]))
         arguments = [str(WORKER), str(path), str(self.directory)]
-        command = [sys.executable, *arguments]
+        command = warm(*arguments)
         if self.processes > 1:
             command = forked(self.processes, *arguments)
         finished = run(command, timeout_s=120 + 10 * len(cases))
-        self.log = finished.output[-6000:]
+        return finished.output[-6000:]

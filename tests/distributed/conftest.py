@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -22,12 +23,18 @@ Reference = Callable[[Recipe], PlainRun]
 
 @pytest.fixture(scope="session")
 def outcome(eleven: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """What a layout's run of a variant did. The first question to a group launches all of it."""
+    """What a layout's run of a variant did. The first question to a group launches all of it.
+
+    In a folder that all of pytest's processes share: one of them launches for all.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
 
     @cache
     def launch(group: str) -> Launch:
         chosen = cases(group, eleven)
-        return Launch(tmp_path_factory.mktemp(group), GROUPS[group], chosen)
+        return Launch(folder / group, GROUPS[group], chosen)
 
     return lambda layout, variant: launch(layout.group).outcome(f"{layout.name}.{variant}")
 

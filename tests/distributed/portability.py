@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launching import environment, forked, run
+from launching import forked, run
 
 STEPS, HALF = 14, 7
 
@@ -79,12 +78,7 @@ def train(folder: Path, tasks: Sequence[Task], *, timeout_s: float) -> None:
     processes = LAYOUTS[tasks[0].layout].processes
     path = folder / f"tasks-{processes}.json"
     path.write_text(json.dumps([asdict(task) for task in tasks]))
-    command = [sys.executable, __file__, str(path)]
-    if processes > 1:
-        command = forked(processes, __file__, str(path))
-    env = environment()
-    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env["PYTHONPATH"]])
-    finished = run(command, timeout_s=timeout_s, env=env)
+    finished = run(forked(processes, __file__, str(path)), timeout_s=timeout_s)
     assert finished.returncode == 0, finished.output[-8000:]
     assert finished.left_over == []
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import datasets
 import pytest
 
-from launching import ROOT, run
+from launching import ROOT, run, warm
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +17,7 @@ def trained(eleven: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     Its checkpoints are from two stages and hold a moving average, with which it was evaluated.
     """
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    command = [sys.executable, "train.py", "--nproc", "2", "--plugin", "hybrid", "--pp", "2"]
+    command = warm("train.py", "--nproc", "2", "--plugin", "hybrid", "--pp", "2")
     command += ["--dataset", str(eleven), "--model", "vit-micro", "--device", "cpu"]
     command += ["--global-batch-size", "16", "--epochs", "6", "--ema", "0.9"]
     command += ["--output-dir", str(run_dir)]

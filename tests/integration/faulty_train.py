@@ -11,8 +11,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,14 @@ def _plant_in_layers(planter: Planter, layer: Any) -> None:
 def main(arguments: list[str]) -> int:
     processes, *flags = arguments
     if int(processes) > 1 and "RANK" not in os.environ:
-        from vit_colossal.runtime.spawn import Program, launch
+        from vit_colossal.runtime.spawn import launch
 
-        return launch(Program((__file__, *arguments)), int(processes))
+        return launch(partial(train, flags), int(processes))
+    return train(flags)
+
+
+def train(flags: Sequence[str]) -> int:
+    """What each process does."""
     from vit_colossal.commands.run import run_command
 
     text = os.environ.get("FAULT")

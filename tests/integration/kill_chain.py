@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from faulty_train import KINDS, PHASES, Fault
 
-from launching import Finished, environment, run
+from launching import Finished, environment, run, warm
 
 SCRIPT = Path(__file__).with_name("faulty_train.py")
 SAVE_EVERY = 3
@@ -128,9 +127,9 @@ def start(directory: Path, layout: str, steps: int, fault: Fault | None = None) 
     if fault is not None:
         planted = {"FAULT": json.dumps(asdict(fault))}
         # Peers of a frozen rank have to give up, within the test's patience.
-        flags += ["--timeout", "20"] if fault.kind == "SIGSTOP" else []
+        flags += ["--timeout", "10"] if fault.kind == "SIGSTOP" else []
     env = environment(VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"], **planted)
-    command = [sys.executable, str(SCRIPT), str(processes(layout)), *flags, "--resume", "auto"]
+    command = warm(str(SCRIPT), str(processes(layout)), *flags, "--resume", "auto")
     return run(command, timeout_s=240, env=env)
 
 

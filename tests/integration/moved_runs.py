@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from launching import environment, run
+from launching import environment, run, warm
 
 #: In the order of their folders.
 LABELS = ("dog", "grüner Tee", "Äpfel")
@@ -74,7 +73,7 @@ def invoke(scratch: Path, *commands: tuple[Path, Sequence[str]]) -> list[Result]
     asked.write_text(json.dumps([[str(folder), list(flags)] for folder, flags in commands]))
     (scratch / "driver.py").write_text(_DRIVER)
     env = environment(VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"])
-    command = [sys.executable, str(scratch / "driver.py"), str(asked), str(answered)]
+    command = warm(str(scratch / "driver.py"), str(asked), str(answered))
     finished = run(command, timeout_s=400, env=env)
     assert finished.returncode == 0, finished.output
     return [Result(*values) for values in json.loads(answered.read_text())]

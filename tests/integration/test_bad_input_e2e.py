@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bad_input import ALL
-from launching import environment, run
+from launching import environment, run, warm
 from refusals import arguments, check, held, tree
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ SMALL = "--device cpu --dataset digits --model vit-micro --max-train-samples 64"
 
 
 def command(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "vit_colossal", *flags]
+    return warm("-m", "vit_colossal", *flags)
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -33,10 +33,11 @@ def test_a_bad_input_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.M
     if case.make is not None:
         case.make()
     settings = {"VIT_COLOSSAL_CACHE": str(tmp_path / "cache"), **case.environment}
+    started = [sys.executable, "-m", "vit_colossal"] if case.environment else command()
     with held(case.held):
         before = tree(folder)
         finished = run(
-            command(*arguments(case)), timeout_s=60, cwd=folder, env=environment(**settings)
+            [*started, *arguments(case)], timeout_s=60, cwd=folder, env=environment(**settings)
         )
         assert tree(folder) == before
     check(case, finished.returncode, finished.stdout, finished.stderr)
@@ -63,7 +64,7 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     """The second is refused while the first one lives, and continues it once it is dead."""
     flags = f"{SMALL} --global-batch-size 16 --save-every 5 --output-dir run".split()
     first = subprocess.Popen(
-        command("train", *flags, "--epochs", "100000"),
+        [sys.executable, "-m", "vit_colossal", "train", *flags, "--epochs", "100000"],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.DEVNULL,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from launching import ROOT, Finished, run
+from launching import ROOT, Finished, run, warm
 from vit_colossal import predict
 
 #: In the model's order; the folders are listed in the other.
@@ -62,7 +61,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(base: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    command = [sys.executable, "train.py", "--nproc", "2", "--plugin", "hybrid", "--pp", "2"]
+    command = warm("train.py", "--nproc", "2", "--plugin", "hybrid", "--pp", "2")
     command += ["--model", str(base), "--dataset", str(photos), "--device", "cpu"]
     command += ["--image-size", "24", "--global-batch-size", "8", "--max-steps", "2", "--lr", "0"]
     finished = run([*command, "--output-dir", str(run_dir)], timeout_s=300, cwd=ROOT)
@@ -117,7 +116,7 @@ def test_transformers_gets_the_scores_that_predict_gives(trained: Finished, phot
 def test_the_run_goes_on_from_its_own_model(trained: Finished, photos: Path) -> None:
     """Same labels, same order, same size: the plan has nothing to change."""
     folder = folder_of(trained)
-    command = [sys.executable, "train.py", "--dry-run", "--model", str(folder), "--device", "cpu"]
+    command = warm("train.py", "--dry-run", "--model", str(folder), "--device", "cpu")
     command += ["--dataset", str(photos), "--global-batch-size", "8"]
     finished = run(command, timeout_s=120, cwd=ROOT)
     assert finished.returncode == 0, finished.output

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from torch.autograd import DeviceType
 
-from launching import ROOT, environment, run
+from launching import ROOT, run, warm, with_warm_children
 from vit_colossal.bench.compare import Row
 from vit_colossal.bench.config import BenchConfig, make_cases
 from vit_colossal.bench.phases import DATA, OPTIMIZER, PIPELINE, STEP, divide, merge, subtract
@@ -41,11 +41,11 @@ def bench(cases: list[dict[str, Any]], folder: Path, *flags: str) -> Any:
     file = folder / "cases.yaml"
     file.write_text(yaml.safe_dump({"settings": SETTINGS, "cases": cases}))
     command = [
-        *(sys.executable, "-m", "vit_colossal", "bench", "--cases", str(file)),
+        *warm("-m", "vit_colossal", "bench", "--cases", str(file)),
         *("--steps", "2", "--warmup-steps", "2", "--repetitions", "1", "--profile-steps", "1"),
         *("--output-dir", str(folder / "out"), *flags),
     ]
-    return run(command, timeout_s=400, env=environment(), cwd=folder)
+    return run(command, timeout_s=400, env=with_warm_children(), cwd=folder)
 
 
 @pytest.fixture(scope="module")

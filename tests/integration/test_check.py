@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from launching import ROOT, Finished, environment, run
+from launching import ROOT, Finished, environment, run, warm
 from vit_colossal.cli import main
 from vit_colossal.data import cache_entry
 
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.slow
 def train(output: Path, *flags: str, cache: Path | None = None) -> Finished:
     """Run train.py with the short recipe."""
     env = environment(VIT_COLOSSAL_CACHE=str(cache or os.environ["VIT_COLOSSAL_CACHE"]))
-    command = [sys.executable, "train.py", *SHORT, "--output-dir", str(output), *flags]
+    command = warm("train.py", *SHORT, "--output-dir", str(output), *flags)
     return run(command, timeout_s=300, cwd=ROOT, env=env)
 
 
@@ -55,7 +54,7 @@ def test_a_good_run_in_two_stages_passes(
     assert finished.stdout.count("is not significantly below") == 1
     assert finished.left_over == []
     # The directory gives the same answer afterwards, also when no reference is named.
-    command = [sys.executable, "-m", "vit_colossal", "check", str(tmp_path / "run")]
+    command = warm("-m", "vit_colossal", "check", str(tmp_path / "run"))
     again = run([*command, "--references", str(references)], timeout_s=60)
     assert again.returncode == 0, again.output
     assert "is not significantly below" in again.stdout
@@ -65,7 +64,7 @@ def test_a_learning_rate_of_zero_is_exit_code_3(tmp_path: Path) -> None:
     """The shipped configuration against the shipped reference, as CI runs them."""
     flags = ["--config", "configs/digits_cpu_pp2.yaml", "--nproc", "2", "--lr", "0"]
     flags += ["--max-steps", "5", "--check-reference", "digits-pp2"]
-    command = [sys.executable, "train.py", *flags, "--output-dir", str(tmp_path / "run")]
+    command = warm("train.py", *flags, "--output-dir", str(tmp_path / "run"))
     finished = run(command, timeout_s=300, cwd=ROOT)
     assert finished.returncode == 3, finished.output
     assert finished.stdout.count("FAILED") == 1

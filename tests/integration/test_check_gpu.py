@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from launching import ROOT, Finished, environment, run
+from launching import ROOT, Finished, run, warm, with_warm_children
 from vit_colossal.rundir.references import Result, load_references, save_reference
 
 pytestmark = pytest.mark.slow
@@ -20,10 +19,10 @@ PARTS = ("train", "parity", "resume", "export", "speed", "offload")
 
 
 def check(folder: Path, *flags: str, device: str = "cpu") -> Finished:
-    command = [sys.executable, "scripts/check_gpu.py", "--device", device, "--tiny"]
+    command = warm("scripts/check_gpu.py", "--device", device, "--tiny")
     command += ["--output-dir", str(folder), *flags]
     # The command's own images: it makes a cache of its own.
-    return run(command, timeout_s=890, cwd=ROOT, env=environment())
+    return run(command, timeout_s=890, cwd=ROOT, env=with_warm_children())
 
 
 def results(folder: Path) -> dict[str, Any]:

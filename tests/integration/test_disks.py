@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from launching import ROOT, Finished, environment, run
+from launching import ROOT, Finished, environment, run, warm
 from vit_colossal.checkpoints.files import newest_valid
 
 pytestmark = pytest.mark.slow
@@ -21,7 +20,7 @@ JOB += ("--max-steps", "6", "--save-every", "2", "--log-every", "1")
 
 
 def train(run_dir: Path, *flags: str) -> Finished:
-    command = [sys.executable, str(ROOT / "train.py"), *JOB, "--output-dir", str(run_dir), *flags]
+    command = warm(str(ROOT / "train.py"), *JOB, "--output-dir", str(run_dir), *flags)
     env = environment(VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"])
     return run(command, timeout_s=180, env=env)
 

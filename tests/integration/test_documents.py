@@ -6,7 +6,6 @@ here, so that a command that nobody runs is an error.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from launching import ROOT, Finished, environment, run
+from launching import ROOT, Finished, environment, run, warm_programs
 
 pytestmark = pytest.mark.slow
 
@@ -92,9 +91,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(folder: Path, command: str) -> Finished:
-    env = environment(
-        VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"], VIT_COLOSSAL_VENV=sys.prefix
-    )
+    """That ``python`` and ``vit-colossal`` start by themselves is for tests of commands to show."""
+    env = environment(VIT_COLOSSAL_VENV=sys.prefix)
+    env["PATH"] = f"{warm_programs()}:{env['PATH']}"
     return run(["bash", "-c", command], timeout_s=300, cwd=folder, env=env)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ViTForImageClassification
 
-from launching import ROOT, environment, run
+from launching import ROOT, environment, run, warm
 from vit_colossal.errors import ModelError
 from vit_colossal.plan.model_spec import read_spec
 from vit_colossal.plan.weights_fit import check_weights
@@ -37,7 +36,7 @@ def test_an_old_checkpoint_goes_on(plugin: str, tmp_path: Path) -> None:
     (run_dir / "checkpoints").mkdir(parents=True)
     shutil.copy(LEGACY / "config.yaml", run_dir)
     shutil.copytree(LEGACY / "checkpoints/step-000004", run_dir / "checkpoints/step-000004")
-    command = [sys.executable, str(ROOT / "train.py"), "--nproc", "2", "--resume", "auto"]
+    command = warm(str(ROOT / "train.py"), "--nproc", "2", "--resume", "auto")
     command += ["--config", str(run_dir / "config.yaml"), "--output-dir", str(run_dir)]
     command += ["--plugin", plugin, *(["--pp", "2"] if plugin == "hybrid" else [])]
     finished = run(command, timeout_s=300, env=environment(), cwd=tmp_path)

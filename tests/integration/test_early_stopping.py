@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from launching import ROOT, environment, run
+from launching import ROOT, environment, run, warm
 from vit_colossal.rundir.finished import read_run
 
 pytestmark = pytest.mark.slow
@@ -25,7 +24,7 @@ JOB += ("--nproc", "2", "--plugin", "zero1", "--early-stopping-patience", "3", "
 
 def train(run_dir: Path, *flags: str) -> str:
     env = environment(VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"])
-    command = [sys.executable, str(ROOT / "train.py"), *JOB, "--output-dir", str(run_dir), *flags]
+    command = warm(str(ROOT / "train.py"), *JOB, "--output-dir", str(run_dir), *flags)
     finished = run(command, timeout_s=180, env=env)
     assert finished.returncode == 0, finished.output
     return finished.output

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
 
-from launching import ROOT, run
+from launching import ROOT, run, warm
 from vit_colossal.cli import main
 from vit_colossal.trained.saved import load_model, locate
 
@@ -79,7 +78,7 @@ def test_a_run_on_its_own_and_on_other_data(
     ]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "cases.json")]
+    command = warm(str(tmp_path / "script.py"), str(tmp_path / "cases.json"))
     finished = run(command, timeout_s=300, cwd=tmp_path)
     assert finished.returncode == 0, finished.output
     own, turned, classes, train, few = map(json.loads, finished.stdout.splitlines())
@@ -97,7 +96,7 @@ def test_a_run_on_its_own_and_on_other_data(
 
 def test_the_command_takes_a_run_and_a_checkpoint(trained: Path, tmp_path: Path) -> None:
     flags = [str(trained), "--checkpoint", "best", "--device", "cpu"]
-    command = [sys.executable, "-m", "vit_colossal", "eval", *flags]
+    command = warm("-m", "vit_colossal", "eval", *flags)
     finished = run(command, timeout_s=120, cwd=tmp_path)
     assert finished.returncode == 0, finished.output
     lines = finished.stdout.splitlines()
@@ -144,7 +143,7 @@ def test_the_example_of_the_documents(pictures: Path, tmp_path: Path) -> None:
     twice = "\nfirst = result\n" + code[1] + "\nprint(first.run_dir != result.run_dir)\n"
     (tmp_path / "example.py").write_text(code[1] + twice)
     shutil.copy(next(pictures.rglob("001-*.png")), tmp_path / "seven.png")
-    finished = run([sys.executable, "example.py"], timeout_s=300, cwd=tmp_path)
+    finished = run(warm("example.py"), timeout_s=300, cwd=tmp_path)
     assert finished.returncode == 0, finished.output
     printed = [line for line in finished.stdout.splitlines() if line]
     assert re.fullmatch(r"accuracy 0\.\d{4} \(\d+/360\)", printed[0])

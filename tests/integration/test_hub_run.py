@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hub_server import BEAN_LABELS, BEANS, VIT, Hub, Repository, beans_files, serving, vit_files
-from launching import ROOT, Finished, environment, run
+from launching import ROOT, Finished, environment, run, warm
 
 TOKEN = "hf_secretNotToBePrinted"
 CONFIG = str(ROOT / "configs" / "beans_vit_base_pp2.yaml")
@@ -30,8 +29,9 @@ def demo(folder: Path, run_dir: Path, *flags: str, **changes: str) -> Finished:
     settings = {"HF_HOME": str(folder / "hf"), "HF_DATASETS_CACHE": str(folder / "hf" / "datasets")}
     settings |= {"VIT_COLOSSAL_CACHE": str(folder / "cache"), "HF_TOKEN": TOKEN}
     settings |= {"NO_PROXY": "127.0.0.1,localhost", "HF_HUB_OFFLINE": "0", **changes}
-    command = [sys.executable, str(ROOT / "train.py"), "--nproc", "2", "--config", CONFIG]
-    command += ["--device", "cpu", "--max-steps", "2", "--output-dir", str(run_dir), *flags]
+    arguments = [str(ROOT / "train.py"), "--nproc", "2", "--config", CONFIG, "--device", "cpu"]
+    arguments += ["--max-steps", "2", "--output-dir", str(run_dir), *flags]
+    command = warm(*arguments, reaches_hub=True)
     return run(command, timeout_s=240, cwd=folder, env=environment(**settings))
 
 

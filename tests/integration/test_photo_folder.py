@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
-from launching import Finished, environment, run
+from launching import Finished, run, warm
 
 pytestmark = pytest.mark.slow
 
@@ -43,8 +42,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def train(folder: Path, *flags: str) -> Finished:
-    command = [sys.executable, "-m", "vit_colossal", "train", "--dataset", str(folder), *flags]
-    return run(command, timeout_s=300, cwd=folder.parent, env=environment(CUDA_VISIBLE_DEVICES=""))
+    command = warm("-m", "vit_colossal", "train", "--dataset", str(folder), *flags)
+    return run(command, timeout_s=300, cwd=folder.parent)
 
 
 def learned(run_dir: Path) -> list[Any]:

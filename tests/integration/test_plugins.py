@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import ROOT, environment, run, torchrun
+from launching import ROOT, environment, run, torchrun, warm
 from vit_colossal.checkpoints.files import newest_valid
 
 PAGE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def with_path(folder: Path) -> dict[str, str]:
 
 
 def vit_colossal(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "vit_colossal", *arguments]
+    return warm("-m", "vit_colossal", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import yaml
 
 from hub_upload import OWNER, WRITE_TOKEN, UploadHub, taking_uploads
-from launching import Finished, environment, run
+from launching import Finished, environment, run, warm
 from vit_colossal import predict
 from vit_colossal.cli import main
 
@@ -35,7 +34,7 @@ def vit_colossal(
     env = environment(HF_HOME=str(home), HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="0")
     env |= {"HF_TOKEN": token, "NO_PROXY": "127.0.0.1,localhost"}
     env |= {"HF_HUB_DISABLE_XET": str(int(not xet))}
-    command = [sys.executable, "-m", "vit_colossal", *flags]
+    command = warm("-m", "vit_colossal", *flags, reaches_hub=True)
     finished = run(command, timeout_s=180, cwd=home, env=env)
     assert token not in finished.output or not token
     assert "Traceback" not in finished.output

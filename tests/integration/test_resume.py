@@ -18,16 +18,16 @@ from faulty_train import Fault
 from kill_chain import SCRIPT
 from safetensors.torch import load_file
 
-from launching import MARK, ROOT, Finished, environment, kill_marked, marked, run, torchrun
+from launching import MARK, ROOT, Finished, environment, kill_marked, marked, run, torchrun, warm
 from vit_colossal.checkpoints.files import listed, newest_valid
 from vit_colossal.cli import main
 
-STEPS = 150
-#: Some 90 steps an epoch: signals arrive within one.
+STEPS = 90
+#: All within one epoch of 89 steps and the first step of the next.
 DIGITS = ("--dataset", "digits", "--model", "vit-micro", "--device", "cpu", "--no-tensorboard")
 JOB = (*DIGITS, "--global-batch-size", "16", "--max-eval-samples", "32", "--log-every", "1")
-JOB += ("--max-steps", str(STEPS), "--save-every", "40")
-TRAIN = (sys.executable, str(ROOT / "train.py"))
+JOB += ("--max-steps", str(STEPS), "--save-every", "24")
+TRAIN = str(ROOT / "train.py")
 TWO = ("--nproc", "2")
 
 
@@ -77,7 +77,7 @@ def last_step(run_dir: Path) -> int:
 
 
 def train(run_dir: Path, *flags: str) -> list[str]:
-    return [*TRAIN, *JOB, "--output-dir", str(run_dir), *flags]
+    return warm(TRAIN, *JOB, "--output-dir", str(run_dir), *flags)
 
 
 def finish(command: list[str]) -> Finished:
@@ -156,7 +156,7 @@ def test_a_second_signal_aborts_at_once(tmp_path: Path) -> None:
     # Steps of seconds; a single signal would end after the next one, with a checkpoint.
     slow_steps = ("--global-batch-size", "1400", "--log-every", "1", "--max-eval-samples", "8")
     flags = (*DIGITS, *slow_steps, "--max-steps", "50", "--save-every", "1000", "--no-keep-best")
-    running = Running([*TRAIN, *flags, "--output-dir", str(run_dir)])
+    running = Running(warm(TRAIN, *flags, "--output-dir", str(run_dir)))
     running.wait_for_step(run_dir, 1)
     running.process.send_signal(signal.SIGTERM)
     time.sleep(0.3)
@@ -173,7 +173,7 @@ def test_workers_of_a_killed_torchrun_save_and_end(tmp_path: Path, together: Pat
     run_dir = tmp_path / "run"
     flags = [*JOB, "--output-dir", str(run_dir), "--resume", "auto"]
     # A pipe whose reader is gone would be a second fault: this one is read to the end.
-    running = Running(torchrun(2, TRAIN[1], *flags))
+    running = Running(torchrun(2, TRAIN, *flags))
     running.wait_for_step(run_dir, 5)
     running.process.kill()
     finished = running.end()
@@ -181,21 +181,21 @@ def test_workers_of_a_killed_torchrun_save_and_end(tmp_path: Path, together: Pat
     newest, _ = newest_valid(run_dir / "checkpoints")
     assert newest is not None
     assert newest.step == last_step(run_dir) < STEPS
-    finished = finish([*TRAIN, *flags, *TWO])
+    finished = finish(warm(TRAIN, *flags, *TWO))
     assert finished.returncode == 0, finished.output
     assert_same_end(run_dir, together)
 
 
 @pytest.mark.slow
 def test_the_demo_killed_in_mid_epoch_ends_the_same(tmp_path: Path) -> None:
-    """Five epochs of run_demo.sh; all of its processes are killed in the third."""
+    """Three epochs of run_demo.sh; all of its processes are killed in the second."""
 
     def demo(name: str) -> list[str]:
-        flags = ["--epochs", "5", "--log-every", "10", "--output-dir", str(tmp_path / name)]
+        flags = ["--epochs", "3", "--log-every", "10", "--output-dir", str(tmp_path / name)]
         return ["bash", str(ROOT / "scripts" / "run_demo.sh"), *flags, "--resume", "auto"]
 
     outputs = []
-    for name, killed_at in (("whole", 0), ("killed", 100)):
+    for name, killed_at in (("whole", 0), ("killed", 60)):
         if killed_at:
             running = Running(demo(name), VIT_COLOSSAL_VENV=sys.prefix)
             running.wait_for_step(tmp_path / name, killed_at)
@@ -203,7 +203,7 @@ def test_the_demo_killed_in_mid_epoch_ends_the_same(tmp_path: Path) -> None:
             assert running.end().left_over == []
             newest, _ = newest_valid(tmp_path / name / "checkpoints")
             assert newest is not None
-            assert newest.step == 2 * 44
+            assert newest.step == 44
         finished = Running(demo(name), VIT_COLOSSAL_VENV=sys.prefix).end(300)
         assert finished.returncode == 0, finished.output
         outputs.append(finished.stdout)
@@ -226,18 +226,18 @@ def test_torchrun_restarts_resume_by_themselves(tmp_path: Path, together: Path) 
     flags = [*JOB, "--output-dir", str(run_dir)]
     command = torchrun(2, str(SCRIPT), "2", *flags)
     command[command.index("--max_restarts") + 1] = "1"
-    running = Running(command, FAULT=planted(Fault(1, 60, "backward", "SIGKILL", str(mark))))
+    running = Running(command, FAULT=planted(Fault(1, 36, "backward", "SIGKILL", str(mark))))
     finished = running.end()
     assert finished.returncode == 0, finished.output
     assert finished.left_over == []
-    assert mark.read_text() == "60"
+    assert mark.read_text() == "36"
     assert "resumed from" in finished.stdout
-    assert "step-000040" in finished.stdout
+    assert "step-000024" in finished.stdout
     assert_same_end(run_dir, together)
 
 
 def test_a_killed_rank_is_named(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), "2", *JOB, "--output-dir", str(tmp_path / "run")]
+    command = warm(str(SCRIPT), "2", *JOB, "--output-dir", str(tmp_path / "run"))
     mark = str(tmp_path / "struck")
     running = Running(command, FAULT=planted(Fault(1, 3, "forward", "SIGKILL", mark)))
     finished = running.end()
@@ -255,20 +255,20 @@ def assert_finite(root: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    """Weights are spoiled in step 40, at whose end a checkpoint is due; its loss is still fine."""
+    """Weights are spoiled in step 12, at whose end a checkpoint is due; its loss is still fine."""
     run_dir = tmp_path / "run"
     mark = str(tmp_path / "struck")
-    command = [sys.executable, str(SCRIPT), "1", *JOB, "--output-dir", str(run_dir)]
-    flags = ["--save-every", "20", "--max-bad-steps", "4"]
-    running = Running([*command, *flags], FAULT=planted(Fault(0, 40, "optimizer", "nan", mark)))
+    command = warm(str(SCRIPT), "1", *JOB, "--output-dir", str(run_dir))
+    flags = ["--save-every", "6", "--max-bad-steps", "4"]
+    running = Running([*command, *flags], FAULT=planted(Fault(0, 12, "optimizer", "nan", mark)))
     finished = running.end()
     assert finished.returncode == 1, finished.output
-    assert "the loss is not finite since step 41: stopped after 4 such steps" in finished.stdout
+    assert "the loss is not finite since step 13: stopped after 4 such steps" in finished.stdout
     assert "the last good checkpoint is" in finished.stdout
     assert finished.stdout.rstrip().count("Traceback") == 0
     newest, skipped = newest_valid(run_dir / "checkpoints")
     assert newest is not None
-    assert (newest.step, skipped) == (20, [])
+    assert (newest.step, skipped) == (6, [])
     assert str(newest.path) in finished.stdout
     assert_finite(run_dir / "checkpoints")
 
@@ -281,7 +281,7 @@ def test_a_run_that_ends_with_a_loss_that_is_not_finite_saves_no_model(
 ) -> None:
     """Too late for --max-bad-steps: weights are spoiled in the last step, or in the one before."""
     run_dir = tmp_path / "run"
-    command = [sys.executable, str(SCRIPT), "1", *DIGITS, "--global-batch-size", "16"]
+    command = warm(str(SCRIPT), "1", *DIGITS, "--global-batch-size", "16")
     command += ["--max-steps", "20", "--max-eval-samples", "32", "--save-every", "10"]
     planned = planted(Fault(0, step, "optimizer", "nan", str(tmp_path / "struck")))
     finished = Running([*command, "--output-dir", str(run_dir)], FAULT=planned).end()

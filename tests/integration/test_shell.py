@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from launching import ROOT, environment, run
+from launching import ROOT, environment, run, warm
 from vit_colossal import __version__
 from vit_colossal.cli import SUMMARIES, main
 from vit_colossal.commands.doctor import _line
 from vit_colossal.doctor.machine import Check
 
-PROGRAM = [sys.executable, "-m", "vit_colossal"]
+PROGRAM = ("-m", "vit_colossal")
 
 
 def test_the_version_needs_no_framework() -> None:
@@ -49,7 +49,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
     flags += ["--global-batch-size", "16", "--epochs", "2"]
     if processes is not None:
         flags += ["--nproc", "2", "--plugin", "hybrid", "--pp", "2", "--output-dir", "mine"]
-    finished = run([*PROGRAM, "train", *flags], timeout_s=180, cwd=tmp_path)
+    finished = run(warm(*PROGRAM, "train", *flags), timeout_s=180, cwd=tmp_path)
     assert finished.returncode == 0, finished.output
     assert finished.left_over == []
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +112,7 @@ def test_the_picture_of_a_terminal_shows_what_the_command_did(tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def bash_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    finished = run([*PROGRAM, "completion", "bash"], timeout_s=120)
+    finished = run(warm(*PROGRAM, "completion", "bash"), timeout_s=120)
     assert finished.returncode == 0, finished.output
     script = tmp_path_factory.mktemp("completion") / "vit-colossal"
     script.write_text(finished.stdout)
@@ -171,7 +171,7 @@ def test_every_command_completes_its_flags(bash_script: Path, tmp_path: Path) ->
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
 def test_zsh_reads_its_script(tmp_path: Path) -> None:
-    script = run([*PROGRAM, "completion", "zsh"], timeout_s=120).stdout
+    script = run(warm(*PROGRAM, "completion", "zsh"), timeout_s=120).stdout
     (tmp_path / "_vit-colossal").write_text(script)
     load = f"fpath=({tmp_path} $fpath); autoload -Uz compinit; compinit -u -d {tmp_path}/dump"
     finished = run(["zsh", "-fc", f"{load}; echo $_comps[vit-colossal]"], timeout_s=60)

@@ -14,7 +14,7 @@ import yaml
 from layouts import ADAM, LABELS, common_flags
 from plain_loop import read_split, train_plain
 
-from launching import ROOT, Finished, run, torchrun
+from launching import ROOT, Finished, run, torchrun, warm
 
 TRAIN = str(ROOT / "train.py")
 ACCURACY = re.compile(r"^accuracy (\d\.\d{4}) \((\d+)/(\d+)\)$", re.MULTILINE)
@@ -167,7 +167,7 @@ def test_a_plain_process_and_a_folder_of_its_own(
     arguments = flags(eleven, tmp_path / "unused")
     place = arguments.index("--output-dir")
     del arguments[place : place + 2]
-    well_ended(run([sys.executable, TRAIN, *arguments], timeout_s=120, cwd=tmp_path))
+    well_ended(run(warm(TRAIN, *arguments), timeout_s=120, cwd=tmp_path))
     assert not (tmp_path / "unused").exists()
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert run_dir.name.startswith("eleven")
@@ -187,7 +187,7 @@ def test_the_python_interface(eleven: Path, tmp_path: Path, expected_losses: lis
         "print(result.evaluation, result.steps, result.model_dir)\n"
     )
     run_dir = tmp_path / "api"
-    command = [sys.executable, str(script), *flags(eleven, run_dir, "--no-tensorboard")]
+    command = warm(str(script), *flags(eleven, run_dir, "--no-tensorboard"))
     finished = well_ended(run(command, timeout_s=120))
     last = events(run_dir, "eval")[-1]
     counts = f"({last['correct']}/133)"
@@ -219,7 +219,7 @@ def test_evaluate_is_the_function_whatever_was_imported_before() -> None:
 def test_eval_finds_what_training_found(zero2: tuple[Path, Finished], eleven: Path) -> None:
     run_dir, _ = zero2
     model = ["--model", str(run_dir / "model"), "--dataset", str(eleven), "--device", "cpu"]
-    command = [sys.executable, "-m", "vit_colossal", "eval", *model]
+    command = warm("-m", "vit_colossal", "eval", *model)
     before = sorted(run_dir.rglob("*"))
     finished = well_ended(run(command, timeout_s=120, cwd=run_dir))
     last = events(run_dir, "eval")[-1]
@@ -245,7 +245,7 @@ def test_eval_over_a_pipeline_counts_a_part_of_a_batch(
 
 
 def test_nproc_gives_exit_code_2_before_anything_starts(eleven: Path, tmp_path: Path) -> None:
-    command = [sys.executable, TRAIN, "--nproc", "2", *flags(eleven, tmp_path / "run")]
+    command = warm(TRAIN, "--nproc", "2", *flags(eleven, tmp_path / "run"))
     finished = run([*command, "--plugin", "ddp", "--tp", "2", "--pp", "3"], timeout_s=60)
     assert finished.returncode == 2
     assert "Traceback" not in finished.output

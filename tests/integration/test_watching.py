@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from launching import ROOT, Finished, environment, run
+from launching import ROOT, Finished, environment, run, warm
 from vit_colossal.cli import main
 from vit_colossal.evaluation import predictions
 from vit_colossal.rundir.events import EvalEvent, StartEvent, StopEvent, parse_events
@@ -33,8 +33,9 @@ JOB += ("--wandb",) if TRACKED else ()
 PARAMETERS = 205_002
 
 
-def command(run_dir: Path, *more: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train.py"), *JOB, "--output-dir", str(run_dir), *more]
+def arguments(run_dir: Path, *more: str) -> list[str]:
+    """What follows ``python`` on the command line."""
+    return [str(ROOT / "train.py"), *JOB, "--output-dir", str(run_dir), *more]
 
 
 def settings(**more: str) -> dict[str, str]:
@@ -47,12 +48,12 @@ def lines_of(run_dir: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def on_a_terminal(arguments: list[str], run_dir: Path, timeout_s: float = 240) -> tuple[int, str]:
+def on_a_terminal(command: list[str], run_dir: Path, timeout_s: float = 240) -> tuple[int, str]:
     """Run on a terminal, stop with SIGTERM after an evaluation; exit code and what was shown."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
     process = subprocess.Popen(
-        arguments, stdin=slave, stdout=slave, stderr=slave, env=settings(TERM="xterm")
+        command, stdin=slave, stdout=slave, stderr=slave, env=settings(TERM="xterm")
     )
     os.close(slave)
     shown, stopped, deadline = b"", False, time.monotonic() + timeout_s
@@ -78,7 +79,7 @@ def on_a_terminal(arguments: list[str], run_dir: Path, timeout_s: float = 240) -
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, list[str]]:
     """A run on a terminal that was stopped: its directory, exit code, screen and events."""
     run_dir = tmp_path_factory.mktemp("watching") / "run"
-    code, shown = on_a_terminal(command(run_dir), run_dir)
+    code, shown = on_a_terminal([sys.executable, *arguments(run_dir)], run_dir)
     assert main(["report", str(run_dir)]) == 0
     return run_dir, code, shown, lines_of(run_dir)
 
@@ -86,7 +87,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, l
 @pytest.fixture(scope="module")
 def resumed(stopped: tuple[Path, int, str, list[str]]) -> Finished:
     """The same run, taken up without a terminal and brought to its end."""
-    return run(command(stopped[0], "--resume", "auto"), timeout_s=240, env=settings())
+    return run(warm(*arguments(stopped[0], "--resume", "auto")), timeout_s=240, env=settings())
 
 
 def check_schema(lines: list[str]) -> list[Any]:

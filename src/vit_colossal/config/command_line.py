@@ -142,7 +142,14 @@ def _source(
     if kind.reads_files:
         fields["config"] = (Path | None, Field(None, description=_CONFIG_HELP))
     source: CliSettingsSource[Any] = CliSettingsSource(
-        create_model(kind.__name__, __base__=kind, __doc__=kind.__doc__, **fields),
+        create_model(
+            kind.__name__,
+            __base__=kind,
+            __doc__=kind.__doc__,
+            # The fields have their texts: to look for docstrings anew is to parse all sources.
+            __cls_kwargs__={"use_attribute_docstrings": False},
+            **fields,
+        ),
         root_parser=parser,
         cli_ignore_unknown_args=True,
         **options,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-import vit_colossal
 from hub_server import BEANS, VIT, Hub, Repository, beans_files, serving, vit_files
+from launching import environment, run, warm
 
 pytestmark = pytest.mark.slow
 
@@ -81,16 +78,11 @@ def ask(home: Path, endpoint: str, *questions: list[Any], **changes: str) -> lis
     home.mkdir(exist_ok=True)
     settings = {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_TOKEN": TOKEN}
     settings |= {"NO_PROXY": "127.0.0.1,localhost", "HF_HUB_OFFLINE": "0"}
-    settings["PYTHONPATH"] = str(Path(vit_colossal.__file__).resolve().parents[1])
-    kept = {name: value for name, value in os.environ.items() if name != "HF_DATASETS_CACHE"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(questions)],
-        env=kept | settings | changes,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    kept = {name: value for name, value in environment().items() if name != "HF_DATASETS_CACHE"}
+    script = home / "script.py"
+    script.write_text(SCRIPT)
+    command = warm(str(script), json.dumps(questions), reaches_hub=True)
+    done = run(command, timeout_s=120, cwd=home, env=kept | settings | changes)
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
     (home / "stderr").write_text(done.stderr)

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -19,8 +17,8 @@ import pytest
 from PIL import Image
 from test_data_every_source import kinds, label_of, plain
 
-import vit_colossal
 from hub_server import BEANS, Hub, Repository, beans_files, serving
+from launching import environment, run, warm
 
 SCRIPT = """
 import hashlib, json, sys
@@ -64,15 +62,10 @@ def ask(home: Path, hub: Hub, *questions: tuple[str, ...]) -> list[Any]:
     home.mkdir()
     settings = {"HF_HOME": str(home), "HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0"}
     settings |= {"NO_PROXY": "127.0.0.1", "HF_DATASETS_CACHE": str(home / "library")}
-    settings["PYTHONPATH"] = str(Path(vit_colossal.__file__).resolve().parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(questions)],
-        env=os.environ | settings,
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    script = home / "script.py"
+    script.write_text(SCRIPT)
+    command = warm(str(script), json.dumps(questions), reaches_hub=True)
+    done = run(command, timeout_s=120, cwd=home, env=environment(**settings))
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
