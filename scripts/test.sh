@@ -26,7 +26,8 @@ mkdir -p .cache
 VIT_COLOSSAL_CACHE=$(mktemp -d "$PROJECT/.cache/test.XXXXXX")
 export VIT_COLOSSAL_CACHE
 trap 'rm -rf -- "$VIT_COLOSSAL_CACHE"' EXIT
-# Two at a time: while one test waits for its processes to import PyTorch, another computes. The tests
-# of a file stay together, as they share what they trained. The bound is for one test, and far above
-# what any takes: it ends a hang, it judges no speed.
-python -m pytest --numprocesses 2 --dist loadfile --timeout 900 --durations 40 "${selection[@]}" "$@"
+# Two at a time: while one test waits, another computes. The tests of a file stay together, as they
+# share what they trained; files go out in their order, not those of the fewest tests last, which are
+# the longest ones. The bound is for one test, and far above what any takes: it ends a hang, it
+# judges no speed.
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --timeout 900 --durations 40 "${selection[@]}" "$@"
