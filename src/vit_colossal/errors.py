@@ -34,7 +34,7 @@ class UserError(Exception):
     The command line prints the text without a traceback and exits with ``exit_code``.
     """
 
-    exit_code = ExitCode.FAILED
+    exit_code: ExitCode = ExitCode.FAILED
 
 
 class ConfigError(UserError):
@@ -45,6 +45,17 @@ class ConfigError(UserError):
     def __init__(self, problems: list[str]):
         self.problems = problems
         super().__init__("\n".join(problems))
+
+
+class SharedProblems(ConfigError):
+    """What the ranks of a run found together, and all of them know.
+
+    The first rank of each host says it, as each host may have a terminal of its own.
+    """
+
+    def __init__(self, problems: list[str], exit_code: ExitCode = ExitCode.USAGE):
+        super().__init__(problems)
+        self.exit_code = exit_code
 
 
 class DataError(ConfigError):

@@ -93,7 +93,7 @@ def _seal(path: Path) -> dict[str, Any]:
     """Force a file to disk; its size and hash. Readable like any other file of the run."""
     path.chmod(0o666 & ~_umask())
     sync(path)
-    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+    return {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _umask() -> int:
@@ -111,7 +111,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -142,7 +143,7 @@ def verify(path: Path) -> Checkpoint:
             raise _invalid(path, f"{name} is missing or not a plain file")
         if not isinstance(expected, dict) or file.stat().st_size != expected.get("size"):
             raise _invalid(path, f"{name} has {file.stat().st_size} bytes, not what was written")
-        if _sha256(file) != expected.get("sha256"):
+        if sha256_of(file) != expected.get("sha256"):
             raise _invalid(path, f"{name} was changed after it was written (SHA-256 differs)")
     for name in sorted(files):
         if name != STATE:
@@ -151,7 +152,7 @@ def verify(path: Path) -> Checkpoint:
     step = state.get("step")
     if type(step) is not int or step < 0 or not isinstance(identity, dict):
         raise _invalid(path, "its state holds no step, or its manifest no identity")
-    return Checkpoint(path, step, identity, state)
+    return Checkpoint(path, step, identity, state, manifest["sha256"])
 
 
 def _check_header(path: Path, name: str) -> None:

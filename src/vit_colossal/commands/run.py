@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from vit_colossal.commands.names import SLOW_TO_START, WITHOUT_TORCH
-from vit_colossal.errors import ConfigError, ExitCode, UserError
+from vit_colossal.errors import ConfigError, ExitCode, SharedProblems, UserError
 from vit_colossal.redaction import SafeFormatter, hide_secrets
 from vit_colossal.runtime.interpreter import without_collecting
 from vit_colossal.text import printable
@@ -42,9 +42,9 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
     except UserError as error:
         if debug:
             print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
-        elif _speaks_for_all():
+        elif _speaks_for_all(error):
             _print_error(error)
-        elif not _rank_0_ends_the_run():
+        elif not _rank_0_ends_the_run() and not isinstance(error, SharedProblems):
             _print_error(error, by=f" on rank {os.environ['RANK']} ({socket.gethostname()})")
         return error.exit_code
     except BrokenPipeError:
@@ -59,8 +59,10 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
         return 1
 
 
-def _speaks_for_all() -> bool:
+def _speaks_for_all(error: UserError) -> bool:
     """Whether what is wrong would otherwise be said by another rank, or by none."""
+    if isinstance(error, SharedProblems):
+        return os.environ.get("LOCAL_RANK", os.environ.get("RANK", "0")) == "0"
     rank, world = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "0")
     numbers = rank.isdecimal() and world.isdecimal()
     return not numbers or int(rank) == 0 or int(rank) >= int(world)
@@ -69,8 +71,9 @@ def _speaks_for_all() -> bool:
 def _rank_0_ends_the_run() -> bool:
     """Wait until the launcher ends this process, which it does once rank 0 has failed as well.
 
-    Rank 0 says what all found. Were this rank to end first, rank 0 would be ended before it has
-    said anything. Where nothing comes, the problem is this rank's alone.
+    Rank 0, or the first one of this host, says what all found. Were this rank to end first, that
+    one would be ended before it has said anything. Where nothing comes, the problem is this rank's
+    alone.
     """
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())

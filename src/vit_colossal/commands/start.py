@@ -12,6 +12,7 @@ import torch
 from vit_colossal.commands.run import run_command
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.runtime import activate
+from vit_colossal.runtime.agreement import together
 from vit_colossal.runtime.group import Topology
 from vit_colossal.runtime.interpreter import without_collecting
 from vit_colossal.runtime.spawn import can_fork, launch
@@ -47,7 +48,7 @@ def spawn(
     # What runs in several threads before a fork does not run in any after it.
     torch.set_num_threads(1)
     topology = _topology(config, problems)
-    plan(config, topology, problems)
+    together(topology, lambda: plan(config, topology, problems), lambda _: {})
     if can_fork():
         _import_all(config.plugin)
     command = partial(run_command, name, _without_nproc(flags), prog)

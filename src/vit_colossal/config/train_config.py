@@ -64,6 +64,13 @@ class TrainConfig(
             raise ConfigError(problems_of(error)) from None
 
 
+#: Settings that may differ between the hosts of one run: where things lie there, what is compared
+#: by content, and what rank 0 alone does.
+OWN_TO_A_HOST = (
+    *("dataset", "model", "resume", "output_dir", "cache_dir", "cache", "streaming", "references"),
+    *("num_workers", "device", "nproc", "debug", "overwrite"),
+    *("tensorboard", "wandb", "mlflow", "unknown", "run", "checkpoint"),
+)
 #: How the same batch is cut: another order of sums, and nothing else.
 CUTS = ("batch_size", "num_microbatches", "microbatch_size", "grad_accumulation")
 #: Of these, and of what is another run of the same recipe, a reference keeps none.

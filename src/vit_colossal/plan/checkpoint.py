@@ -16,12 +16,14 @@ class Checkpoint:
         step: optimizer steps taken.
         identity: what has to agree to continue (model, labels, data, ...), and the layout.
         state: where the run was, and what ``TrainState.values`` held.
+        manifest: SHA-256 of its manifest, and so of all that it holds.
     """
 
     path: Path
     step: int
     identity: dict[str, Any]
     state: dict[str, Any]
+    manifest: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ shape that the configuration promises, and no file may name another one outside 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,22 @@ def weight_files(name: str, folder: Path) -> list[Path]:
                 [f"--model {name}: {INDEX} names {file!r}: only .safetensors files beside it"]
             )
     return [find(file) or folder / file for file in files]
+
+
+def weights_digest(name: str) -> str:
+    """SHA-256 of a model's weights, in all of their files.
+
+    Args:
+        name: the folder or the repository.
+
+    Raises:
+        ModelError: see `weight_files`.
+    """
+    digest = hashlib.sha256()
+    for path in weight_files(name, model_folder(name)):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _read_json(name: str, file: Path) -> dict[str, Any]:

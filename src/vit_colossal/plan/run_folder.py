@@ -15,3 +15,5 @@ TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 REPORT = "report.html"
+#: SHA-256 of the finished model's files and of the predictions.
+SUMS = "SHA256SUMS"

@@ -11,6 +11,7 @@ from vit_colossal.evaluation.predictions import Predictions, sample_right, thumb
 
 #: Scores shown beside a picture, the true label's included.
 NUM_SCORES = 3
+_JPEG = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,14 @@ def pictures(run_dir: Path, predictions: Predictions) -> tuple[list[Picture], li
 
 
 def _picture(run_dir: Path, predictions: Predictions, index: int) -> Picture | None:
+    path = thumbnail(run_dir, index)
+    if path.is_symlink() or path.parent.is_symlink():  # what lies elsewhere is not the run's
+        return None
     try:
-        content = thumbnail(run_dir, index).read_bytes()
+        content = path.read_bytes()
     except OSError:
+        return None
+    if not content.startswith(_JPEG):
         return None
     label = int(predictions.label[index])
     best = zip(predictions.top_labels[index], predictions.top_scores[index], strict=True)

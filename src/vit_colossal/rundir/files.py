@@ -26,6 +26,7 @@ from vit_colossal.rundir.events import (
     parse_events,
 )
 from vit_colossal.rundir.regression import Verdict, check_run
+from vit_colossal.rundir.seal import changes_since
 from vit_colossal.rundir.segments import read_segments, turns
 
 
@@ -178,9 +179,13 @@ def _events(path: Path, notes: list[str]) -> tuple[list[Event], datetime | None]
 def _predictions(directory: Path, events: list[Event], notes: list[str]) -> Predictions | None:
     """The saved predictions, if they are those of the last evaluation."""
     try:
-        found = predictions.load(directory)
-    except ValueError as error:
+        changed = changes_since(directory, run_folder.PREDICTIONS)
+        found = None if changed else predictions.load(directory)
+    except (ValueError, ConfigError) as error:
         notes.append(str(error))
+        return None
+    if changed:
+        notes += changed
         return None
     if found is None:
         notes.append(

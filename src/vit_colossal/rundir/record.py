@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,16 +29,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, ViTImageProcessorPil
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of installed packages, and of this one; of a source tree there is none."""
+    found = {"vit_colossal": __version__}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
 def describe_software() -> dict[str, str | None]:
     """Versions of what a result depends on, and the commit of this checkout."""
-    packages = ("torch", "colossalai", "transformers", "datasets")
-    versions = {name: metadata.version(name) for name in packages}
-    return {
-        "vit_colossal": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        **versions,
-    }
+    own, *others = versions("torch", "colossalai", "transformers", "datasets").items()
+    python = ("python", platform.python_version())
+    return dict([own, ("commit", _commit()), python, *others])
 
 
 def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
@@ -50,6 +55,7 @@ def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
     if plan.checkpoint is None:
         for name in (run_folder.CHECKPOINTS, run_folder.MODEL):
             shutil.rmtree(run_dir / name, ignore_errors=True)
+        (run_dir / run_folder.SUMS).unlink(missing_ok=True)
     write_data_record(run_dir, describe_data(plan.config, data))
     write_segments(run_dir, segments)
     write_durably(run_dir / run_folder.CONFIG, yaml.safe_dump(settings, sort_keys=False))

@@ -34,6 +34,7 @@ from vit_colossal.rundir.references import (
     save_reference,
     spread,
 )
+from vit_colossal.rundir.seal import changes_since
 
 #: The chance of failing a run that is as good as the reference.
 SINGLE_RUN_LEVEL = 0.05
@@ -144,10 +145,12 @@ def check_run(directory: Path, name: str | None = None, path: Path | None = None
         path: a file of references other than the package's.
 
     Raises:
-        ConfigError: the run is missing, has not finished or cannot be compared with the reference;
-            no reference, or more than one, matches.
+        ConfigError: the run is missing, has not finished, was changed since or cannot be compared
+            with the reference; no reference, or more than one, matches.
     """
     run = read_run(directory)
+    if problems := changes_since(directory):
+        raise ConfigError(problems)
     if name is None:
         reference = _matching(run, list(load_references(path).values()))
     else:

@@ -96,7 +96,33 @@ def compute_exactly() -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
+def join(timeout_s: float) -> dist.Store:
+    """The store through which the ranks meet, once all of them are there.
+
+    Args:
+        timeout_s: how long to wait for them.
+
+    Raises:
+        ConfigError: the address of the launch variables cannot be used, or a rank did not come.
+    """
+    try:
+        return find_store(timedelta(seconds=timeout_s))[0]
+    except TimeoutError as error:
+        raise ConfigError([f"environment: {error}"]) from None
+    except RuntimeError as error:
+        taken = "EADDRINUSE" in str(error)
+        if not taken and not isinstance(error, dist.DistNetworkError):
+            raise
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = "in use by another program" if taken else str(error).splitlines()[0]
+        raise ConfigError(
+            [f"environment: MASTER_ADDR and MASTER_PORT, {where}: {reason}: choose another"]
+        ) from None
+
+
+def start(
+    topology: Topology, device: str, timeout_s: float, store: dist.Store | None = None
+) -> torch.device:
     """Join the process group: gloo on the CPU, NCCL on CUDA, which then computes exactly.
 
     A single process gets a group of its own, on a port the system picks, so that every plugin
@@ -106,6 +132,7 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
         topology: this process's place.
         device: ``cpu`` or ``cuda``.
         timeout_s: seconds after which a collective that a peer never joins fails.
+        store: where the ranks have met already; see `join`.
 
     Raises:
         ConfigError: the address of the launch variables cannot be used, or a rank did not come.
@@ -118,22 +145,14 @@ def start(topology: Topology, device: str, timeout_s: float) -> torch.device:
         own = dist.TCPStore("127.0.0.1", 0, 1, is_master=True, timeout=timeout)
         dist.init_process_group(backend, store=own, rank=0, world_size=1, timeout=timeout)
     else:
-        try:
-            store, rank, world_size = find_store(timeout)
-            dist.init_process_group(
-                backend, store=store, rank=rank, world_size=world_size, timeout=timeout
-            )
-        except TimeoutError as error:
-            raise ConfigError([f"environment: {error}"]) from None
-        except RuntimeError as error:
-            taken = "EADDRINUSE" in str(error)
-            if not taken and not isinstance(error, dist.DistNetworkError):
-                raise
-            where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            reason = "in use by another program" if taken else str(error).splitlines()[0]
-            raise ConfigError(
-                [f"environment: MASTER_ADDR and MASTER_PORT, {where}: {reason}: choose another"]
-            ) from None
+        store = store or join(timeout_s)
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=topology.rank,
+            world_size=topology.world_size,
+            timeout=timeout,
+        )
     return torch.device("cuda", topology.local_rank) if device == "cuda" else torch.device("cpu")
 
 
@@ -183,7 +202,9 @@ def choose_device(config: TrainConfig, topology: Topology) -> Device:
 
 
 @contextmanager
-def in_group(kind: str, topology: Topology, *, timeout_s: float = 600) -> Iterator[torch.device]:
+def in_group(
+    kind: str, topology: Topology, *, store: dist.Store | None = None, timeout_s: float = 600
+) -> Iterator[torch.device]:
     """A process group for a while, and this rank's device in it.
 
     ColossalAI opens a CUDA context when it is imported, so the device is chosen before: import what
@@ -193,12 +214,13 @@ def in_group(kind: str, topology: Topology, *, timeout_s: float = 600) -> Iterat
     Args:
         kind: ``cpu`` or ``cuda``.
         topology: this process's place.
+        store: where the ranks have met already.
         timeout_s: seconds after which a collective that a peer never joins fails.
     """
     if kind == "cuda":
         torch.cuda.set_device(topology.local_rank)
     activate(kind)
     try:
-        yield start(topology, kind, timeout_s)
+        yield start(topology, kind, timeout_s, store)
     finally:
         stop()

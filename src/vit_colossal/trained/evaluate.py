@@ -12,6 +12,8 @@ from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.model_spec import ModelSpec
 from vit_colossal.plan.plan import Device, RunPlan, make_plan
+from vit_colossal.rundir.in_common import data_facts, model_facts, plan_facts, version_facts
+from vit_colossal.runtime.agreement import Fact, Facts, together
 from vit_colossal.runtime.group import Topology, choose_device, in_group
 from vit_colossal.runtime.pins import require_colossalai
 from vit_colossal.trained.saved import SavedModel, load_model, locate
@@ -93,15 +95,29 @@ def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluatio
         ConfigError: the model or the data cannot be used, or their labels differ.
     """
     topology = topology or Topology.from_environment()
-    plan = plan_evaluation(config, topology)
+    plan, store = together(
+        topology,
+        lambda: plan_evaluation(config, topology),
+        lambda plan: _facts(plan, weights=topology.local_rank == 0),
+    )
     if topology.rank == plan.run.dims.lead_rank:
         split = plan.split
         count = len(split.samples)
         logger.info("%s on %s, split %s: %d images", plan.saved, split.dataset, split.name, count)
         for note in split.notes:
             logger.info(note)
-    with in_group(plan.run.device.kind, topology) as device:
+    with in_group(plan.run.device.kind, topology, store=store) as device:
         return _evaluate(plan, device)
+
+
+def _facts(plan: EvalPlan, *, weights: bool) -> Facts:
+    """What all ranks have to have in common."""
+    run, saved, split = plan.run, plan.saved, plan.split
+    facts = {**plan_facts(run), **version_facts()}
+    facts |= data_facts(split.fingerprint, {split.name: split.samples}, split.preprocessing)
+    if saved.checkpoint is not None:
+        return facts | {"checkpoint": Fact(f"step {saved.step}, manifest {saved.manifest[:12]}")}
+    return facts | model_facts(run, weights=weights)
 
 
 def _evaluate(plan: EvalPlan, device: torch.device) -> Evaluation:

@@ -20,6 +20,7 @@ from vit_colossal.plan.weight_names import published
 from vit_colossal.plan.weights_fit import check_weights
 from vit_colossal.rundir.data_record import has_data_record, read_data_record
 from vit_colossal.rundir.finished import has_gone_on, read_run_config
+from vit_colossal.rundir.seal import changes_since
 
 if TYPE_CHECKING:
     from transformers import ViTForImageClassification
@@ -40,6 +41,7 @@ class SavedModel:
         step: optimizer steps of that checkpoint.
         averaged: it is evaluated with the moving average of its weights.
         run_dir: the run that made it, where that is known.
+        manifest: SHA-256 of the checkpoint's manifest.
     """
 
     spec: ModelSpec
@@ -48,6 +50,7 @@ class SavedModel:
     step: int | None = None
     averaged: bool = False
     run_dir: Path | None = None
+    manifest: str = ""
 
     def __str__(self) -> str:
         return str(self.checkpoint or self.spec.name)
@@ -107,6 +110,8 @@ def _of_run(run_dir: Path, which: str | None) -> SavedModel:
 
 
 def _of_directory(name: str, run_dir: Path | None) -> SavedModel:
+    if run_dir is not None and (problems := changes_since(run_dir, run_folder.MODEL)):
+        raise ModelError(problems)
     spec = read_spec(name, {})
     check_weights(spec)
     return SavedModel(spec, read_labels(name), run_dir=run_dir)
@@ -137,7 +142,9 @@ def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> SavedModel:
     labels = tuple(str(label) for label in checkpoint.identity.get("labels", ()))
     _refuse_another_run(checkpoint, run_dir)
     averaged = bool(checkpoint.identity.get("weight average"))
-    return SavedModel(spec, labels, checkpoint.path, checkpoint.step, averaged, run_dir)
+    return SavedModel(
+        spec, labels, checkpoint.path, checkpoint.step, averaged, run_dir, checkpoint.manifest
+    )
 
 
 def _spec_of_run(checkpoint: Checkpoint, run_dir: Path) -> ModelSpec:

@@ -30,6 +30,7 @@ class EvalSplit:
         name: the split's.
         samples: uint8 images in the model's size; labels number the model's outputs.
         preprocessing: how the pixels become the model's inputs.
+        fingerprint: of the data set's content.
         notes: what a person should know, one line each.
     """
 
@@ -37,6 +38,7 @@ class EvalSplit:
     name: str
     samples: CachedSplit
     preprocessing: Preprocessing
+    fingerprint: str
     notes: tuple[str, ...] = ()
 
 
@@ -75,6 +77,7 @@ def open_split(config: TrainConfig, saved: SavedModel, *, progress: bool = False
         name=source.eval_split.removesuffix("[:]"),
         samples=replace(decoded, labels=labels),
         preprocessing=how,
+        fingerprint=source.fingerprint,
         notes=(
             *how.notes,
             *choice.notes,

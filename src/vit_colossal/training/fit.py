@@ -23,6 +23,7 @@ from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.metrics import NullReporter, Reporter, RunReporter
 from vit_colossal.rundir.record import describe_run, keep_base
 from vit_colossal.rundir.regression import Verdict, check_run
+from vit_colossal.rundir.seal import seal
 from vit_colossal.rundir.trackers import open_trackers
 from vit_colossal.runtime.group import limit_waiting
 from vit_colossal.strategies.memory_use import StateMemory, state_memory
@@ -115,6 +116,8 @@ def _finish(loop: Loop, stopped_by: int, run_dir: Path) -> TrainResult:
         if evaluation.predictions is not None:
             save_predictions(run_dir, evaluation.predictions, job.data.evaluation.images)
         model_dir = job.save(run_dir / run_folder.MODEL)
+        if job.engine.is_lead:
+            seal(run_dir)
     loop.reporter.event("end", step, epoch, accuracy=evaluation.accuracy)
     return TrainResult(evaluation, step, run_dir, model_dir)
 

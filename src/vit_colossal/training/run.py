@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from vit_colossal.checkpoints.resume import wants_resume
+from vit_colossal.checkpoints.sharing import share
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.prepare import RunData, prepare_data
 from vit_colossal.data.sources.source import missing_path
@@ -22,16 +24,26 @@ from vit_colossal.plan.head import match_head
 from vit_colossal.plan.plan import Device, RunPlan, check_data, fit_batch, make_plan
 from vit_colossal.plan.weights_fit import check_weights
 from vit_colossal.rundir.finished import Subject
+from vit_colossal.rundir.in_common import (
+    checkpoint_facts,
+    data_facts,
+    model_facts,
+    plan_facts,
+    version_facts,
+)
 from vit_colossal.rundir.lock import held_by, in_use
 from vit_colossal.rundir.references import find_reference
 from vit_colossal.rundir.regression import require_match
 from vit_colossal.rundir.trackers import missing_clients
+from vit_colossal.runtime.agreement import Facts, together
 from vit_colossal.runtime.group import Topology, choose_device, in_group
 from vit_colossal.runtime.pins import require_colossalai
 from vit_colossal.training.resuming import continued, find_origin, own_spec, where_data_lie
 from vit_colossal.training.weak import weakness
 
 if TYPE_CHECKING:
+    from torch.distributed import Store
+
     from vit_colossal.training.fit import TrainResult
 
 logger = logging.getLogger("vit_colossal")
@@ -96,14 +108,38 @@ def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
     if config.dry_run:
         raise ConfigError(["--dry-run does not train: call run.rehearse instead"])
     topology = topology or Topology.from_environment()
-    plan, data = plan_run(config, topology)
+    (plan, data), store = _agreed(config, topology)
     if topology.rank == plan.dims.lead_rank:
         for note in (*plan.notes, *data.notes):
             logger.info(note)
-    with in_group(plan.device.kind, topology) as device:
+    with in_group(plan.device.kind, topology, store=store) as device:
         from vit_colossal.training.fit import fit
 
         return fit(plan, data, device)
+
+
+def _agreed(
+    config: TrainConfig, topology: Topology
+) -> tuple[tuple[RunPlan, RunData], Store | None]:
+    """The run as all ranks have planned it, and the store in which they meet."""
+
+    def shared(store: Store) -> Callable[[], tuple[RunPlan, RunData]] | None:
+        first = topology.local_rank == 0
+        now = share(config, store, topology.rank, topology.world_size, first_on_host=first)
+        return None if now is None else partial(plan_run, now, topology)
+
+    def facts(planned: tuple[RunPlan, RunData]) -> Facts:
+        plan, data = planned
+        splits = {"training": data.train, "evaluation": data.evaluation}
+        return {
+            **plan_facts(plan),
+            **version_facts(),
+            **checkpoint_facts(plan.config, plan.checkpoint),
+            **model_facts(plan, weights=topology.local_rank == 0),
+            **data_facts(data.fingerprint, splits, data.preprocessing),
+        }
+
+    return together(topology, partial(plan_run, config, topology), facts, shared)
 
 
 def rehearse(config: TrainConfig, topology: Topology | None = None) -> None:
@@ -117,13 +153,13 @@ def rehearse(config: TrainConfig, topology: Topology | None = None) -> None:
         ConfigError: the run could not be started as configured.
     """
     topology = topology or Topology.from_environment()
-    plan, data = plan_run(config, topology)
+    (plan, data), store = _agreed(config, topology)
     is_lead = topology.rank == plan.dims.lead_rank
 
     if is_lead:
         for note in (*plan.notes, *data.notes):
             logger.info(note)
-    with in_group(plan.device.kind, topology) as device:
+    with in_group(plan.device.kind, topology, store=store) as device:
         _show_plan(plan, data, device)
     if is_lead:
         where = config.output_dir or "runs/"

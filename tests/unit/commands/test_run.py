@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from vit_colossal.commands import run
-from vit_colossal.errors import ConfigError, ExitCode
+from vit_colossal.errors import ConfigError, ExitCode, SharedProblems
 from vit_colossal.runtime.spawn import launch
 
 
@@ -52,3 +52,21 @@ def test_a_rank_alone_with_a_problem_says_it_itself(
     assert code == ExitCode.USAGE
     error = capfd.readouterr().err
     assert error.startswith("error on rank 1 (") and error.endswith("no folder 'photos'\n")
+
+
+@pytest.mark.parametrize("local_ranks", ["01", "00"])
+def test_the_first_rank_of_each_host_says_what_all_know(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], local_ranks: str
+) -> None:
+    monkeypatch.setattr(run, "_RANK_0_SPEAKS_WITHIN_S", 0.2)
+
+    def main(flags: list[str], prog: str) -> int:
+        os.environ["LOCAL_RANK"] = local_ranks[int(os.environ["RANK"])]
+        raise SharedProblems(["--lr: 1 on rank 0 (a), 2 on rank 1 (b)"])
+
+    commands = SimpleNamespace(main=main)
+    monkeypatch.setitem(sys.modules, "vit_colossal.commands.refuse", commands)  # type: ignore[arg-type]
+    monkeypatch.setattr(run, "WITHOUT_TORCH", ("refuse",))
+    assert launch(partial(run.run_command, "refuse", [], "refuse"), 2) == ExitCode.USAGE
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["error: --lr: 1 on rank 0 (a), 2 on rank 1 (b)"] * local_ranks.count("0")
