@@ -136,3 +136,31 @@ def test_a_run_goes_on_where_one_host_alone_has_its_checkpoints(pair: Pair) -> N
         assert losses(first) == uninterrupted
         for host in pair.hosts:
             shutil.rmtree(host.files / "run")
+
+
+def test_what_a_pipeline_writes_lies_with_rank_0(pair: Pair) -> None:
+    """Its last stage, which alone knows the loss, is on the other host."""
+    finished = pair.train(*RUN, *STEPS, "--plugin", "hybrid", "--pp", "2")
+    assert [each.returncode for each in finished] == [0, 0], finished
+    first, second = (host.files / "run" for host in pair.hosts)
+    assert "step 5/5" in finished[0].output and "step" not in finished[1].output
+    assert {path.name for path in first.iterdir()} >= {"model", "checkpoints", "SHA256SUMS"}
+    assert (first / "predictions.parquet").is_file()
+    assert not second.exists()
+    assert len(set(losses(pair.hosts[0]))) == 5 and "5: 0.0" not in losses(pair.hosts[0])
+
+
+def test_both_ends_of_a_cut_cable_say_who_does_not_answer(pair: Pair) -> None:
+    launched = pair.start(
+        *("train", "--device", "cpu", *RUN, *STEPS, "--max-steps", "100000", "--timeout", "10")
+    )
+    launched.until("step 3/")
+    pair.cut()
+    try:
+        finished = launched.wait()
+    finally:
+        pair.plug_in()
+    assert all(each.returncode == 1 for each in finished), finished
+    for each, other in zip(finished, ("host-b", "host-a"), strict=True):
+        assert "no step ended for 10 s (--timeout)" in each.output
+        assert f"or {other} does not answer" in each.output

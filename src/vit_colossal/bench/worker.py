@@ -139,7 +139,7 @@ def measure(order: Order, plan: RunPlan, data: RunData, device: torch.device) ->
         window, steps, waited = stopwatch.finish()
     memory = peak_memory_bytes(device)
     values = {
-        "losses": replica_means(engine, losses.seen) if engine.last_stage else [],
+        "losses": replica_means(engine, losses.seen),
         "window_seconds": window,
         "step_seconds": steps,
         "data_seconds": waited / case.steps,

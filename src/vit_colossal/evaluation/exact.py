@@ -91,7 +91,7 @@ class _Sums:
         for values in (self.loss, self.top5, self.confusion):
             if engine.last_stage:
                 dist.all_reduce(values, group=engine.dp_group)
-            dist.broadcast(values, src=engine.dims.lead_rank)
+            dist.broadcast(values, src=engine.dims.loss_rank)
 
     def result(self, num_samples: int, labels: tuple[str, ...]) -> Evaluation:
         """The metrics of a split of ``num_samples``, once everything is summed."""
@@ -140,18 +140,12 @@ class _Rows:
         Raises:
             RuntimeError: rows and images do not belong together, or an image has not one row.
         """
-        if not engine.last_stage:
+        every = self._of_all_replicas(engine) if engine.last_stage else None
+        if engine.pipelined:
+            every = self._on_the_lead(engine, every, columns=4 + 2 * min(5, len(labels)))
+        if every is None or not engine.is_lead:
             return None
-        mine = torch.cat(self.parts)
-        if not torch.equal(mine[:, 0].cpu(), torch.cat(self.labels).double()):
-            raise RuntimeError("the last stage did not score the images in their order")
-        indices = torch.cat(self.indices).double().to(engine.device)
-        mine = torch.cat([indices[:, None], mine], dim=1)
-        every = [torch.empty_like(mine) for _ in range(engine.dims.dp)]
-        dist.all_gather(every, mine, group=engine.dp_group)
-        if not engine.is_lead:
-            return None
-        rows = torch.cat(every).cpu().numpy()
+        rows = every.cpu().numpy()
         rows = rows[rows[:, 0] != PADDING_INDEX]
         rows = rows[rows[:, 0].argsort()]
         if not np.array_equal(rows[:, 0], np.arange(len(rows))):
@@ -165,3 +159,28 @@ class _Rows:
             top_labels=places.astype(np.int64),
             top_scores=scores.astype(np.float32),
         )
+
+    def _of_all_replicas(self, engine: Engine) -> torch.Tensor:
+        """The rows with their images' numbers in front, on every rank of the last stage."""
+        mine = torch.cat(self.parts)
+        if not torch.equal(mine[:, 0].cpu(), torch.cat(self.labels).double()):
+            raise RuntimeError("the last stage did not score the images in their order")
+        indices = torch.cat(self.indices).double().to(engine.device)
+        mine = torch.cat([indices[:, None], mine], dim=1)
+        every = [torch.empty_like(mine) for _ in range(engine.dims.dp)]
+        dist.all_gather(every, mine, group=engine.dp_group)
+        return torch.cat(every)
+
+    def _on_the_lead(
+        self, engine: Engine, every: torch.Tensor | None, columns: int
+    ) -> torch.Tensor | None:
+        """Bring the rows from the last stage, which has scored them, to the rank that writes."""
+        dims = engine.dims
+        if engine.rank == dims.loss_rank and every is not None:
+            dist.send(every, dst=dims.lead_rank)
+        if not engine.is_lead:
+            return None
+        count = dims.dp * sum(len(indices) for indices in self.indices)
+        rows = torch.empty(count, columns, dtype=torch.float64, device=engine.device)
+        dist.recv(rows, src=dims.loss_rank)
+        return rows

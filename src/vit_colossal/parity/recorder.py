@@ -27,5 +27,5 @@ class StepRecorder(Recorder):
         self.lrs.append(output.lr)
 
     def mean_losses(self) -> list[float]:
-        """The global batches' losses, empty where none is seen; the last stage's ranks call it."""
+        """The global batches' losses; all ranks call it."""
         return replica_means(self.engine, self.losses)

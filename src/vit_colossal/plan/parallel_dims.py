@@ -61,7 +61,12 @@ class ParallelDims:
 
     @property
     def lead_rank(self) -> int:
-        """The rank that owns the loss and reports: last stage of the first replica."""
+        """The rank that reports and writes: the first, at whose terminal people sit."""
+        return 0
+
+    @property
+    def loss_rank(self) -> int:
+        """The first rank that sees the loss: last stage of the first replica."""
         return (self.pp - 1) * self.tp
 
     def coordinate(self, rank: int) -> Coordinate:

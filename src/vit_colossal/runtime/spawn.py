@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -24,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from vit_colossal.errors import ANSWERS, ExitCode
-from vit_colossal.runtime.interpreter import share_cpu
+from vit_colossal.runtime.interpreter import end_with_parent, share_cpu
 
 #: What a process runs: it returns its exit code. It is pickled where processes cannot be forked.
 Command = Callable[[], int]
@@ -35,7 +34,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _MOURNING_S = 1.0
 # How long the peers of a failed process may take to end once they are asked to.
 _GRACE_S = 30.0
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -147,19 +145,6 @@ def _work(command: Command, place: dict[str, str]) -> None:
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     sys.exit(code)
-
-
-def end_with_parent(parent: int | None) -> None:
-    """Have this process get SIGTERM when its parent ends, however that ends (prctl(2), Linux).
-
-    Args:
-        parent: The parent's id; when it is another's by now, this process ends at once.
-    """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if parent is not None and os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Engine(Boosted):
 
     @property
     def is_lead(self) -> bool:
-        """Whether this rank owns the loss and reports."""
+        """Whether this rank reports and writes."""
         return self.rank == self.dims.lead_rank
 
     @property

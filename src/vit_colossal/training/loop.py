@@ -73,9 +73,9 @@ class Loop:
         self.recorder = recorder or Recorder()
         self.evaluates = evaluates
         self.meter = Meter(job, reporter)
-        self.watchdog = Watchdog(self.config.timeout)
         self.consensus = Consensus()
         self.step = 0
+        self.watchdog = Watchdog(self.config.timeout, self.consensus.hosts(), lambda: self.step)
         self.evaluated_step = 0
         self.best = -1.0
         self.without_gain = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,14 +49,15 @@ class Meter:
         job, engine = self.job, self.job.engine
         memory = torch.tensor(float(peak_memory_bytes(engine.device)), device=engine.device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX)
-        loss = 0.0
+        mean = torch.zeros((), device=engine.device)
         if engine.last_stage and self.loss_sum is not None:
             mean = self.loss_sum / (self.steps * engine.dims.dp)
             dist.all_reduce(mean, group=engine.dp_group)
-            loss = mean.item()
+        if engine.pipelined:
+            dist.broadcast(mean, src=engine.dims.loss_rank)
         seconds = (time.monotonic() - self.since) / self.steps
         values = {
-            "loss": loss,
+            "loss": mean.item(),
             "lr": self.lr,
             "images_per_second": job.plan.batches.global_batch / seconds,
             "peak_memory_mib": memory.item() / 2**20,
@@ -116,12 +118,19 @@ def replica_means(engine: Engine, losses: list[torch.Tensor]) -> list[float]:
     """Means of this replica's and its peers' losses, in double precision, in order of rank.
 
     Args:
-        engine: every rank of its last stage has to call this.
+        engine: every rank has to call this.
         losses: of n steps, fp32 scalars; empty on the stages that see none.
+
+    Returns:
+        The n means, on every rank.
     """
-    if not losses:
-        return []
-    mine = torch.stack(losses).float()
-    every = [torch.empty_like(mine) for _ in range(engine.dims.dp)]
-    dist.all_gather(every, mine, group=engine.dp_group)
-    return [float(mean) for mean in torch.stack(every).double().sum(0) / len(every)]
+    means: list[Any] = [[]]
+    if losses:
+        mine = torch.stack(losses).float()
+        every = [torch.empty_like(mine) for _ in range(engine.dims.dp)]
+        dist.all_gather(every, mine, group=engine.dp_group)
+        means = [(torch.stack(every).double().sum(0) / len(every)).tolist()]
+    if engine.pipelined:
+        dist.broadcast_object_list(means, src=engine.dims.loss_rank)
+    found: list[float] = means[0]
+    return found

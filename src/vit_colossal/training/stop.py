@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import cast
@@ -27,6 +28,7 @@ from vit_colossal.errors import ExitCode
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 #: Bytes per second below which a disk is taken for one that hangs.
 SLOWEST_DISK = 10e6
+_LOOKS_EVERY_S = 5.0
 
 
 class StopRequest:
@@ -69,6 +71,12 @@ class Consensus:
         self._flags: torch.Tensor | None = None
         self._work: dist.Work | None = None
 
+    def hosts(self) -> list[str]:
+        """The host of each rank."""
+        names = [""] * dist.get_world_size()
+        dist.all_gather_object(names, socket.gethostname(), group=self._group)
+        return names
+
     def exchange(self, *flags: int) -> list[int]:
         """Send this step's flags; returns the maxima of the previous step's."""
         agreed = [0] * len(flags)
@@ -89,8 +97,15 @@ class Watchdog:
     longer than a step, so that the time in training cannot be left to them.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
+    def __init__(self, timeout_s: float, hosts: Sequence[str], step: Callable[[], int]) -> None:
+        """Watch this process.
+
+        Args:
+            timeout_s: how long it may show no sign of life.
+            hosts: of all ranks, in order.
+            step: tells how many steps were taken.
+        """
+        self.timeout_s, self._hosts, self._step = timeout_s, hosts, step
         self._allowed_s = timeout_s
         self._alive = threading.Event()
         self._over = threading.Event()
@@ -125,15 +140,26 @@ class Watchdog:
 
     def _watch(self) -> None:
         # Looks are counted, not hours: time in which this process was stopped itself is no hang.
-        interval, silent = self.timeout_s / 10, 0.0
+        interval, silent = min(self.timeout_s / 10, _LOOKS_EVERY_S), 0.0
         while not self._over.wait(interval):
             silent = 0.0 if self._alive.is_set() else silent + interval
             self._alive.clear()
             if silent >= self._allowed_s:
-                text = f"error: no step ended for {self.timeout_s:g} s (--timeout): a rank hangs"
-                print(text, file=sys.stderr, flush=True)
+                print(self._report(), file=sys.stderr, flush=True)
                 _wake_peers()
                 os._exit(1)
+
+    def _report(self) -> str:
+        """Who gives up, where, and on whom."""
+        rank = dist.get_rank()
+        others = [host for host in dict.fromkeys(self._hosts) if host != self._hosts[rank]]
+        listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        does = "does" if len(others) == 1 else "do"
+        suspects = f", or {listed} {does} not answer" if others else ""
+        return (
+            f"error on rank {rank} ({self._hosts[rank]}) at step {self._step()}: no step ended for "
+            f"{self.timeout_s:g} s (--timeout): a rank hangs{suspects}"
+        )
 
 
 def _wake_peers() -> None:

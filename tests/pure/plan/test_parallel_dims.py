@@ -61,8 +61,8 @@ def test_ranks_count_tensor_then_pipeline_then_data(dims: ParallelDims) -> None:
 
 
 @given(dims=DIMS)
-def test_the_lead_rank_is_on_the_last_stage_of_the_first_replica(dims: ParallelDims) -> None:
-    assert dims.coordinate(dims.lead_rank) == Coordinate(dp=0, pp=dims.pp - 1, tp=0)
+def test_the_loss_rank_is_on_the_last_stage_of_the_first_replica(dims: ParallelDims) -> None:
+    assert dims.coordinate(dims.loss_rank) == Coordinate(dp=0, pp=dims.pp - 1, tp=0)
 
 
 def test_text() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from functools import partial
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
+from launching import environment
 from vit_colossal.commands import run
 from vit_colossal.errors import ConfigError, ExitCode, SharedProblems
 from vit_colossal.runtime.spawn import launch
@@ -70,3 +73,33 @@ def test_the_first_rank_of_each_host_says_what_all_know(
     assert launch(partial(run.run_command, "refuse", [], "refuse"), 2) == ExitCode.USAGE
     said = capfd.readouterr().err.splitlines()
     assert said == ["error: --lr: 1 on rank 0 (a), 2 on rank 1 (b)"] * local_ranks.count("0")
+
+
+def test_a_rank_does_not_outlive_a_launcher_that_is_killed_while_it_starts() -> None:
+    """torchrun has no chance to end its workers then."""
+    rank = (
+        "import sys, time; from types import SimpleNamespace;"
+        "from vit_colossal.commands import run;"
+        "run.WITHOUT_TORCH = ('slow',);"
+        "main = lambda flags, prog: print('begun', flush=True) or time.sleep(600);"
+        "sys.modules['vit_colossal.commands.slow'] = SimpleNamespace(main=main);"
+        "run.run_command('slow', [], 'slow')"
+    )
+    launcher = (
+        "import os, subprocess, sys;"
+        "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE);"
+        "child.stdout.readline(); print(child.pid, flush=True); child.wait()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", launcher, rank],
+        env=environment(TORCHELASTIC_RUN_ID="1"),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        child = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    _, alive = psutil.wait_procs([child], timeout=30)
+    for each in alive:
+        each.kill()
+    assert alive == []
