@@ -25,7 +25,8 @@ _RANK_0_SPEAKS_WITHIN_S = 10
 def show_life(name: str, flags: Sequence[str]) -> None:
     """Tell a person at a terminal at once that the command has begun."""
     asks = not {"-h", "--help"}.isdisjoint(flags)
-    if name in SLOW_TO_START and not asks and _speaks_for_all() and sys.stderr.isatty():
+    is_first = os.environ.get("RANK", "0") == "0"
+    if name in SLOW_TO_START and is_first and not asks and sys.stderr.isatty():
         print("loading PyTorch and ColossalAI ...", file=sys.stderr)
 
 
