@@ -191,7 +191,7 @@ def vit() -> tuple[bytes, bytes]:
     from safetensors.torch import save
     from transformers import ViTConfig, ViTForImageClassification
 
-    from vit_colossal.plan.weight_names import named_weights
+    from vit_colossal.families.names import named_weights
 
     config = ViTConfig(**SHAPE, id2label=dict(enumerate(CLASSES)))
     model = ViTForImageClassification(config)

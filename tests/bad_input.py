@@ -687,8 +687,12 @@ MODELS = (
         ("adapter", "merge"),
         model(adapter_config__json='{"base_model_name_or_path": "some/where"}'),
     ),
-    _model("another architecture", ("'bert'", "'vit' is needed"), model({"model_type": "bert"})),
-    _model("no architecture", ("None", "'vit' is needed"), model({"model_type": None})),
+    _model(
+        "another architecture",
+        ("'bert'", "one of these is needed: ViT, DeiT, DINOv2"),
+        model({"model_type": "bert"}),
+    ),
+    _model("no architecture", ("None", "one of these is needed: ViT"), model({"model_type": None})),
     _model(
         "a configuration that is no JSON",
         ("config.json cannot be read",),

@@ -17,8 +17,8 @@ from transformers import ViTForImageClassification
 
 from launching import ROOT, environment, run, warm
 from vit_colossal.errors import ModelError
+from vit_colossal.model.weights_fit import check_weights
 from vit_colossal.plan.model_spec import read_spec
-from vit_colossal.plan.weights_fit import check_weights
 from vit_colossal.trained.saved import load_model, locate
 
 LEGACY = ROOT / "tests" / "legacy" / "run"

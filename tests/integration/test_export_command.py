@@ -16,7 +16,7 @@ from transformers import ViTForImageClassification, ViTImageProcessor
 from vit_colossal import predict
 from vit_colossal.cli import main
 from vit_colossal.config.train_config import TrainConfig
-from vit_colossal.plan.weight_names import named_weights
+from vit_colossal.families.names import named_weights
 from vit_colossal.trained.export import ExportError, export_onnx, new_directory
 from vit_colossal.trained.saved import locate
 from vit_colossal.trained.split import open_split

@@ -20,7 +20,7 @@ MAX_MODULES_AT_THE_TOP = 8
 
 #: Folders and top-level modules: each imports only those before it.
 ROOMS = (
-    *("version", "errors", "text", "redaction", "hub", "config", "plan"),
+    *("version", "errors", "text", "redaction", "hub", "config", "families", "plan"),
     *("runtime", "model", "data", "strategies", "checkpoints", "evaluation", "rundir"),
     *("trained", "training", "report", "parity", "bench", "doctor", "commands"),
     *("cli", "__main__", "__init__"),
@@ -28,7 +28,7 @@ ROOMS = (
 #: Rooms of one command: they never import each other.
 COMMANDS = ("report", "parity", "bench", "doctor")
 #: What validates a run in the process that only spawns others: it must not cost their imports.
-LIGHT = ("version", "errors", "text", "redaction", "hub", "config", "plan")
+LIGHT = ("version", "errors", "text", "redaction", "hub", "config", "families", "plan")
 HEAVY = ("torch", "transformers", "colossalai", "datasets")
 PLUGINS = ("ddp", "zero1", "zero2", "gemini", "hybrid")
 #: The only rooms that know ColossalAI.

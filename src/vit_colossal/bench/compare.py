@@ -28,7 +28,7 @@ from vit_colossal.bench.peer import peer_command
 from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError, ExitCode
-from vit_colossal.model.vit import flops_per_image
+from vit_colossal.model.build import flops_per_image
 from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.runtime.group import Topology

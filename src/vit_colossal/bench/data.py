@@ -20,8 +20,8 @@ import numpy as np
 from vit_colossal.bench.case import BenchCase
 from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.prepare import RunData
+from vit_colossal.model.build import build_model
 from vit_colossal.model.processor import build_processor, preprocessing_of
-from vit_colossal.model.vit import build_model
 from vit_colossal.plan.plan import RunPlan, make_plan
 from vit_colossal.runtime.group import Topology
 from vit_colossal.training.run import choose_device, plan_run

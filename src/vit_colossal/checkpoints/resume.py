@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,8 @@ logger = logging.getLogger("vit_colossal")
 def identity(plan: RunPlan, data: RunData) -> dict[str, Any]:
     """What a continuing run has to agree on: else it would silently train something else."""
     config = plan.config
-    spec = asdict(plan.spec)
-    for field in ("name", "pretrained", "overrides", "weights_image_size"):
-        del spec[field]
     return {
-        "model": spec,
+        "model": plan.spec.identity(),
         "labels": list(data.labels),
         "data": data.fingerprint,
         "parameter groups": "one" if config.decay_all or not config.weight_decay else "two",

@@ -10,12 +10,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from vit_colossal.errors import ModelError, UserError
+from vit_colossal.families.names import family_of, in_files, named_weights
+from vit_colossal.model.weights_fit import check_weights, weight_files
 from vit_colossal.plan.model_spec import read_spec
-from vit_colossal.plan.weight_names import named_weights
-from vit_colossal.plan.weights_fit import check_weights, weight_files
 
 if TYPE_CHECKING:
-    from transformers import ViTForImageClassification, ViTImageProcessorPil
+    from transformers import PreTrainedModel, ViTImageProcessorPil
 
 
 class ModelNotWritten(UserError):
@@ -24,7 +24,7 @@ class ModelNotWritten(UserError):
 
 def save_directory(
     directory: Path,
-    model: ViTForImageClassification,
+    model: PreTrainedModel,
     processor: ViTImageProcessorPil,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
@@ -47,6 +47,7 @@ def save_directory(
 
     if weights is None:
         weights = {name: parameter.detach() for name, parameter in named_weights(model)}
+    weights = in_files(family_of(model), weights)
     spoiled = next((n for n, tensor in weights.items() if not tensor.isfinite().all()), None)
     if spoiled is not None:
         raise ModelNotWritten(f"{directory}: no model was written: {spoiled} is not finite")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import torch
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import ViTForImageClassification, get_scheduler
+from transformers import PreTrainedModel, get_scheduler
 from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
 from transformers.trainer_pt_utils import get_parameter_names
 
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.model.fused_adamw import FusedAdamW
-from vit_colossal.plan.weight_names import named_weights, published
+from vit_colossal.plan.model_spec import ModelSpec
 
 #: transformers' names of the schedules.
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -24,29 +23,23 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 _NOT_DECAYED = ["bias", "layernorm", "rmsnorm"]
 
 
-def freeze(model: ViTForImageClassification, config: TrainConfig) -> None:
-    """Take from training what ``--freeze`` or ``--freeze-layers`` names; before boosting."""
+def freeze(model: PreTrainedModel, spec: ModelSpec, config: TrainConfig) -> None:
+    """Take from training what ``--freeze`` or ``--freeze-layers`` names; before boosting.
+
+    And what gets no gradient in any case: DDP would wait for it, and ZeRO decay it.
+    """
     fixed = -1 if config.freeze_layers is None else config.freeze_layers
-    for name, parameter in named_weights(model):
-        backbone = config.freeze == "backbone" and not name.startswith("classifier.")
-        if backbone or depth_of(name, model.config.num_hidden_layers) <= fixed:
+    for module_name, parameter in model.named_parameters():
+        name = spec.family.published(module_name)
+        backbone = config.freeze == "backbone" and not spec.family.is_head(name)
+        deep = spec.family.depth_of(name, spec.shape.depths) <= fixed
+        if backbone or deep or spec.family.is_unused(name):
             parameter.requires_grad_(False)
 
 
-def depth_of(name: str, num_layers: int) -> int:
-    """Where a parameter stands: 0 in the embeddings, i + 1 in encoder layer i, then the rest.
-
-    Args:
-        name: its published name.
-        num_layers: of the encoder.
-    """
-    if name.startswith("vit.embeddings."):
-        return 0
-    layer = re.match(r"vit\.encoder\.layer\.(\d+)\.", name)
-    return int(layer[1]) + 1 if layer else num_layers + 1
-
-
-def parameter_groups(model: ViTForImageClassification, config: TrainConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: PreTrainedModel, spec: ModelSpec, config: TrainConfig
+) -> list[dict[str, Any]]:
     """The trained parameters: decayed weights first, then biases and norm weights without decay.
 
     The split is transformers' own (``Trainer.get_decay_parameter_names``). With a layer-wise decay
@@ -58,8 +51,10 @@ def parameter_groups(model: ViTForImageClassification, config: TrainConfig) -> l
     decayed = {name for name, _ in named}
     if config.weight_decay and not config.decay_all:
         decayed = set(get_parameter_names(model, ALL_LAYERNORM_LAYERS, _NOT_DECAYED))
-    layers, rate = model.config.num_hidden_layers, config.layer_decay or 1.0
-    below = {n: layers + 1 - depth_of(published(n), layers) if rate < 1 else 0 for n, _ in named}
+    depths, rate = spec.shape.depths, config.layer_decay or 1.0
+    row, top = spec.family, sum(spec.shape.depths) + 1
+    depth = {name: row.depth_of(row.published(name), depths) for name, _ in named}
+    below = {name: top - depth[name] if rate < 1 else 0 for name, _ in named}
     groups = []
     for steps in sorted(set(below.values())):
         lr = (config.lr or 0.0) * rate**steps

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: PIL's bilinear filter, what ViT processors use.
 BILINEAR = 2
+#: And the one of ConvNeXt's, with its mean and deviation (transformers' `IMAGENET_STANDARD`).
+BICUBIC = 3
+_IMAGENET_MEAN = _IMAGENET_STD = (0.5, 0.5, 0.5)
 
 _SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad")
 
@@ -162,6 +165,8 @@ def _read(name: str, folder: Path) -> tuple[ViTImageProcessorPil, str]:
         values, _ = ViTImageProcessorPil.get_image_processor_dict(folder)
         kind = values.get("image_processor_type") or values.get("feature_extractor_type")
         known = _plain_class(kind or "ViTImageProcessor")
+        if _base_name(kind) == "ConvNextImageProcessor":
+            known, values = ViTImageProcessorPil, as_plain_steps(values)
         processor = (known or ViTImageProcessorPil).from_dict(values)
     except Exception as error:  # whatever an odd file leads the library to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -189,17 +194,43 @@ def _plain_class(kind: Any) -> type[ViTImageProcessorPil] | None:
     import transformers
     from transformers.image_processing_backends import PilBackend
 
-    name = str(kind).removesuffix("Fast").removesuffix("Pil")
-    name = name.replace("FeatureExtractor", "ImageProcessor")
+    name = _base_name(kind)
     if not (name.isidentifier() and name.endswith("ImageProcessor")):
         return None
     found = getattr(transformers, f"{name}Pil", None)
     if not (isinstance(found, type) and issubclass(found, PilBackend)):
         return None
     own = {key for part in found.__mro__[: found.__mro__.index(PilBackend)] for key in vars(part)}
-    return None if own & _STEPS else found
+    return None if own & _STEPS and name not in _OF_MAPS else found
 
 
+def _base_name(kind: Any) -> str:
+    name = str(kind).removesuffix("Fast").removesuffix("Pil")
+    return name.replace("FeatureExtractor", "ImageProcessor")
+
+
+def as_plain_steps(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a ConvNeXt processor as steps that all processors have; the same pixels.
+
+    It resizes the shorter edge to more than its size, by ``crop_pct``, and cuts the center out;
+    from 384 px on it resizes to the square.
+    """
+    side = values.get("size", 384)
+    side = side.get("shortest_edge") if isinstance(side, dict) else side
+    share = values.get("crop_pct", 224 / 256)
+    if type(side) is not int or not _is_number(share) or not 0 < share <= 1:
+        raise ValueError(f"size {values.get('size')!r} with crop_pct {share!r} is none")
+    kept = {k: v for k, v in values.items() if k not in ("crop_pct", "size", "crop_size")}
+    kept = {"image_mean": _IMAGENET_MEAN, "image_std": _IMAGENET_STD, "resample": BICUBIC, **kept}
+    square = {"height": side, "width": side}
+    if side >= 384:
+        return {**kept, "do_center_crop": False, "size": square}
+    frame = {"shortest_edge": int(side / share)}
+    return {**kept, "do_center_crop": True, "size": frame, "crop_size": square}
+
+
+#: Processors whose own steps concern maps of labels alone.
+_OF_MAPS = ("BeitImageProcessor",)
 #: The methods with which a processor would do something of its own.
 _STEPS = {"preprocess", "_preprocess", "process_image", "_preprocess_image_like_inputs"} | {
     *("convert_to_rgb", "resize", "center_crop", "rescale", "normalize", "pad"),

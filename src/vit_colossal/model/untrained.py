@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vit_colossal.model.pretrained import vit_config
+from vit_colossal.model.configuration import classifier_of, configuration_of
 from vit_colossal.plan.model_spec import ModelSpec
 
 if TYPE_CHECKING:
-    from transformers import ViTForImageClassification
+    from transformers import PreTrainedModel
 
 
-def build_untrained(spec: ModelSpec, labels: tuple[str, ...]) -> ViTForImageClassification:
-    """A ``ViTForImageClassification`` of random weights; fp32, on the CPU.
+def build_untrained(spec: ModelSpec, labels: tuple[str, ...]) -> PreTrainedModel:
+    """A classifier of random weights; fp32, on the CPU.
 
     Args:
         spec: its shape; of a pretrained one ``spec.name`` has the configuration.
@@ -21,6 +21,4 @@ def build_untrained(spec: ModelSpec, labels: tuple[str, ...]) -> ViTForImageClas
     Raises:
         ModelError: the configuration cannot be read.
     """
-    from transformers import ViTForImageClassification
-
-    return ViTForImageClassification(vit_config(spec, labels))
+    return classifier_of(spec)(configuration_of(spec, labels))

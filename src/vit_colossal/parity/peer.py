@@ -21,12 +21,12 @@ from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.loaders import epoch_order
 from vit_colossal.data.prepare import RunData
 from vit_colossal.data.transforms import normalize
+from vit_colossal.families.names import named_weights
+from vit_colossal.model.build import build_model
 from vit_colossal.model.optim import SCHEDULES
-from vit_colossal.model.vit import build_model
 from vit_colossal.parity.plain_loop import count_correct
 from vit_colossal.parity.trace import Trace
 from vit_colossal.plan.plan import RunPlan
-from vit_colossal.plan.weight_names import named_weights
 from vit_colossal.runtime.group import Topology
 from vit_colossal.training.run import plan_run
 

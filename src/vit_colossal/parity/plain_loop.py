@@ -12,20 +12,21 @@ from functools import partial
 
 import torch
 from torch.nn.functional import linear
-from transformers import ViTForImageClassification
+from transformers import PreTrainedModel
 
 from vit_colossal.config.plugins import facts_of
 from vit_colossal.data.loaders import Batch, Shard
 from vit_colossal.data.mixing import mix_pixels
 from vit_colossal.data.prepare import RunData, train_batches
 from vit_colossal.data.transforms import normalize
+from vit_colossal.families.family import Family
+from vit_colossal.families.names import named_weights
+from vit_colossal.model.build import build_model
 from vit_colossal.model.loss import criterion
 from vit_colossal.model.optim import build_schedule, ema_decay, freeze, parameter_groups
-from vit_colossal.model.vit import build_model
 from vit_colossal.parity.trace import Trace
 from vit_colossal.plan.parallel_dims import BatchPlan
 from vit_colossal.plan.plan import RunPlan
-from vit_colossal.plan.weight_names import COLUMN_PARALLEL, ROW_PARALLEL, named_weights
 from vit_colossal.runtime.group import compute_exactly
 
 
@@ -71,7 +72,7 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
         compute_exactly()
     model = build_model(plan.spec, data.labels, config.seed).to(device)
     if grouping.split_products > 1:
-        _split_products(model, grouping.split_products)
+        _split_products(model, plan.spec.family, grouping.split_products)
     halved = config.precision == "bf16" and not facts_of(config.plugin).autocasts
     master = model
     if halved:
@@ -79,10 +80,10 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
         model.to(torch.bfloat16)
         master = build_model(plan.spec, data.labels, config.seed).to(device)
         master.load_state_dict(model.state_dict())
-    freeze(master, config)
-    freeze(model, config)
+    freeze(master, plan.spec, config)
+    freeze(model, plan.spec, config)
     optimizer = torch.optim.AdamW(
-        parameter_groups(master, config),
+        parameter_groups(master, plan.spec, config),
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
         # On CUDA the kernel that every plugin updates with; on the CPU they round as this does.
@@ -118,7 +119,7 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     return Trace(losses, norms, lrs, correct, len(data.evaluation), weights)
 
 
-def count_correct(model: ViTForImageClassification, plan: RunPlan, data: RunData) -> int:
+def count_correct(model: PreTrainedModel, plan: RunPlan, data: RunData) -> int:
     """Correct top-1 predictions on the evaluation split, in batches of the plan's size."""
     model.eval()
     correct, size = 0, plan.batches.forward_batch
@@ -146,7 +147,7 @@ def _global_batches(plan: RunPlan, data: RunData, total_steps: int) -> list[Batc
 
 
 def _backward(
-    model: ViTForImageClassification, batch: Batch, plan: RunPlan, data: RunData, grouping: Grouping
+    model: PreTrainedModel, batch: Batch, plan: RunPlan, data: RunData, grouping: Grouping
 ) -> float:
     """Gradients of one global batch; returns its mean loss, summed as the layout would."""
     device = model.device
@@ -182,7 +183,7 @@ def _normalized(images: torch.Tensor, data: RunData) -> torch.Tensor:
     return normalize(images, data.preprocessing)
 
 
-def _logits(model: ViTForImageClassification, pixels: torch.Tensor, plan: RunPlan) -> torch.Tensor:
+def _logits(model: PreTrainedModel, pixels: torch.Tensor, plan: RunPlan) -> torch.Tensor:
     dtype = next(model.parameters()).dtype
     autocast = plan.config.precision == "bf16" and dtype == torch.float32
     device = plan.device.kind
@@ -190,7 +191,7 @@ def _logits(model: ViTForImageClassification, pixels: torch.Tensor, plan: RunPla
         return model(pixel_values=pixels.to(dtype)).logits
 
 
-def _clip(model: ViTForImageClassification, max_norm: float) -> float:
+def _clip(model: PreTrainedModel, max_norm: float) -> float:
     """Clip as PyTorch does; the norm is reported in double precision."""
     squares = sum(p.grad.double().square().sum() for p in model.parameters() if p.grad is not None)
     norm = float(torch.as_tensor(squares).sqrt())
@@ -205,23 +206,27 @@ def _as_float(grad: torch.Tensor | None) -> torch.Tensor | None:
     return None if grad is None else grad.float()
 
 
-def _split_products(model: torch.nn.Module, degree: int) -> None:
+def _split_products(model: torch.nn.Module, row: Family, degree: int) -> None:
     """Make the encoder's products round as tensor parallelism of ``degree`` does.
 
     Column-parallel layers compute slices of their outputs, and the gradients of their input are
     summed; row-parallel ones sum partial products (Shoeybi et al. 2019, section 3).
     """
+    if row.encoder is None:
+        return
+    layers = f"{row.backbone}.{row.blocks}."
     for name, module in model.named_modules():
-        if not isinstance(module, torch.nn.Linear):
+        if not (name.startswith(layers) and isinstance(module, torch.nn.Linear)):
             continue
-        if name.endswith(COLUMN_PARALLEL):
+        if name.endswith(row.encoder.columns):
             module.forward = partial(_column_parallel, module, degree)  # type: ignore[method-assign]
-        elif name.endswith(ROW_PARALLEL):
+        elif name.endswith(row.encoder.rows):
             module.forward = partial(_row_parallel, module, degree)  # type: ignore[method-assign]
 
 
 def _column_parallel(layer: torch.nn.Linear, degree: int, x: torch.Tensor) -> torch.Tensor:
-    weights, biases = layer.weight.chunk(degree), layer.bias.chunk(degree)
+    weights, bias = layer.weight.chunk(degree), layer.bias
+    biases = [None] * degree if bias is None else bias.chunk(degree)
     pieces = [linear(x, w, b) for w, b in zip(weights, biases, strict=True)]
     return torch.cat(pieces, dim=-1)
 

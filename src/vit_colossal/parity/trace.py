@@ -12,9 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-#: Softmax ignores a constant added to all keys' scores, so this bias's true gradient is zero, and
-#: Adam turns the rounding noise there into steps of full size.
-KEY_BIAS = "attention.attention.key.bias"
+from vit_colossal.families.table import KEY_BIASES
 
 
 @dataclass(frozen=True)
@@ -89,8 +87,9 @@ def compare(trace: Trace, reference: Trace) -> Difference:
         raise ValueError(f"{len(trace.losses)} steps against {len(reference.losses)}")
     if trace.weights.keys() != reference.weights.keys():
         raise ValueError("the two runs trained different models")
-    names = [name for name in reference.weights if not name.endswith(KEY_BIAS)]
-    biases = [name for name in reference.weights if name.endswith(KEY_BIAS)]
+    # Adam turns the rounding noise of their gradients, which are zero, into steps of full size.
+    names = [name for name in reference.weights if not name.endswith(KEY_BIASES)]
+    biases = [name for name in reference.weights if name.endswith(KEY_BIASES)]
     peak = max(reference.lrs) or 1.0
     norms = trace.grad_norms and reference.grad_norms
     return Difference(

@@ -94,14 +94,16 @@ def select(layouts: list[Layout], wanted: str, precision: str | None) -> list[La
 def _degrees(processes: int, spec: ModelSpec) -> list[tuple[int, int]]:
     """(tp, pp) pairs that divide the processes, the heads and the layers."""
     sizes = [n for n in range(1, processes + 1) if processes % n == 0]
+    if spec.family.encoder is None:
+        return [(1, 1)]
     return [
         (tp, pp)
         for tp in sizes
         for pp in sizes
         if processes % (tp * pp) == 0
-        and spec.num_heads % tp == 0
-        and spec.intermediate_size % tp == 0
-        and spec.num_layers >= pp
+        and spec.shape.num_heads % tp == 0
+        and spec.shape.intermediate_size % tp == 0
+        and spec.shape.num_layers >= pp
     ]
 
 

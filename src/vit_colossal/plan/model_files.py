@@ -15,6 +15,7 @@ from vit_colossal.errors import ModelError
 from vit_colossal.hub import fetch
 from vit_colossal.text import json_object
 
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 #: Keys of a configuration with which a library would fetch code or other packages' weights.
@@ -75,11 +76,32 @@ def processor_folder(name: str) -> Path | None:
     Raises:
         ModelError: it cannot be fetched.
     """
-    for name_of_file in ("preprocessor_config.json", "processor_config.json"):
+    for name_of_file in PROCESSOR_FILES:
         file = Path(name) / name_of_file if is_local(name) else fetch(name, name_of_file)
         if file is not None and file.is_file():
             return file.parent
     return None
+
+
+def fixed_size(name: str) -> int | None:
+    """The side of the square that a model's image processor gives; None if it leaves it open.
+
+    Raises:
+        ModelError: its file cannot be fetched or read.
+    """
+    folder = processor_folder(name)
+    if folder is None:
+        return None
+    files = [folder / file for file in PROCESSOR_FILES if (folder / file).is_file()]
+    values = _read_json(name, files[0])
+    values = values.get("image_processor", values)
+    cropped = isinstance(values, dict) and values.get("do_center_crop") and values.get("crop_size")
+    size = cropped or (values.get("size") if isinstance(values, dict) else None)
+    if isinstance(size, dict):
+        sides = {size.get("height"), size.get("width")}
+        # ConvNeXt's processor cuts a square with this side out.
+        size = sides.pop() if len(sides) == 1 and sides != {None} else size.get("shortest_edge")
+    return size if type(size) is int and 0 < size <= 65535 else None
 
 
 def model_folder(name: str) -> Path:

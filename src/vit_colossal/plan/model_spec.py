@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from vit_colossal.errors import ModelError
-from vit_colossal.plan.model_files import is_local, read_config
+from vit_colossal.families.family import Family
+from vit_colossal.families.refused import type_problem
+from vit_colossal.families.shapes import Shape, Values
+from vit_colossal.families.table import family
+from vit_colossal.plan.model_files import fixed_size, is_local, read_config
+
+#: The family of the presets.
+DEFAULT_TYPE = "vit"
 
 #: ViTConfig keys of the presets. tiny to large are the standard sizes (Dosovitskiy et al. 2021,
 #: table 1; Touvron et al. 2021 for tiny and small); micro is ours, for small images on a CPU.
@@ -74,39 +81,60 @@ def _override_problems(overrides: dict[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The shape of a ViT.
+    """What a model is before it is built.
 
     Attributes:
         name: what ``--model`` said.
         pretrained: weights come from a directory or the hub, not from a seed.
-        hidden_size, num_layers, num_heads, intermediate_size: the encoder.
-        image_size, patch_size: pixels.
-        weights_image_size: the image size of the pretrained weights: their position embeddings
-            are interpolated where it is not ``image_size``.
-        overrides: ViTConfig keys: of a model trained from scratch all, of another ``image_size``
-            at most.
+        model_type: transformers' name of its family.
+        shape: the sizes of its encoder.
+        image_size: side of the images that it gets, in pixels.
+        weights_image_size: the image size that its weights are made for.
+        overrides: keys of the encoder's configuration: of a model trained from scratch all, of
+            another ``image_size`` at most.
+        drop_path: the rate of dropped residual paths that its configuration asks for.
     """
 
     name: str
     pretrained: bool
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
+    model_type: str
+    shape: Shape
     image_size: int
-    patch_size: int
     weights_image_size: int
     overrides: dict[str, Any] = field(default_factory=dict)
+    drop_path: float = 0.0
+
+    @property
+    def family(self) -> Family:
+        """What is special about it."""
+        return family(self.model_type)
 
     @property
     def tokens(self) -> int:
-        """Sequence length: patches and the class token."""
-        return (self.image_size // self.patch_size) ** 2 + 1
+        """Sequence length: patches, and tokens beside them."""
+        return (self.image_size // self.shape.patch_size) ** 2 + self.shape.extra_tokens
 
     @property
     def resized(self) -> bool:
         """Whether images have another size than those that the weights were trained on."""
         return self.image_size != self.weights_image_size
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint's model has to agree on, as JSON."""
+        shape = self.shape
+        found = {
+            "hidden_size": shape.hidden_size,
+            "num_layers": shape.num_layers,
+            "num_heads": shape.num_heads,
+            "intermediate_size": shape.intermediate_size,
+            "image_size": self.image_size,
+            "patch_size": shape.patch_size,
+        }
+        if self.model_type == DEFAULT_TYPE:  # checkpoints of the time when there was no other
+            return found
+        stages = [[stage.depth, stage.width, stage.heads] for stage in shape.stages]
+        more = {"gated": shape.gated, "window": shape.window, "stages": stages}
+        return {"model_type": self.model_type, **found, "tokens": self.tokens, **more}
 
 
 def read_spec(name: str, overrides: dict[str, Any], *, weights: bool = True) -> ModelSpec:
@@ -125,7 +153,7 @@ def read_spec(name: str, overrides: dict[str, Any], *, weights: bool = True) -> 
     if is_preset(name):
         values = {**PRESETS[name], **overrides}
         values.setdefault("intermediate_size", 4 * values["hidden_size"])
-        return _spec(name, values, pretrained=False)
+        return _spec(name, {**values, "model_type": DEFAULT_TYPE}, values, pretrained=False)
     if shaping := [key for key in overrides if key != "image_size"]:
         raise ModelError(
             [
@@ -134,14 +162,12 @@ def read_spec(name: str, overrides: dict[str, Any], *, weights: bool = True) -> 
             ]
         )
     values = _config_of(name, weights=weights)
-    if values.get("model_type") != "vit":
-        raise ModelError(
-            [f"--model {name} is of type {values.get('model_type')!r}: a 'vit' is needed"]
-        )
-    if values.get("num_channels", 3) != 3:
-        channels = values["num_channels"]
+    if problem := type_problem(values):
+        raise ModelError([f"--model {name} {problem}"])
+    channels = family(values["model_type"]).encoder_values(values).get("num_channels", 3)
+    if channels != 3:
         raise ModelError([f"--model {name}: num_channels is {channels!r}: 3 is needed, for RGB"])
-    return _spec(name, values, pretrained=True, image_size=overrides.get("image_size"))
+    return _spec(name, values, overrides, pretrained=True)
 
 
 def is_preset(name: str) -> bool:
@@ -188,46 +214,64 @@ def labels_in(values: dict[str, Any]) -> tuple[str, ...] | None:
     return tuple(map(str, labels)) if all(isinstance(label, str) for label in labels) else None
 
 
-def _spec(
-    name: str, values: dict[str, Any], *, pretrained: bool, image_size: int | None = None
-) -> ModelSpec:
-    def size(key: str, default: int) -> int:
-        value = values.get(key, default)
-        if type(value) is not int or value < 1:
-            raise ModelError([f"--model {name}: {key} must be a positive integer, got {value!r}"])
-        return value
-
-    stored = size("image_size", 224)
-    resized = {} if image_size in (None, stored) else {"image_size": image_size}
-    spec = ModelSpec(
-        name=name,
-        pretrained=pretrained,
-        hidden_size=size("hidden_size", 768),
-        num_layers=size("num_hidden_layers", 12),
-        num_heads=size("num_attention_heads", 12),
-        intermediate_size=size("intermediate_size", 3072),
-        image_size=image_size or stored,
-        patch_size=size("patch_size", 16),
-        weights_image_size=stored,
-        overrides=resized if pretrained else values,
-    )
-    if spec.hidden_size % spec.num_heads:
+def _spec(name: str, values: Values, overrides: dict[str, Any], *, pretrained: bool) -> ModelSpec:
+    row = family(values["model_type"])
+    shape, stored = row.shape_of(name, values), row.image_size_of(name, values)
+    if shape.hidden_size % shape.num_heads:
         raise ModelError(
             [
-                f"--model {name}: hidden_size {spec.hidden_size} is not divisible by "
-                f"{spec.num_heads} attention heads"
+                f"--model {name}: hidden_size {shape.hidden_size} is not divisible by "
+                f"{shape.num_heads} attention heads"
             ]
         )
-    for pixels in (stored, spec.image_size):
-        if pixels % spec.patch_size:
-            nearest = max(1, round(pixels / spec.patch_size)) * spec.patch_size
+    asked = overrides.get("image_size")
+    size = _image_size(name, row, shape, stored, asked if pretrained else stored)
+    # A model that interpolates by itself keeps the size that its position embeddings are for.
+    resized = {"image_size": size} if size != stored and row.sizes != "interpolates" else {}
+    rate = row.encoder_values(values).get("drop_path_rate", row.drop_path)
+    return ModelSpec(
+        name=name,
+        pretrained=pretrained,
+        model_type=values["model_type"],
+        shape=shape,
+        image_size=size,
+        weights_image_size=stored,
+        overrides=resized if pretrained else overrides,
+        drop_path=float(rate) if row.drop_path is not None and _is_number(rate) else 0.0,
+    )
+
+
+def _image_size(name: str, row: Family, shape: Shape, stored: int, asked: int | None) -> int:
+    """The side of the images: what was asked for, what the processor gives, or the weights'."""
+    size = asked or stored
+    if row.sizes in ("interpolates", "any"):
+        size = asked or fixed_size(name) or stored
+    elif row.sizes == "own" and size != stored:
+        raise ModelError(
+            [
+                f"--image-size {size}: a {row.title} is trained at its own size alone, here "
+                f"{stored}: drop the flag"
+            ]
+        )
+    for pixels in (stored, size):
+        if pixels % shape.patch_size:
+            nearest = max(1, round(pixels / shape.patch_size)) * shape.patch_size
             raise ModelError(
                 [
                     f"--model {name}: image_size {pixels} is not divisible by "
-                    f"patch_size {spec.patch_size}: the nearest is {nearest}"
+                    f"patch_size {shape.patch_size}: the nearest is {nearest}"
                 ]
             )
-    return spec
+    halved = shape.patch_size * 2 ** (len(shape.depths) - 1)
+    smallest = halved * (shape.window if row.whole_windows else 1)
+    if size < smallest:
+        raise ModelError(
+            [
+                f"--model {name}: images of {size} px are too small for its {len(shape.depths)} "
+                f"stages: --image-size {smallest} or more"
+            ]
+        )
+    return size
 
 
 def _config_of(name: str, *, weights: bool = True) -> dict[str, Any]:

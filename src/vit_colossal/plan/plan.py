@@ -93,7 +93,7 @@ def make_plan(
     except ConfigError as error:
         found = [*found, *plugin_problems(config, device.kind), *augmentation_problems(config)]
         raise ConfigError([*found, *error.problems]) from None
-    notes += _interpolation(spec)
+    notes += [*_interpolation(spec), *_without_drop_path(spec)]
     config = _default_recipe(config, spec, device)
     problems = [*found, *plugin_problems(config, device.kind), *model_problems(config, spec)]
     problems += stage_problems(config, spec)
@@ -201,12 +201,23 @@ def _interpolation(spec: ModelSpec) -> list[str]:
     if not spec.resized:
         return []
     before, after = (
-        f"{size // spec.patch_size} x {size // spec.patch_size}"
+        f"{size // spec.shape.patch_size} x {size // spec.shape.patch_size}"
         for size in (spec.weights_image_size, spec.image_size)
     )
+    sizes = f"image size {spec.image_size}, the weights' is {spec.weights_image_size}"
+    if spec.family.sizes == "interpolates":
+        return [f"{sizes}: the model interpolates its position embeddings in each forward pass"]
+    if spec.family.positions is None:
+        return [sizes]
+    return [f"{sizes}: position embeddings are interpolated from {before} to {after} patches"]
+
+
+def _without_drop_path(spec: ModelSpec) -> list[str]:
+    if not spec.drop_path:
+        return []
     return [
-        f"image size {spec.image_size}, the weights' is {spec.weights_image_size}: position "
-        f"embeddings are interpolated from {before} to {after} patches"
+        f"drop path: 0, where the model's configuration says {spec.drop_path:g}: what it drops "
+        "would depend on the layout"
     ]
 
 

@@ -81,9 +81,9 @@ def freeze_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
     if config.freeze_layers is not None:
         if config.freeze is not None:
             problems.append("--freeze backbone freezes all layers: drop --freeze-layers")
-        elif config.freeze_layers > spec.num_layers:
+        elif config.freeze_layers > spec.shape.num_layers:
             problems.append(
-                f"--freeze-layers {config.freeze_layers}: {spec.name} has {spec.num_layers} "
+                f"--freeze-layers {config.freeze_layers}: {spec.name} has {spec.shape.num_layers} "
                 "encoder layers; --freeze backbone leaves the head alone"
             )
     if config.freeze is not None and (config.layer_decay or 1) < 1:
@@ -92,20 +92,32 @@ def freeze_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
 
 
 def model_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
-    """Degrees that do not divide the model."""
-    problems = []
-    if spec.num_heads % config.tp:
+    """Degrees that do not divide the model, and what its family cannot do."""
+    row, shape, problems = spec.family, spec.shape, list[str]()
+    if config.grad_checkpoint and not row.checkpoints_layers:
         problems.append(
-            f"{spec.name} has {spec.num_heads} attention heads, not divisible by --tp {config.tp}"
+            f"--grad-checkpoint: transformers cannot compute a {row.title}'s layers again: drop it"
         )
-    if spec.intermediate_size % config.tp:
+    if row.encoder is None and (config.tp > 1 or config.pp > 1):
+        others = ", ".join(name for name, facts in BUILT_IN.items() if not facts.has_degrees)
+        return problems + [
+            f"--{flag} {degree}: a {row.title} is not cut, as {row.why_whole}: use --plugin with "
+            f"one of {others}"
+            for flag, degree in (("tp", config.tp), ("pp", config.pp))
+            if degree > 1
+        ]
+    if shape.num_heads % config.tp:
         problems.append(
-            f"{spec.name}: intermediate size {spec.intermediate_size} is not divisible "
+            f"{spec.name} has {shape.num_heads} attention heads, not divisible by --tp {config.tp}"
+        )
+    if shape.intermediate_size % config.tp:
+        problems.append(
+            f"{spec.name}: intermediate size {shape.intermediate_size} is not divisible "
             f"by --tp {config.tp}"
         )
-    if spec.num_layers < config.pp:
+    if shape.num_layers < config.pp:
         problems.append(
-            f"--pp {config.pp} stages for the {spec.num_layers} encoder layers of {spec.name}: "
-            f"use --pp {spec.num_layers} or less"
+            f"--pp {config.pp} stages for the {shape.num_layers} encoder layers of {spec.name}: "
+            f"use --pp {shape.num_layers} or less"
         )
     return problems

@@ -29,7 +29,7 @@ def layers_of_stages(config: TrainConfig, spec: ModelSpec) -> tuple[int, ...]:
     """
     if config.layers_per_stage is not None:
         return tuple(int(count) for count in config.layers_per_stage.split(","))
-    return balanced(spec.num_layers, config.pp, embeddings_cost(spec), _HEAD)
+    return balanced(spec.shape.num_layers, config.pp, embeddings_cost(spec), _HEAD)
 
 
 def balanced(num_layers: int, stages: int, embeddings: float, head: float) -> tuple[int, ...]:
@@ -52,9 +52,10 @@ def balanced(num_layers: int, stages: int, embeddings: float, head: float) -> tu
 
 def embeddings_cost(spec: ModelSpec) -> float:
     """What the embeddings cost forward and backward, in layers of the encoder."""
-    hidden, tokens = spec.hidden_size, spec.tokens
-    patches = (tokens - 1) * 3 * spec.patch_size**2 * hidden
-    products = tokens * (4 * hidden * hidden + 2 * hidden * spec.intermediate_size)
+    shape, tokens = spec.shape, spec.tokens
+    hidden, mlp = shape.hidden_size, (3 if shape.gated else 2) * shape.intermediate_size
+    patches = (tokens - shape.extra_tokens) * 3 * shape.patch_size**2 * hidden
+    products = tokens * (4 * hidden * hidden + hidden * mlp)
     return _EMBEDDINGS * patches / (products + 2 * tokens * tokens * hidden)
 
 
@@ -74,9 +75,9 @@ def stage_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
             f"--layers-per-stage {given} names {len(counts)} stages, --pp {config.pp} has "
             f"{config.pp}: give a number for each"
         )
-    if sum(counts) != spec.num_layers or min(counts) < 1:
+    if sum(counts) != spec.shape.num_layers or min(counts) < 1:
         problems.append(
-            f"--layers-per-stage {given}: {spec.name} has {spec.num_layers} encoder layers, and "
+            f"--layers-per-stage {given}: {spec.name} has {spec.shape.num_layers} encoder layers, and "
             "each stage needs one or more"
         )
     return problems

@@ -11,14 +11,15 @@ import torch.distributed as dist
 from colossalai.booster import Booster
 from colossalai.shardformer.layer.utils import Randomizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import ViTForImageClassification
+from transformers import PreTrainedModel
 
 from vit_colossal.data.transforms import normalize
+from vit_colossal.families.names import named_weights
+from vit_colossal.model.build import blocks
 from vit_colossal.model.optim import build_schedule, parameter_groups
 from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.parallel_dims import Coordinate, ParallelDims
 from vit_colossal.plan.plan import RunPlan
-from vit_colossal.plan.weight_names import named_weights
 from vit_colossal.strategies.choice import strategy_of
 from vit_colossal.strategies.parts import Part
 from vit_colossal.strategies.strategy import Boosted, Strategy
@@ -105,7 +106,7 @@ class Engine(Boosted):
         return nullcontext() if self.ema is None else self.ema.in_place()
 
 
-def checkpoint_activations(model: ViTForImageClassification) -> None:
+def checkpoint_activations(model: PreTrainedModel) -> None:
     """Compute each layer's activations again in the backward pass, instead of keeping them."""
     # The first name warns in releases that have the second.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
@@ -114,7 +115,7 @@ def checkpoint_activations(model: ViTForImageClassification) -> None:
 
 def build_engine(
     plan: RunPlan,
-    model: ViTForImageClassification,
+    model: PreTrainedModel,
     preprocessing: Preprocessing,
     total_steps: int,
     device: torch.device,
@@ -135,11 +136,13 @@ def build_engine(
         # soon as its gradients make up DDP's first bucket of 1 MB.
         torch._dynamo.config.optimize_ddp = False
         # In place: parameters keep their names, and layers of one shape share one compilation.
-        for layer in model.vit.layers:
+        for layer in blocks(model, plan.spec):
             layer.compile()
     shapes = {name: parameter.shape for name, parameter in named_weights(model)}
     strategy = strategy_of(plan.config.plugin)
-    optimizer = strategy.optimizer(parameter_groups(model, plan.config), plan.config, device.type)
+    optimizer = strategy.optimizer(
+        parameter_groups(model, plan.spec, plan.config), plan.config, device.type
+    )
     schedule = build_schedule(optimizer, plan.config, total_steps)
     # Dropout under tensor parallelism numbers its generators; an earlier model in this process may
     # have left the ranks of a pipeline with different counts.

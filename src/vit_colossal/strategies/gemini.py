@@ -15,8 +15,8 @@ from colossalai.booster.plugin.plugin_base import Plugin
 from colossalai.nn.optimizer import HybridAdam
 
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.families.names import named_weights
 from vit_colossal.plan.plan import RunPlan
-from vit_colossal.plan.weight_names import named_weights, published
 from vit_colossal.runtime.kernels import kernels_in_use
 from vit_colossal.strategies.parts import Part
 from vit_colossal.strategies.precision import INITIAL_LOSS_SCALE
@@ -66,13 +66,13 @@ class Gemini(Strategy):
         for name, parameter in named_weights(boosted.model.unwrap()):
             if not parameter.requires_grad:  # left out of the chunks
                 yield Part(name, parameter.detach(), parameter, parameter, frozen=True)
-        optimizer = boosted.optimizer
+        optimizer, row = boosted.optimizer, boosted.plan.spec.family
         for index, fake in optimizer.id_to_fake_params.items():
             parameter = optimizer.id_to_real_params[index]
             chunk = optimizer.param_to_chunk16[fake]
             begin, start, length = optimizer.get_offsets(index)
             master = chunk.paired_chunk.payload[begin : begin + length]
-            name = published(boosted.model.param2name[parameter])
+            name = row.published(boosted.model.param2name[parameter])
             yield Part(name, master, fake, None, None, start)
 
     def refresh(self, boosted: Boosted) -> None:
@@ -84,11 +84,11 @@ class Gemini(Strategy):
 
     def weights(self, boosted: Boosted) -> dict[str, torch.Tensor]:
         """The updated values lie in fp32 chunks; evaluation reads them in 16 bits."""
-        model = boosted.model
+        model, row = boosted.model, boosted.plan.spec.family
         return {
-            published(name): tensor.to("cpu", model.mixed_precision, copy=True)
+            row.published(name): tensor.to("cpu", model.mixed_precision, copy=True)
             for name, tensor in model.state_dict(only_rank_0=False).items()
-            if published(name) in boosted.shapes
+            if row.published(name) in boosted.shapes
         }
 
     def memory(self, boosted: Boosted, parts: list[Part]) -> MemoryUse:

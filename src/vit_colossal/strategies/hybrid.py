@@ -19,14 +19,14 @@ from colossalai.zero.low_level import LowLevelZeroOptimizer
 from torch.nn.utils import clip_grads_with_norm_
 
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.families.names import named_weights
 from vit_colossal.plan.plan import RunPlan
-from vit_colossal.plan.weight_names import named_weights
 from vit_colossal.runtime.clipping import total_norm_of_stages
 from vit_colossal.runtime.transfers import HybridPlugin
 from vit_colossal.strategies.parts import Part
+from vit_colossal.strategies.policy import EncoderPolicy
 from vit_colossal.strategies.precision import INITIAL_LOSS_SCALE
 from vit_colossal.strategies.strategy import Boosted, StageInputs, Strategy
-from vit_colossal.strategies.vit_policy import ViTPolicy
 from vit_colossal.strategies.zero import gather_shards, shard_of, tell_places
 
 
@@ -45,7 +45,7 @@ class Hybrid(Strategy):
             initial_scale=INITIAL_LOSS_SCALE,
             max_norm=0.0 if _clips_exactly(config) else config.clip_grad_norm,
             gradient_as_bucket_view=True,
-            custom_policy=ViTPolicy(),
+            custom_policy=EncoderPolicy(plan.spec.family, plan.spec.shape.extra_tokens),
         )
         return plugin, None
 

@@ -17,9 +17,9 @@ from colossalai.checkpoint_io.utils import gather_distributed_param
 from colossalai.interface import ModelWrapper, OptimizerWrapper
 
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.families.names import named_weights
 from vit_colossal.model.optim import adamw
 from vit_colossal.plan.plan import RunPlan
-from vit_colossal.plan.weight_names import named_weights
 from vit_colossal.strategies.parts import Part, cut_dimension
 
 #: What a stage gets of a batch, by the names that the model's forward has for it.

@@ -23,7 +23,7 @@ from vit_colossal.trained.saved import SavedModel, load_model
 from vit_colossal.trained.split import EvalSplit
 
 if TYPE_CHECKING:
-    from transformers import ViTForImageClassification
+    from transformers import PreTrainedModel
 
 ONNX_FILE = "model.onnx"
 #: The first operator set that PyTorch's exporter writes without converting its graph; with it come
@@ -94,7 +94,7 @@ def export_hf(saved: SavedModel, directory: Path, *, overwrite: bool = False) ->
         write_hf(saved, model, folder)
 
 
-def write_hf(saved: SavedModel, model: ViTForImageClassification, folder: Path) -> None:
+def write_hf(saved: SavedModel, model: PreTrainedModel, folder: Path) -> None:
     """The files of a Hugging Face directory."""
     save_directory(folder, model, build_processor(saved.spec))
     (folder / "README.md").write_text(model_card(saved), encoding="utf-8")
@@ -171,7 +171,7 @@ def export_onnx(
 class _Logits(torch.nn.Module):
     """A model with one output."""
 
-    def __init__(self, model: ViTForImageClassification) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
@@ -179,7 +179,7 @@ class _Logits(torch.nn.Module):
         return self.model(pixel_values=pixel_values).logits
 
 
-def _trace(model: ViTForImageClassification, file: Path, size: int) -> None:
+def _trace(model: PreTrainedModel, file: Path, size: int) -> None:
     # Two images: a batch of one would let the exporter take its size for a constant.
     example = torch.zeros(2, 3, size, size)
     with torch.inference_mode():
@@ -198,7 +198,7 @@ def _trace(model: ViTForImageClassification, file: Path, size: int) -> None:
         )
 
 
-def _compare(model: ViTForImageClassification, file: Path, split: EvalSplit) -> OnnxCheck:
+def _compare(model: PreTrainedModel, file: Path, split: EvalSplit) -> OnnxCheck:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

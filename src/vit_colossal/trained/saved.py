@@ -6,7 +6,7 @@ None of them needs ColossalAI or a process group: a checkpoint holds whole tenso
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,16 +14,15 @@ from vit_colossal.checkpoints.files import MANIFEST
 from vit_colossal.errors import ModelError
 from vit_colossal.model.pretrained import load_pretrained
 from vit_colossal.model.untrained import build_untrained
+from vit_colossal.model.weights_fit import check_weights
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.model_spec import PRESETS, ModelSpec, read_labels, read_spec
-from vit_colossal.plan.weight_names import published
-from vit_colossal.plan.weights_fit import check_weights
 from vit_colossal.rundir.data_record import has_data_record, read_data_record
 from vit_colossal.rundir.finished import has_gone_on, read_run_config
 from vit_colossal.rundir.seal import changes_since
 
 if TYPE_CHECKING:
-    from transformers import ViTForImageClassification
+    from transformers import PreTrainedModel
 
     from vit_colossal.plan.checkpoint import Checkpoint
 
@@ -136,7 +135,7 @@ def _find(run_dir: Path, which: str) -> Checkpoint:
 def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> SavedModel:
     """The shape and the processor are those that the run keeps beside its checkpoints."""
     spec = _spec_of_run(checkpoint, run_dir)
-    saved, here = checkpoint.identity.get("model"), asdict(spec)
+    saved, here = checkpoint.identity.get("model"), spec.identity()
     if not isinstance(saved, dict) or any(here.get(key) != value for key, value in saved.items()):
         raise ModelError([f"{checkpoint.path} is of another model than {spec.name}: {saved}"])
     labels = tuple(str(label) for label in checkpoint.identity.get("labels", ()))
@@ -179,7 +178,7 @@ def _refuse_another_run(checkpoint: Checkpoint, run_dir: Path) -> None:
         )
 
 
-def load_model(saved: SavedModel) -> ViTForImageClassification:
+def load_model(saved: SavedModel) -> PreTrainedModel:
     """The model with its weights: fp32, on the CPU, in evaluation mode.
 
     Raises:
@@ -196,7 +195,7 @@ def load_model(saved: SavedModel) -> ViTForImageClassification:
     return model.eval()
 
 
-def _from_checkpoint(saved: SavedModel, path: Path) -> ViTForImageClassification:
+def _from_checkpoint(saved: SavedModel, path: Path) -> PreTrainedModel:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -207,7 +206,7 @@ def _from_checkpoint(saved: SavedModel, path: Path) -> ViTForImageClassification
         weights = load_file(path / "weights.safetensors")
         if saved.averaged:  # of all but the frozen ones
             weights |= load_file(path / AVERAGE)
-        modules = {published(name): name for name in model.state_dict()}
+        modules = {saved.spec.family.published(name): name for name in model.state_dict()}
         model.load_state_dict({modules.get(name, name): w for name, w in weights.items()})
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from vit_colossal.model.build import flops_per_image
 from vit_colossal.model.fused_adamw import FusedAdamW
-from vit_colossal.model.vit import flops_per_image
 from vit_colossal.plan.parallel_dims import bubble
-from vit_colossal.runtime.kernels import kernels_in_use
 from vit_colossal.strategies.memory_use import StateMemory
 from vit_colossal.text import printable, shown
 from vit_colossal.training.job import Job
@@ -102,4 +101,5 @@ def kernels(job: Job) -> tuple[str, str]:
     optimizer = job.engine.strategy.optimizer_kernel(job.plan.device.kind)
     if isinstance(job.engine.torch_optimizer, FusedAdamW):
         optimizer = "AdamW (torch, fused)"
-    return kernels_in_use()["attention"], optimizer
+    attention = str(job.model.config._attn_implementation)
+    return attention if job.plan.spec.shape.attends else "none", optimizer

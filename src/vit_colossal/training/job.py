@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from transformers import ViTForImageClassification, ViTImageProcessorPil
+from transformers import PreTrainedModel, ViTImageProcessorPil
 
 from vit_colossal.checkpoints.weights import gather_weights
 from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
 from vit_colossal.data.prepare import RunData, eval_batches, train_batches
 from vit_colossal.evaluation.exact import Evaluation, evaluate
+from vit_colossal.model.build import build_model, count_parameters
 from vit_colossal.model.directory import save_directory
 from vit_colossal.model.optim import freeze
 from vit_colossal.model.processor import build_processor
 from vit_colossal.model.untrained import build_untrained
-from vit_colossal.model.vit import build_model, count_parameters
 from vit_colossal.plan.plan import RunPlan, total_steps
 from vit_colossal.strategies.ema import Ema
 from vit_colossal.strategies.engine import Engine, build_engine
@@ -39,7 +39,7 @@ class Job:
 
     plan: RunPlan
     data: RunData
-    model: ViTForImageClassification
+    model: PreTrainedModel
     engine: Engine
     train_batches: TrainBatches
     eval_batches: EvalBatches
@@ -94,7 +94,7 @@ def build_job(plan: RunPlan, data: RunData, device: torch.device) -> Job:
     batches = train_batches(plan, data, shard, pixels=pixels)
     steps = total_steps(config, batches.steps_per_epoch)
     model = _build_model(plan, data)
-    freeze(model, config)
+    freeze(model, plan.spec, config)
     # Counted before boosting, which may leave a rank with a part of the model.
     num_parameters = count_parameters(model)
     num_trained = count_parameters(model, trained_only=True)
@@ -114,7 +114,7 @@ def build_job(plan: RunPlan, data: RunData, device: torch.device) -> Job:
     )
 
 
-def _build_model(plan: RunPlan, data: RunData) -> ViTForImageClassification:
+def _build_model(plan: RunPlan, data: RunData) -> PreTrainedModel:
     """The plain model, set to train: with dropout, where it has some.
 
     What a pretrained one brings is not read where a checkpoint replaces all of it.

@@ -19,10 +19,10 @@ from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.prepare import RunData, prepare_data
 from vit_colossal.data.sources.source import missing_path
 from vit_colossal.errors import ConfigError
+from vit_colossal.model.head import match_head
+from vit_colossal.model.weights_fit import check_weights
 from vit_colossal.plan import run_folder
-from vit_colossal.plan.head import match_head
 from vit_colossal.plan.plan import Device, RunPlan, check_data, fit_batch, make_plan
-from vit_colossal.plan.weights_fit import check_weights
 from vit_colossal.rundir.finished import Subject
 from vit_colossal.rundir.in_common import (
     checkpoint_facts,

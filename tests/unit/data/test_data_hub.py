@@ -22,8 +22,8 @@ import json, sys
 from vit_colossal.data.sources.source import SourceRequest, open_source
 from vit_colossal.errors import ConfigError
 from vit_colossal.model.processor import build_processor
-from vit_colossal.model.vit import build_model
-from vit_colossal.plan.weights_fit import check_weights
+from vit_colossal.model.build import build_model
+from vit_colossal.model.weights_fit import check_weights
 from vit_colossal.plan.model_spec import read_spec
 
 def data(name, revision=None):

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
+from vit_colossal.families.names import family_of, named_weights, plain_names
 from vit_colossal.model.directory import ModelNotWritten, save_directory
-from vit_colossal.plan.weight_names import named_weights, plain_names, published
 
 SIZES = {"hidden_size": 8, "num_hidden_layers": 12, "num_attention_heads": 2, "image_size": 8}
 SIZES |= {"intermediate_size": 16, "patch_size": 4, "num_labels": 3}
@@ -34,7 +34,7 @@ def test_every_name_is_the_one_that_transformers_writes(
 
 def test_published_names_stay(model: ViTForImageClassification) -> None:
     for name, _ in named_weights(model):
-        assert published(name) == name
+        assert family_of(model).published(name) == name
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from vit_colossal.errors import ModelError
+from vit_colossal.model.build import build_model
 from vit_colossal.model.directory import ModelNotWritten, save_directory
-from vit_colossal.model.vit import build_model
-from vit_colossal.plan.head import match_head
+from vit_colossal.model.head import match_head
+from vit_colossal.model.weights_fit import check_weights
 from vit_colossal.plan.model_spec import read_labels, read_spec
-from vit_colossal.plan.weights_fit import check_weights
 from vit_colossal.trained.saved import load_model, locate
 
 SEED = 7

@@ -71,6 +71,12 @@ EXACT: dict[str, dict[str, Any]] = {
         "do_center_crop": True,
         "crop_size": CROP,
     },
+    "BEiT": {"image_processor_type": "BeitImageProcessor", "size": {"height": 20, "width": 20}}
+    | {"do_center_crop": True, "crop_size": CROP, "do_reduce_labels": True},
+    "ConvNeXt": {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 16}}
+    | {"crop_pct": 0.875, "resample": 3},
+    "ConvNeXt by one number": {"image_processor_type": "ConvNextImageProcessor", "size": 16}
+    | {"crop_pct": 0.9},
     "an odd rest": {"size": {"shortest_edge": 19}, "do_center_crop": True, "crop_size": CROP},
 }
 #: Settings of which no image of the model's size comes, and a word that the plan has to say.
@@ -90,7 +96,7 @@ REPLACED: dict[str, tuple[dict[str, Any], str]] = {
         "16 x 12 px",
     ),
     "padding": ({"do_pad": True, "pad_size": CROP}, "do_pad"),
-    "steps of its own": ({"image_processor_type": "ConvNextImageProcessor"}, "ConvNext"),
+    "steps of its own": ({"image_processor_type": "PoolFormerImageProcessor"}, "PoolFormer"),
     "a type of nobody's": ({"image_processor_type": "MyProcessor"}, "MyProcessor"),
 }
 

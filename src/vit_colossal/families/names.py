@@ -1,4 +1,4 @@
-"""The two spellings of a ViT's parameters, and the one that every file uses.
+"""The two spellings of a model's parameters, and the one that every file uses.
 
 transformers 5 renamed the modules (``vit.layers.0.attention.q_proj``), while its files, like those
 of all earlier releases, keep the names under which models are published
@@ -9,32 +9,16 @@ for the module's own.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from vit_colossal.families.table import family
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import torch
 
-#: Module names of transformers 5 and the published ones, as in its own ``conversion_mapping``.
-_RENAMED = tuple(
-    (re.compile(pattern), published)
-    for pattern, published in (
-        (r"(^|\.)layers\.(\d+)\.", r"\1encoder.layer.\2."),
-        (r"\.attention\.q_proj\.", ".attention.attention.query."),
-        (r"\.attention\.k_proj\.", ".attention.attention.key."),
-        (r"\.attention\.v_proj\.", ".attention.attention.value."),
-        (r"\.attention\.o_proj\.", ".attention.output.dense."),
-        (r"\.mlp\.fc1\.", ".intermediate.dense."),
-        (r"\.mlp\.fc2\.", ".output.dense."),
-    )
-)
-
-#: The modules of a layer whose outputs tensor parallelism cuts, and those whose inputs it cuts
-#: (Shoeybi et al. 2019, "Megatron-LM", section 3).
-COLUMN_PARALLEL = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "mlp.fc1")
-ROW_PARALLEL = ("attention.o_proj", "mlp.fc2")
+    from vit_colossal.families.family import Family
 
 #: What training wrappers put in front of every name: DistributedDataParallel, DataParallel and
 #: averaged models; Lightning modules.
@@ -43,17 +27,40 @@ _IN_FRONT = ("module.", "model.")
 _ANYWHERE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
-def published(name: str) -> str:
-    """A parameter's published name; one that is published already stays as it is."""
-    for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
+def family_of(model: torch.nn.Module) -> Family:
+    """The family of a model of transformers."""
+    return family(str(model.config.model_type))  # type: ignore[union-attr]
 
 
 def named_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """A model's parameters with their published names, in the model's order."""
+    row = family_of(model)
     for name, parameter in model.named_parameters():
-        yield published(name), parameter
+        yield row.published(name), parameter
+
+
+def in_files(row: Family, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights by published name as files keep them: those that are one there are put together."""
+    import torch
+
+    found = dict(weights)
+    for fused, parts in row.fused.items():
+        for first in [name for name in weights if f".{parts[0]}." in name]:
+            names = [first.replace(parts[0], part) for part in parts]
+            whole = torch.cat([found.pop(name) for name in names])
+            found[first.replace(parts[0], fused)] = whole
+    return found
+
+
+def split_shapes(row: Family, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The shapes in a file, with those of the parts in place of what files keep as one."""
+    found = dict(shapes)
+    for fused, parts in row.fused.items():
+        for name in [name for name in shapes if f".{fused}." in name]:
+            rows, *rest = found.pop(name)
+            for part in parts:
+                found[name.replace(fused, part)] = (rows // len(parts), *rest)
+    return found
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:

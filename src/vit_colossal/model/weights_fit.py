@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from vit_colossal.errors import ModelError
+from vit_colossal.families.family import Family
+from vit_colossal.families.names import plain_names, split_shapes
+from vit_colossal.model.configuration import blueprint
 from vit_colossal.plan.model_files import model_folder, weight_files
 from vit_colossal.plan.model_spec import ModelSpec
-from vit_colossal.plan.weight_names import plain_names, published
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
+#: Numbers of positions, which earlier releases wrote beside the weights and today's count anew.
+_COUNTED = (".position_ids", ".relative_position_index", ".relative_coords_table")
 
 
 def check_weights(spec: ModelSpec) -> None:
@@ -27,7 +31,7 @@ def check_weights(spec: ModelSpec) -> None:
     """
     if not spec.pretrained:
         return
-    wrong = _wrong(spec, stored_shapes(spec.name))
+    wrong = _wrong(spec, stored_shapes(spec.name, spec.family))
     if wrong:
         more = f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else ""
         raise ModelError(
@@ -39,11 +43,12 @@ def check_weights(spec: ModelSpec) -> None:
     _require_finite(spec.name)
 
 
-def stored_shapes(name: str) -> dict[str, tuple[int, ...]]:
+def stored_shapes(name: str, row: Family) -> dict[str, tuple[int, ...]]:
     """The shapes of a model's stored weights, from the headers alone.
 
     Args:
         name: what ``--model`` said.
+        row: its family.
 
     Returns:
         By published name, without what a training wrapper put in front.
@@ -56,21 +61,26 @@ def stored_shapes(name: str) -> dict[str, tuple[int, ...]]:
         with _opened(name, file) as weights:
             for key in weights.keys():  # noqa: SIM118 - it is no mapping
                 part = weights.get_slice(key)
+                if key.endswith(_COUNTED):
+                    continue
                 if part.get_dtype() not in _FLOATS:
                     kind = part.get_dtype()
                     reason = f"{key} is of type {kind}, not one of {', '.join(_FLOATS)}"
                     raise ModelError([f"--model {name}: {file.name}: {reason}"])
                 shapes[key] = tuple(part.get_shape())
     try:
-        return {published(new): shapes[key] for key, new in plain_names(shapes).items()}
+        plain = {new: shapes[key] for key, new in plain_names(shapes).items()}
     except ValueError as error:
         raise ModelError([f"--model {name}: its weights: {error}"]) from None
+    return split_shapes(row, {row.published(name): shape for name, shape in plain.items()})
 
 
 def _require_finite(name: str) -> None:
     for file in weight_files(name, model_folder(name)):
         with _opened(name, file) as weights:
             for key in weights.keys():  # noqa: SIM118 - it is no mapping
+                if key.endswith(_COUNTED):
+                    continue
                 tensor = weights.get_tensor(key)
                 bad = tensor.numel() - int(tensor.isfinite().sum())
                 if bad:
@@ -96,49 +106,46 @@ def _opened(name: str, file: Path) -> Iterator[Any]:
 
 def _wrong(spec: ModelSpec, stored: dict[str, tuple[int, ...]]) -> list[str]:
     """How the weights differ from the configuration, half a sentence each."""
-    shapes = {key.removeprefix("vit."): shape for key, shape in stored.items()}
-    layers = {match[1] for key in shapes if (match := re.match(r"encoder\.layer\.(\d+)\.", key))}
-    if not layers:
+    row = spec.family
+    prefix = f"{row.backbone}."
+    shapes = {key.removeprefix(prefix): shape for key, shape in stored.items()}
+    blocks = {match[0] for key in shapes if (match := re.match(row.layer, key))}
+    # Their number first: a configuration may promise more than can be built.
+    if blocks and len(blocks) != spec.shape.num_layers:
+        named = "its stages have" if spec.shape.stages else "num_hidden_layers is"
+        return [f"they have {len(blocks)} layers, {named} {spec.shape.num_layers}"]
+    if not blocks:
         return [
-            f"they are named like {next(iter(stored), 'nothing')!r}, where a ViT's are named like "
-            "'vit.encoder.layer.0.layernorm_before.weight'"
+            f"they are named like {next(iter(stored), 'nothing')!r}, where a {row.title}'s are "
+            f"named like {_example(row)!r}"
         ]
-    if len(layers) != spec.num_layers:
-        return [f"they have {len(layers)} layers, num_hidden_layers is {spec.num_layers}"]
+    try:
+        expected = expected_shapes(spec)
+    except ModelError:
+        return ["transformers builds no model of it"]
     return [
         f"{key} is {list(shapes[key]) if key in shapes else 'missing'}, not {list(shape)}"
-        for key, shape in _shapes(spec).items()
-        if shapes.get(key, shape if _is_optional(key) else ()) != shape
+        for key, shape in expected.items()
+        if shapes.get(key, shape if row.is_unused(prefix + key) else ()) != shape
     ]
 
 
-def _is_optional(key: str) -> bool:
-    """The biases that ``qkv_bias: false`` leaves out."""
-    return re.search(r"(query|key|value)\.bias$", key) is not None
+def _example(row: Family) -> str:
+    """How a weight of the first block is named."""
+    block = row.layer.replace(r"(\d+)", "0").replace("\\", "")
+    return f"{row.backbone}.{block}{row.first_in_block}"
 
 
-def _shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Every weight of a ViT's backbone, by transformers' names."""
-    hidden, inner, patch = spec.hidden_size, spec.intermediate_size, spec.patch_size
-    positions = (spec.weights_image_size // patch) ** 2 + 1
-    linear = {
-        **{f"attention.attention.{part}": (hidden, hidden) for part in ("query", "key", "value")},
-        "attention.output.dense": (hidden, hidden),
-        "intermediate.dense": (inner, hidden),
-        "output.dense": (hidden, inner),
+def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Every weight of a model's backbone, by the published name inside of it.
+
+    Of a model without memory, which transformers builds from the configuration.
+    """
+    row = spec.family
+    prefix = f"{row.backbone}."
+    model = blueprint(spec, spec.weights_image_size)
+    return {
+        row.published(name).removeprefix(prefix): tuple(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if name.startswith(prefix)
     }
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.cls_token": (1, 1, hidden),
-        "embeddings.position_embeddings": (1, positions, hidden),
-        "embeddings.patch_embeddings.projection.weight": (hidden, 3, patch, patch),
-        "embeddings.patch_embeddings.projection.bias": (hidden,),
-    }
-    for layer in range(spec.num_layers):
-        start = f"encoder.layer.{layer}"
-        for part, shape in linear.items():
-            shapes[f"{start}.{part}.weight"] = shape
-            shapes[f"{start}.{part}.bias"] = shape[:1]
-        for norm in ("layernorm_before", "layernorm_after"):
-            shapes[f"{start}.{norm}.weight"] = shapes[f"{start}.{norm}.bias"] = (hidden,)
-    shapes["layernorm.weight"] = shapes["layernorm.bias"] = (hidden,)
-    return shapes

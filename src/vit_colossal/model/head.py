@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from vit_colossal.model.weights_fit import stored_shapes
 from vit_colossal.plan.model_spec import ModelSpec, stored_labels
-from vit_colossal.plan.weights_fit import stored_shapes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def match_head(spec: ModelSpec, labels: tuple[str, ...]) -> Head:
     """
     if not spec.pretrained:
         return Head(None, "")
-    shape = stored_shapes(spec.name).get("classifier.weight")
+    shape = stored_shapes(spec.name, spec.family).get(f"{spec.family.head}.weight")
     if shape is None:
         return Head(None, "classifier: new, as the model brings none")
     old = stored_labels(spec.name)

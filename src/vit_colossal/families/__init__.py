@@ -1,0 +1,1 @@
+"""What is known of each family of models before any framework is imported: one row each."""

@@ -1,0 +1,142 @@
+"""The reference for any family: transformers' model and processor in a plain single-process loop.
+
+Shares with the package the order of the samples alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
+from transformers.trainer_pt_utils import get_parameter_names
+
+from vit_colossal.data.loaders import epoch_order
+
+STEPS, BATCH, LR, DECAY, SEED, CLIP = 20, 16, 1e-3, 0.1, 42, 0.5
+
+
+@dataclass(frozen=True)
+class Images:
+    """Normalized pixels fp32 [N, 3, H, W] and labels int64 [N]."""
+
+    pixels: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """Losses and gradient norms of each step, the last weights by published name, and how many of
+    the evaluation images are labelled right."""
+
+    losses: list[float]
+    norms: list[float]
+    weights: dict[str, torch.Tensor]
+    correct: int
+
+
+def read_split(dataset: Path, split: str, model: Path) -> Images:
+    """A split as the model's own processor prepares it."""
+    file = str(dataset / f"{split}.parquet")
+    rows = datasets.load_dataset("parquet", data_files={split: file})[split]
+    processor = AutoImageProcessor.from_pretrained(model, backend="pil")
+    found = [
+        processor(
+            image.convert("RGB"), do_rescale=False, do_normalize=False, return_tensors="np"
+        ).pixel_values[0]
+        for image in rows["image"]
+    ]
+    # Normalized here, in fp32: in NumPy it rounds otherwise.
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in (processor.image_mean, processor.image_std)
+    )
+    pixels = torch.from_numpy(np.stack(found)).float()
+    return Images((pixels / 255 - mean) / std, torch.tensor(rows["label"]))
+
+
+def load(folder: Path) -> PreTrainedModel:
+    """The plain model, without dropped paths."""
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    changed = {"drop_path_rate": 0.0} if hasattr(model.config, "drop_path_rate") else {}
+    return AutoModelForImageClassification.from_pretrained(folder, **changed).train()
+
+
+def train(folder: Path, data: Images, evaluation: Images, *, bf16: bool, parts: int = 1) -> Run:
+    """AdamW with warm-up and cosine, clipped.
+
+    Args:
+        folder: the model.
+        data: what is trained on.
+        evaluation: what is counted at the end.
+        bf16: 16-bit weights that follow fp32 masters.
+        parts: in how many parts the gradients of a batch are summed.
+    """
+    master = working = load(folder)
+    if bf16:
+        working = load(folder).to(torch.bfloat16)
+        master.load_state_dict(working.state_dict())
+    optimizer = torch.optim.AdamW(_groups(master), lr=LR)
+    losses, norms = [], []
+    for step, rows in enumerate(_batches(len(data.labels))):
+        working.zero_grad()
+        losses.append(_accumulate(working, data.pixels[rows], data.labels[rows], parts))
+        if bf16:
+            for ours, theirs in zip(master.parameters(), working.parameters(), strict=True):
+                ours.grad = None if theirs.grad is None else theirs.grad.float()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(master.parameters(), CLIP)))
+        for group in optimizer.param_groups:
+            group["lr"] = LR * _factor(step)
+        optimizer.step()
+        if bf16:
+            with torch.no_grad():
+                for ours, theirs in zip(master.parameters(), working.parameters(), strict=True):
+                    theirs.copy_(ours)
+    working.eval()
+    with torch.no_grad():
+        scores = working(pixel_values=evaluation.pixels.to(working.dtype)).logits
+    correct = int((scores.argmax(dim=1) == evaluation.labels).sum())
+    return Run(losses, norms, revert_weight_conversion(working, working.state_dict()), correct)
+
+
+def _groups(model: PreTrainedModel) -> list[dict[str, object]]:
+    decayed = get_parameter_names(model, ALL_LAYERNORM_LAYERS, ["bias", "layernorm", "rmsnorm"])
+    named = list(model.named_parameters())
+    return [
+        {"params": [p for n, p in named if (n in decayed) == yes], "weight_decay": DECAY * yes}
+        for yes in (True, False)
+    ]
+
+
+def _batches(count: int) -> list[torch.Tensor]:
+    batches: list[torch.Tensor] = []
+    while len(batches) < STEPS:
+        epoch = len(batches) // (count // BATCH)
+        batches += epoch_order(count, SEED, epoch)[: count // BATCH * BATCH].split(BATCH)
+    return batches[:STEPS]
+
+
+def _factor(step: int) -> float:
+    warmup = math.ceil(0.1 * STEPS)
+    if step < warmup:
+        return step / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (STEPS - warmup)))
+
+
+def _accumulate(
+    model: PreTrainedModel, pixels: torch.Tensor, labels: torch.Tensor, parts: int
+) -> float:
+    total = 0.0
+    for images, right in zip(pixels.chunk(parts), labels.chunk(parts), strict=True):
+        logits = model(pixel_values=images.to(model.dtype)).logits
+        loss = cross_entropy(logits.float(), right) / parts
+        loss.backward()
+        total += loss.item()
+    return total

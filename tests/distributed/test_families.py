@@ -1,0 +1,152 @@
+"""Every family trains in every layout as transformers' own model does in a plain loop.
+
+One launch for two processes and one for four run all of them; a new family is a row in
+``tests/families.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from family_loop import BATCH, CLIP, DECAY, LR, SEED, STEPS, Images, Run, read_split, train
+from layouts import GEMINI
+
+from families import TINY
+from launching import Case, Launch, Outcome
+from vit_colossal.families.table import FAMILIES, KEY_BIASES
+
+EVALUATED = 133
+DIGITS = (*(f"digit {digit}" for digit in range(10)), "inverted")
+
+#: Flags by layout, and how many processes run it. Gemini has no fp32.
+WHOLE = {
+    "ddp": (2, "--plugin ddp --precision fp32"),
+    "zero1": (2, "--plugin zero1 --precision fp32"),
+    "zero2": (2, "--plugin zero2 --precision fp32"),
+    "gemini": (2, f"--plugin gemini --precision bf16 {' '.join(GEMINI)}"),
+    "hybrid": (2, "--plugin hybrid --precision fp32"),
+}
+CUT = {
+    "tp2": (2, "--plugin hybrid --precision fp32 --tp 2"),
+    "pp2": (2, "--plugin hybrid --precision fp32 --pp 2 --num-microbatches 4"),
+    "tp2 pp2": (4, "--plugin hybrid --precision fp32 --tp 2 --pp 2 --num-microbatches 2"),
+}
+LAYOUTS = WHOLE | CUT
+
+#: Only the order of sums differs, in fp32.
+LOSS, WEIGHTS = 2e-6, 2e-5
+
+RUNS = [
+    (name, layout)
+    for name, tiny in TINY.items()
+    for layout in LAYOUTS
+    if layout in WHOLE or FAMILIES[tiny.model_type].encoder is not None
+]
+
+Folder = Callable[[str], Path]
+Reference = Callable[[str, bool, int], Run]
+OutcomeOf = Callable[[str, str], Outcome]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    root = tmp_path_factory.mktemp("families")
+
+    @cache
+    def save(name: str) -> Path:
+        place = root / name.replace(" ", "-")
+        replace(TINY[name], labels=DIGITS).save(place)
+        return place
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def outcome(folder: Folder, eleven: Path, tmp_path_factory: pytest.TempPathFactory) -> OutcomeOf:
+    def case(name: str, layout: str) -> Case:
+        flags = [
+            *("--model", str(folder(name)), "--dataset", str(eleven), "--device", "cpu"),
+            *("--global-batch-size", str(BATCH), "--max-steps", str(STEPS), "--lr", str(LR)),
+            *("--weight-decay", str(DECAY), "--seed", str(SEED), "--warmup-ratio", "0.1"),
+            *("--clip-grad-norm", str(CLIP), *LAYOUTS[layout][1].split()),
+        ]
+        return Case(f"{name}.{layout}".replace(" ", "-"), flags, after=[EVALUATED], export=True)
+
+    @cache
+    def launch(processes: int) -> Launch:
+        chosen = [case(*run) for run in RUNS if LAYOUTS[run[1]][0] == processes]
+        return Launch(tmp_path_factory.mktemp(f"run{processes}"), processes, chosen)
+
+    return lambda name, layout: launch(LAYOUTS[layout][0]).outcome(
+        f"{name}.{layout}".replace(" ", "-")
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Folder, eleven: Path) -> Reference:
+    @cache
+    def images(name: str, split: str) -> Images:
+        return read_split(eleven, split, folder(name))
+
+    @cache
+    def run(name: str, bf16: bool, parts: int) -> Run:
+        data = images(name, "train"), images(name, "test")
+        return train(folder(name), *data, bf16=bf16, parts=parts)
+
+    return run
+
+
+def apart(losses: list[float], expected: list[float]) -> float:
+    """The largest relative difference of a step."""
+    assert len(losses) == len(expected)
+    return max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        pytest.param(*run, id=" ".join(run), marks=pytest.mark.slow if "pp2" in run[1] else ())
+        for run in RUNS
+    ],
+)
+def test_it_trains_as_a_plain_loop_does(
+    name: str, layout: str, outcome: OutcomeOf, reference: Reference
+) -> None:
+    run, bf16 = outcome(name, layout), layout == "gemini"
+    expected = reference(name, bf16, 1)
+    assert run.labels == list(DIGITS)
+    norms = [norm or 0.0 for norm in run.grad_norms]
+    if bf16:
+        # Three times what the loop differs from itself by, summed in 2 and 4 parts.
+        spread = max(apart(reference(name, True, n).losses, expected.losses) for n in (2, 4))
+        assert apart(run.losses, expected.losses) <= max(3 * spread, 2**-8)
+        return
+    assert apart(run.losses, expected.losses) <= LOSS
+    assert apart(norms, expected.norms) <= 1e-4
+    assert run.weights.keys() == saved_names(name, expected)
+    assert run.after[0]["total"] == EVALUATED
+    assert run.after[0]["correct"] == expected.correct
+    for key, tensor in exported(run).items():
+        if not key.endswith(KEY_BIASES):
+            assert float((tensor - expected.weights[key]).abs().max()) <= WEIGHTS, key
+
+
+def saved_names(name: str, expected: Run) -> set[str]:
+    """The names in a checkpoint: those of files, but for what files keep as one."""
+    found = set(expected.weights)
+    for fused, parts in FAMILIES[TINY[name].model_type].fused.items():
+        for key in [key for key in found if f".{fused}." in key]:
+            found.remove(key)
+            found |= {key.replace(fused, part) for part in parts}
+    return found
+
+
+def exported(run: Outcome) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(run.export / "model.safetensors")
