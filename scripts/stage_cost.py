@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch.nn.functional import cross_entropy
-from vit_colossal.model.vit import build_model
+from vit_colossal.model.build import build_model
 
 from vit_colossal.plan.model_spec import read_spec
 from vit_colossal.plan.stages import embeddings_cost
@@ -35,7 +35,7 @@ def show(name: str, count: int) -> None:
     spec = read_spec(name, {"num_hidden_layers": 1})
     model = build_model(spec, tuple(map(str, range(count))), seed=0).train()
     images = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
-    hidden = torch.randn(BATCH, spec.tokens, spec.hidden_size, requires_grad=True)
+    hidden = torch.randn(BATCH, spec.tokens, spec.shape.hidden_size, requires_grad=True)
     slopes, targets = torch.randn_like(hidden), torch.randint(0, count, (BATCH,))
 
     def embeddings() -> None:

@@ -77,7 +77,7 @@ def stage_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
         )
     if sum(counts) != spec.shape.num_layers or min(counts) < 1:
         problems.append(
-            f"--layers-per-stage {given}: {spec.name} has {spec.shape.num_layers} encoder layers, and "
-            "each stage needs one or more"
+            f"--layers-per-stage {given}: {spec.name} has {spec.shape.num_layers} encoder "
+            "layers, and each stage needs one or more"
         )
     return problems
