@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import torch
 from torch.nn.functional import cross_entropy
-from vit_colossal.model.build import build_model
 
+from vit_colossal.model.build import build_model
 from vit_colossal.plan.model_spec import read_spec
 from vit_colossal.plan.stages import embeddings_cost
 

@@ -229,6 +229,21 @@ def test_folders_inside_classes_are_mentioned(tmp_path: Path) -> None:
     assert "classes are cat, dog ...; their folders 2019, 2020 are not" in source.notes
 
 
+def test_names_are_the_same_however_a_system_stores_them(tmp_path: Path) -> None:
+    put(
+        tmp_path,
+        "train/K\u00e4fer",
+        "train/\U0001f431 Katze",
+        "val/Ka\u0308fer",
+        "val/\U0001f431 Katze ",
+    )
+    source = read(tmp_path)
+    assert (source.labels, sizes(source)) == (("K\u00e4fer", "\U0001f431 Katze"), (8, 8))
+    assert sorted(source.evaluation[:]["label"]) == [0] * 4 + [1] * 4
+    put(tmp_path, "train/Ka\u0308fer")
+    assert "classes differ only by blanks around them or by how accents" in problems(tmp_path)
+
+
 # --- No labels, no data ---------------------------------------------------------------------------
 
 

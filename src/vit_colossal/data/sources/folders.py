@@ -119,7 +119,9 @@ def _place(root: FolderNode, node: FolderNode) -> str:
 def _problems(data: FolderNode, part: FolderNode, *, training: bool, split: bool) -> list[str]:
     root, loose = data.path, len(part.images)
     if loose or not part.filled:
-        state = f"{loose} image(s) outside of a class folder" if loose else "no images"
+        state = "no images"
+        if loose:
+            state = f"{loose} image(s) outside of a class folder ({cell(part.images[0].name)} ...)"
         others = part.not_read()
         packed = data.files(*ARCHIVES)
         return [

@@ -198,9 +198,17 @@ def _of_classes(names: tuple[str, ...], values: list[Any], column: str, split: s
         raise DataError(
             [f"split {split!r}: {column!r} has values outside of the {len(names)} labels ({found})"]
         )
+    # As text in a table is read: folders come from systems that store accents in two ways.
+    tidy = tuple(str(plain(name) or name) for name in names)
+    same = [name for name, count in Counter(tidy).items() if count > 1]
+    if same:
+        ways = "blanks around them or by how accents are stored"
+        raise DataError(
+            [f"split {split!r}: classes differ only by {ways} ({short(same)}): rename one"]
+        )
     places = [v if ok else UNLABELLED for v, ok in zip(values, inside, strict=True)]
     missing = {str(v) for v, ok in zip(values, inside, strict=True) if not ok}
-    return Labels(names, np.array(places, np.int64), "classes", tuple(sorted(missing)))
+    return Labels(tidy, np.array(places, np.int64), "classes", tuple(sorted(missing)))
 
 
 def _placed(

@@ -191,9 +191,6 @@ def _find_columns(
     if not labels and len(names) == 2:
         labels = [name for name in names if name not in images]
     kinds = ("column of image paths", "column of labels")
-    if not images and not known and image_column is None:
-        known_by = "if it names images without suffix, call it metadata.csv, beside them"
-        kinds = (f"column of image paths ({known_by})", kinds[1])
     pixels = [name for name in names if _PIXEL.fullmatch(name)]
     try:
         if len(pixels) > _FEW_PIXELS and not images and image_column is None:
@@ -212,7 +209,14 @@ def _find_columns(
         if refused or problems:
             raise DataError([refused] if refused else problems)
     except DataError as error:
-        raise DataError([f"{file}: {problem}" for problem in error.problems]) from None
+        hint = "; if it names images without suffix, call it metadata.csv, beside them"
+        unknown = f"no {kinds[0]} found"
+        raise DataError(
+            [
+                f"{file}: {problem}{hint if problem.startswith(unknown) and not known else ''}"
+                for problem in error.problems
+            ]
+        ) from None
     return found
 
 
