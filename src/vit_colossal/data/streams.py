@@ -81,13 +81,7 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
     train_name = choose_training(request, splits)
     columns = _columns(splits[train_name], request)
     known = _first_labels(splits[train_name], columns[1])
-
-    def labelled(name: str) -> bool:
-        features = _features(splits[name])
-        if columns[1] not in features:
-            return not may_lack_labels(name, features, _features(splits[train_name]))
-        return has_labels(features[columns[1]], first_values(splits[name], columns[1]), known)
-
+    labelled = partial(_has_labels, splits, train_name, columns[1], known)
     choice = choose_splits(request, splits, labelled)
     eval_name = choice.evaluation
     name, selection = describe_split(request, choice)
@@ -100,9 +94,8 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
         follow = reader.unread(splits, eval_name, request.max_eval_samples)
         reader = replace(reader, options=replace(options, images_to_follow=follow))
     train, labels = reader.read(splits, train_name, limit)
-    notes = (*loaded.notes, *labels.notes)
-    if labels.kind == "numbers":
-        notes += names_beside(_features(splits[train_name]), columns[1])
+    beside = names_beside(_features(splits[train_name]), columns[1])
+    notes = (*loaded.notes, *labels.notes, *(beside if labels.kind == "numbers" else ()))
     if eval_name is None:
         kept, held_out = hold_out(labels.places, request, train_name)
         train, evaluation = (
@@ -242,6 +235,16 @@ def _first_labels(rows: Any, column: str) -> tuple[str, ...]:
     """The labels of training as far as its first rows tell; -1 is one of them, or an error."""
     names = getattr(_features(rows)[column], "names", None)
     return tuple(names or (str(plain(cell)) for cell in first_values(rows, column)))
+
+
+def _has_labels(
+    splits: dict[str, Any], train: str, column: str, training: tuple[str, ...], name: str
+) -> bool:
+    """Whether a split has labels, as far as its first rows tell."""
+    features = _features(splits[name])
+    if column not in features:
+        return not may_lack_labels(name, features, _features(splits[train]))
+    return has_labels(features[column], first_values(splits[name], column), training)
 
 
 def _known_count(rows: Any, name: str, limit: int | None) -> int | None:

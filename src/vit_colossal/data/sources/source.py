@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,12 +109,7 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
         whole=train_name in whole,
         least=request.min_labels,
     )
-
-    def labelled(name: str) -> bool:
-        if label_column not in splits[name].features:
-            return not may_lack_labels(name, splits[name].features, splits[train_name].features)
-        return _has_labels(splits[name], label_column, labels)
-
+    labelled = partial(_has_labels, splits, train_name, label_column, labels)
     choice = choose_splits(request, splits, labelled, loaded.fixed)
     train, _ = checked(rows, train_name, image_column, label_column, labels)
     notes = [*loaded.notes, *labels.notes]
@@ -147,8 +143,13 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
     )
 
 
-def _has_labels(rows: datasets.Dataset, column: str, training: Labels) -> bool:
-    """Whether any row has a label; a split of none (null, -1) is for ``predict``."""
+def _has_labels(
+    splits: dict[str, Any], train: str, column: str, training: Labels, name: str
+) -> bool:
+    """Whether any row has a label; a split of none (no column, null, -1) is for ``predict``."""
+    rows = splits[name]
+    if column not in rows.features:
+        return not may_lack_labels(name, rows.features, splits[train].features)
     return has_labels(rows.features[column], column_values(rows, column), training.names)
 
 

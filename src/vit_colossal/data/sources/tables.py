@@ -98,54 +98,59 @@ def read_tables(
     images: list[Any] = []
     labels: list[Any] = []
     extra: dict[str, list[Any]] = {}
+    columns: dict[str, None] = {}
     where: list[str] = []
     problems: list[str] = []
     notes: list[str] = []
-    columns: dict[str, None] = {}
     for file in files:
         table = read_table(file)
         # The first file's columns are those of all.
         asked = image_column, label_column
         image_column, label_column = _find_columns(file, table, asked, names, training)
         finder = ImageFiles([file.parent], file.parent.resolve(), names)
-        before = len(labels)
         for number, values in table.lines:
             where.append(f"{file.name} line {number}")
             labels.append(values.get(label_column) if label_column else None)
-            try:
-                images.append(_image(finder, values.get(image_column)))
-            except ValueError as error:
-                images.append({"bytes": None, "path": None})
-                problems.append(f"{where[-1]}: {error}")
-        for name, cells in _split_columns(table, (image_column, label_column)).items():
-            extra.setdefault(name, [None] * before).extend(cells)
-        for cells in extra.values():
-            cells += [None] * (len(labels) - len(cells))
+            images.append(_image(finder, values.get(image_column), where[-1], problems))
+        _extend(extra, _split_columns(table, (image_column, label_column)), len(labels))
         columns |= dict.fromkeys(table.names)
         notes += table.notes
         if label_column and all(str(plain(v)).isdecimal() for v in labels):
             notes += names_beside(table.names, label_column)
     paths = [Path(image["path"]) if image["path"] else None for image in images]
-    parts: Sequence[str | None] = [folders.get(path) if path else None for path in paths]
-    parts = parts if any(parts) else parts_of(extra) or parts
+    by_folder = [folders.get(path) if path else None for path in paths]
+    parts = by_folder if any(by_folder) else parts_of(extra) or by_folder
     problems += _label_problems(labels, parts, label_column or "", where)
     wrong, said = repeated(paths, labels, where)
-    problems, notes = problems + wrong, notes + said
-    if problems:
-        raise DataError(listed(problems))
-    named = label_column or ""
-    rows = labelled_images(image_column or "", images, named, labels if label_column else None)
-    for name, cells in extra.items():
-        rows = rows.add_column(name, [None if v is None else str(v) for v in cells])
-    return TableRows(
-        rows, [path for path in paths if path], tuple(dict.fromkeys(notes)), tuple(columns)
+    if problems or wrong:
+        raise DataError(listed([*problems, *wrong]))
+    rows = labelled_images(
+        image_column or "", images, label_column or "", labels if label_column else None
     )
+    rows = _with_columns(rows, extra)
+    used = [path for path in paths if path]
+    return TableRows(rows, used, tuple(dict.fromkeys([*notes, *said])), tuple(columns))
 
 
 def columns_of(file: Path) -> dict[str, list[Any]]:
     """The cells of a file by column; see ``table_files.read_table`` for what is raised."""
     table = read_table(file)
     return {name: [values.get(name) for _, values in table.lines] for name in table.names}
+
+
+def _extend(columns: dict[str, list[Any]], more: dict[str, list[Any]], rows: int) -> None:
+    """Append the cells of one more file; files that lack a column have None in it."""
+    for name, cells in more.items():
+        before = rows - len(cells)
+        columns.setdefault(name, [None] * before).extend(cells)
+    for cells in columns.values():
+        cells += [None] * (rows - len(cells))
+
+
+def _with_columns(rows: datasets.Dataset, columns: dict[str, list[Any]]) -> datasets.Dataset:
+    for name, cells in columns.items():
+        rows = rows.add_column(name, [None if v is None else str(v) for v in cells])
+    return rows
 
 
 def _label_problems(
@@ -162,12 +167,17 @@ def _label_problems(
     return problems
 
 
-def _image(files: ImageFiles, value: Any) -> dict[str, Any]:
+def _image(files: ImageFiles, value: Any, where: str, problems: list[str]) -> dict[str, Any]:
+    """What a cell holds or names; where it does not, ``problems`` gets a line."""
     value = in_text(value)
-    if isinstance(value, str) and is_encoded(value):
-        found: dict[str, Any] = encoded(value)
-        return found
-    return {"bytes": None, "path": str(files.find(value))}
+    try:
+        if isinstance(value, str) and is_encoded(value):
+            found: dict[str, Any] = encoded(value)
+            return found
+        return {"bytes": None, "path": str(files.find(value))}
+    except ValueError as error:
+        problems.append(f"{where}: {error}")
+        return {"bytes": None, "path": None}
 
 
 def _find_columns(
