@@ -91,6 +91,9 @@ def test_other_settings_are_seen_and_those_of_the_host_are_not(pair: Pair) -> No
         (host.files / "settings.yaml").write_text(settings)
     (line,) = refused(pair.train(*RUN, "--config", "settings.yaml"))
     assert line == "error: --lr: 0.02 on rank 0 (host-a), 0.01 on rank 1 (host-b)"
+    (pair.hosts[1].files / "settings.yaml").unlink()
+    (line,) = refused(pair.train(*RUN, "--config", "settings.yaml"))
+    assert line.startswith("error: on rank 1 (host-b): --config settings.yaml: cannot be read")
 
 
 def test_other_weights_are_seen_when_training_and_evaluating(pair: Pair) -> None:
@@ -142,6 +145,8 @@ def test_what_a_pipeline_writes_lies_with_rank_0(pair: Pair) -> None:
     """Its last stage, which alone knows the loss, is on the other host."""
     finished = pair.train(*RUN, *STEPS, "--plugin", "hybrid", "--pp", "2")
     assert [each.returncode for each in finished] == [0, 0], finished
+    rehearsed = pair.train(*RUN, "--plugin", "hybrid", "--pp", "2", "--dry-run")
+    assert "host-a: rank 0 (stage 0)\nhost-b: rank 1 (stage 1)\n" in rehearsed[0].output
     first, second = (host.files / "run" for host in pair.hosts)
     assert "step 5/5" in finished[0].output and "step" not in finished[1].output
     assert {path.name for path in first.iterdir()} >= {"model", "checkpoints", "SHA256SUMS"}
@@ -162,5 +167,5 @@ def test_both_ends_of_a_cut_cable_say_who_does_not_answer(pair: Pair) -> None:
         pair.plug_in()
     assert all(each.returncode == 1 for each in finished), finished
     for each, other in zip(finished, ("host-b", "host-a"), strict=True):
-        assert "no step ended for 10 s (--timeout)" in each.output
-        assert f"or {other} does not answer" in each.output
+        assert re.search(rf"error: rank . \(host-.\) at step \d+: .*{other} does not", each.output)
+        assert "Traceback" not in each.output

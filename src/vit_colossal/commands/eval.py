@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from vit_colossal.commands.configured import read_configuration
 from vit_colossal.config.eval_config import EvalConfig
-from vit_colossal.config.reading import parse_config
 from vit_colossal.errors import ExitCode
 from vit_colossal.runtime.interpreter import share_cpu, without_collecting
 
@@ -15,7 +15,7 @@ SETTINGS = EvalConfig
 
 def main(flags: Sequence[str], prog: str) -> int:
     """Evaluate, in this process or in N."""
-    config, problems = parse_config(flags, prog, SETTINGS)
+    config, problems = read_configuration(flags, prog, SETTINGS)
     if config.nproc is not None:
         share_cpu(config.nproc)
     with without_collecting():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from vit_colossal.commands.configured import read_configuration
 from vit_colossal.config.command_line import read_flags
-from vit_colossal.config.reading import parse_config
 from vit_colossal.config.settings.base import spellings
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ExitCode
@@ -18,7 +18,7 @@ SETTINGS = TrainConfig
 
 def main(flags: Sequence[str], prog: str) -> int:
     """Train, in this process or in N."""
-    config, problems = parse_config(flags, prog, SETTINGS)
+    config, problems = read_configuration(flags, prog, SETTINGS)
     config = _where_its_file_lies(config, flags, prog)
     # PyTorch comes after the flags: --help needs none, and it reads the number of threads.
     if config.nproc is not None:

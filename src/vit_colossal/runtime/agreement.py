@@ -60,12 +60,14 @@ class Statement:
         problems: why it cannot start.
         facts: what it would do.
         code: the exit code of its problems.
+        mends: it can take part in what removes a difference.
     """
 
     host: str
     problems: list[str] = field(default_factory=list)
     facts: dict[str, Fact] = field(default_factory=dict)
     code: int = 0
+    mends: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Verdict:
     problems: list[str]
     warnings: list[str]
     code: int = 0
+    mends: bool = False
 
 
 def together(
@@ -105,21 +108,21 @@ def together(
     """
     if "RANK" not in os.environ:
         return decide(), None
-    mine = _decided(decide, facts_of)
+    mine = _decided(decide, facts_of, mends=mend is not None)
     with _said_after(_PATIENCE_S, mine.statement.problems):
         try:
             store = join(timeout_s)
             verdict = _exchange(store, topology, mine.statement)
         except ConfigError as unreached:  # what is wrong here comes first
             raise mine.failure or unreached from None
-    if verdict.code == ExitCode.USAGE and mend is not None:
+    if verdict.mends and mend is not None:
         try:
             with _all_there():
                 again = mend(store)
         except ConfigError as error:  # the same on all ranks
             verdict = replace(verdict, problems=[*error.problems, *verdict.problems])
         else:
-            mine = mine if again is None else _decided(again, facts_of)
+            mine = mine if again is None else _decided(again, facts_of, mends=False)
             verdict = verdict if again is None else _exchange(store, topology, mine.statement)
     if verdict.problems:
         _stay(store, topology)
@@ -129,7 +132,7 @@ def together(
     if mine.failure is not None and not isinstance(mine.failure, UserError):
         raise mine.failure
     if verdict.problems:
-        raise SharedProblems(verdict.problems, ExitCode(verdict.code))
+        raise SharedProblems(verdict.problems, ExitCode(verdict.code)) from mine.failure
     return cast(T, mine.value), store
 
 
@@ -142,14 +145,16 @@ class _Decided(Generic[T]):
     failure: Exception | None = None
 
 
-def _decided(decide: Callable[[], T], facts_of: Callable[[T], Facts]) -> _Decided[T]:
+def _decided(
+    decide: Callable[[], T], facts_of: Callable[[T], Facts], *, mends: bool
+) -> _Decided[T]:
     host = socket.gethostname()
     try:
         value = decide()
-        return _Decided(Statement(host, facts=dict(facts_of(value))), value)
+        return _Decided(Statement(host, facts=dict(facts_of(value)), mends=mends), value)
     except UserError as error:
         problems = error.problems if isinstance(error, ConfigError) else str(error).splitlines()
-        return _Decided(Statement(host, problems, code=error.exit_code), failure=error)
+        return _Decided(Statement(host, problems, code=error.exit_code, mends=mends), failure=error)
     except Exception as error:
         problems = [f"{type(error).__name__}: {error}"]
         return _Decided(Statement(host, problems, code=ExitCode.FAILED), failure=error)
@@ -229,6 +234,7 @@ def compare(statements: Sequence[Statement]) -> Verdict:
         statements: of all ranks, in order.
     """
     hosts = [statement.host for statement in statements]
+    mends = all(statement.mends for statement in statements)
     by_problem: dict[str, list[int]] = {}
     for rank, statement in enumerate(statements):
         for problem in statement.problems:
@@ -240,7 +246,7 @@ def compare(statements: Sequence[Statement]) -> Verdict:
             for problem, ranks in by_problem.items()
         ]
         failed = any(statement.code == ExitCode.FAILED for statement in statements)
-        return Verdict(problems, [], ExitCode.FAILED if failed else ExitCode.USAGE)
+        return Verdict(problems, [], ExitCode.FAILED if failed else ExitCode.USAGE, mends)
     binding: list[str] = []
     others: list[str] = []
     names = dict.fromkeys(name for statement in statements for name in statement.facts)
@@ -248,7 +254,7 @@ def compare(statements: Sequence[Statement]) -> Verdict:
         stated = {r: s.facts[name] for r, s in enumerate(statements) if name in s.facts}
         fact = next(iter(stated.values()))
         (binding if fact.binding else others).extend(_differences(name, stated, hosts))
-    return Verdict(binding, others, ExitCode.USAGE if binding else 0)
+    return Verdict(binding, others, ExitCode.USAGE if binding else 0, bool(binding) and mends)
 
 
 def _differences(name: str, stated: Mapping[int, Fact], hosts: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,14 +147,40 @@ def start(
         dist.init_process_group(backend, store=own, rank=0, world_size=1, timeout=timeout)
     else:
         store = store or join(timeout_s)
-        dist.init_process_group(
-            backend,
-            store=store,
-            rank=topology.rank,
-            world_size=topology.world_size,
-            timeout=timeout,
-        )
+        try:
+            dist.init_process_group(
+                backend,
+                store=store,
+                rank=topology.rank,
+                world_size=topology.world_size,
+                timeout=timeout,
+            )
+        except RuntimeError as error:
+            if not is_of_communication(error):
+                raise
+            raise ConfigError([_not_connected(error)]) from error
     return torch.device("cuda", topology.local_rank) if device == "cuda" else torch.device("cpu")
+
+
+def _not_connected(error: RuntimeError) -> str:
+    reason = str(error).splitlines()[0].rpartition("] ")[2]
+    return (
+        f"environment: the ranks have met, but cannot connect to each other ({reason}): the name "
+        f"of a host, here {socket.gethostname()}, may lead back to itself; name the interface "
+        "that leads to the others with GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME"
+    )
+
+
+def hosts_of_ranks() -> list[str]:
+    """The host of each rank of the group; all of them have to call this."""
+    names = [""] * dist.get_world_size()
+    dist.all_gather_object(names, socket.gethostname())
+    return names
+
+
+def is_of_communication(error: RuntimeError) -> bool:
+    """Whether a collective failed because of a peer: NCCL and the store have types, gloo a path."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
 
 
 def limit_waiting(timeout_s: float) -> None:

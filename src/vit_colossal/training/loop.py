@@ -13,6 +13,7 @@ from vit_colossal.data.loaders import Batch
 from vit_colossal.errors import UserError
 from vit_colossal.evaluation.exact import Evaluation
 from vit_colossal.rundir.metrics import Reporter
+from vit_colossal.runtime.group import hosts_of_ranks
 from vit_colossal.training.job import Job
 from vit_colossal.training.meter import Meter
 from vit_colossal.training.step import StepOutput, train_step
@@ -75,7 +76,7 @@ class Loop:
         self.meter = Meter(job, reporter)
         self.consensus = Consensus()
         self.step = 0
-        self.watchdog = Watchdog(self.config.timeout, self.consensus.hosts(), lambda: self.step)
+        self.watchdog = Watchdog(self.config.timeout, hosts_of_ranks(), lambda: self.step)
         self.evaluated_step = 0
         self.best = -1.0
         self.without_gain = 0

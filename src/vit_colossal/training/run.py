@@ -36,7 +36,7 @@ from vit_colossal.rundir.references import find_reference
 from vit_colossal.rundir.regression import require_match
 from vit_colossal.rundir.trackers import missing_clients
 from vit_colossal.runtime.agreement import Facts, together
-from vit_colossal.runtime.group import Topology, choose_device, in_group
+from vit_colossal.runtime.group import Topology, choose_device, hosts_of_ranks, in_group
 from vit_colossal.runtime.pins import require_colossalai
 from vit_colossal.training.resuming import continued, find_origin, own_spec, where_data_lie
 from vit_colossal.training.weak import weakness
@@ -170,11 +170,14 @@ def _show_plan(plan: RunPlan, data: RunData, device: torch.device) -> None:
     from vit_colossal.strategies.memory_use import state_memory
     from vit_colossal.training.announce import announce
     from vit_colossal.training.job import build_job
+    from vit_colossal.training.placement import placement
 
     job = build_job(plan, data, device)
-    memory = state_memory(job.engine)
+    memory, hosts = state_memory(job.engine), hosts_of_ranks()
     if job.engine.is_lead:
         announce(job, memory)
+        for line in placement(plan.dims, hosts):
+            logger.info(line)
 
 
 def _reference_problems(config: TrainConfig) -> list[str]:

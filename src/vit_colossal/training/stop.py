@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +21,21 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from vit_colossal.errors import ExitCode
+from vit_colossal.errors import ExitCode, SharedProblems
+from vit_colossal.runtime.group import is_of_communication
 
 #: Those that ask a run to finish its step, save and leave.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 #: Bytes per second below which a disk is taken for one that hangs.
 SLOWEST_DISK = 10e6
 _LOOKS_EVERY_S = 5.0
+
+
+class PeerLost(SharedProblems):
+    """Another rank does not answer any more; all that are left see it."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__(problems, ExitCode.FAILED)
 
 
 class StopRequest:
@@ -70,12 +77,6 @@ class Consensus:
         self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         self._flags: torch.Tensor | None = None
         self._work: dist.Work | None = None
-
-    def hosts(self) -> list[str]:
-        """The host of each rank."""
-        names = [""] * dist.get_world_size()
-        dist.all_gather_object(names, socket.gethostname(), group=self._group)
-        return names
 
     def exchange(self, *flags: int) -> list[int]:
         """Send this step's flags; returns the maxima of the previous step's."""
@@ -127,12 +128,23 @@ class Watchdog:
 
     @contextmanager
     def watching(self, module: torch.nn.Module) -> Iterator[None]:
-        """Watch for the duration of a run; each forward of ``module`` is a sign of life."""
+        """Watch for the duration of a run; each forward of ``module`` is a sign of life.
+
+        Raises:
+            PeerLost: in place of what the communication library says of a peer that is gone.
+        """
         hook = module.register_forward_pre_hook(self.alive)
         thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
         try:
             yield
+        except RuntimeError as error:
+            if not is_of_communication(error):
+                raise
+            reason = str(error).splitlines()[0].rpartition("] ")[2]
+            raise PeerLost(
+                [f"{self._place()}: {self._suspects('another rank')} ({reason})"]
+            ) from error
         finally:
             self._over.set()
             hook.remove()
@@ -150,16 +162,23 @@ class Watchdog:
                 os._exit(1)
 
     def _report(self) -> str:
-        """Who gives up, where, and on whom."""
-        rank = dist.get_rank()
-        others = [host for host in dict.fromkeys(self._hosts) if host != self._hosts[rank]]
-        listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        does = "does" if len(others) == 1 else "do"
-        suspects = f", or {listed} {does} not answer" if others else ""
         return (
-            f"error on rank {rank} ({self._hosts[rank]}) at step {self._step()}: no step ended for "
-            f"{self.timeout_s:g} s (--timeout): a rank hangs{suspects}"
+            f"error: {self._place()}: no step ended for {self.timeout_s:g} s (--timeout): "
+            f"{self._suspects('a rank')}"
         )
+
+    def _place(self) -> str:
+        rank = dist.get_rank()
+        return f"rank {rank} ({self._hosts[rank]}) at step {self._step()}"
+
+    def _suspects(self, peer: str) -> str:
+        """Whom this process may be waiting for."""
+        mine = self._hosts[dist.get_rank()]
+        others = [host for host in dict.fromkeys(self._hosts) if host != mine]
+        if not others:
+            return f"{peer} hangs or has ended"
+        listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        return f"{listed} {'does' if len(others) == 1 else 'do'} not answer, or {peer} hangs"
 
 
 def _wake_peers() -> None:

@@ -136,3 +136,16 @@ def test_one_process_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     assert together(Topology(), lambda: "x", lambda _: {}) == ("x", None)
     with pytest.raises(ConfigError, match="alone"):
         together(Topology(), partial(fail, ConfigError(["alone"])), lambda _: {})
+
+
+# --- What removes a difference --------------------------------------------------------------------
+
+
+def test_all_ranks_mend_or_none_does() -> None:
+    """One that cannot, as it could not even read its settings, would be waited for."""
+    able = [Statement(host, facts={"x": Fact(host)}, mends=True) for host in "ab"]
+    assert compare(able).mends
+    assert not compare([able[0], Statement("b", facts={"x": Fact("b")})]).mends
+    assert not compare([able[0], Statement("b", ["unreadable"], code=2)]).mends
+    assert compare([able[0], Statement("b", ["no checkpoint"], code=2, mends=True)]).mends
+    assert not compare([Statement(host, mends=True) for host in "ab"]).mends
