@@ -26,6 +26,7 @@ def identity(plan: RunPlan, data: RunData) -> dict[str, Any]:
         "model": plan.spec.identity(),
         "labels": list(data.labels),
         "data": data.fingerprint,
+        "large JPEGs": "decoded at a part of their size" if config.jpeg_draft else None,
         "parameter groups": "one" if config.decay_all or not config.weight_decay else "two",
         "layer decay": config.layer_decay,
         "frozen": config.freeze or config.freeze_layers,

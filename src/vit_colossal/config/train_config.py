@@ -80,7 +80,7 @@ _NOT_OF_THE_RECIPE = ("batch_size", "num_microbatches", "microbatch_size", "seed
 RECIPE = (
     *(name for name in OptimizationSettings.model_fields if name not in _NOT_OF_THE_RECIPE),
     *AugmentationSettings.model_fields,
-    *("max_train_samples", "precision"),
+    *("max_train_samples", "jpeg_draft", "precision"),
 )
 
 

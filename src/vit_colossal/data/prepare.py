@@ -146,7 +146,7 @@ def prepare_data(plan: RunPlan, *, keep_test: bool = True, progress: bool = Fals
 def cache_options(config: TrainConfig, how: Preprocessing, *, progress: bool) -> CacheOptions:
     """How images are decoded for a model, and where they are kept."""
     return CacheOptions(
-        preprocessing=how,
+        preprocessing=replace(how, draft=config.jpeg_draft),
         root=config.cache_dir or default_cache_root(),
         skip_bad=config.skip_bad_images,
         progress=progress,

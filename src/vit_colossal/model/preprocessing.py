@@ -23,6 +23,7 @@ class Preprocessing:
         cut_from: what the center of this size is cut from; None is an image resized to ``size``.
         divisor: what a pixel is divided by, the inverse of a processor's ``rescale_factor``.
         mean, std: per channel, on the scale that the division gives.
+        draft: large JPEGs are decoded at a part of their size.
         notes: where this is not what the model's processor asks for, one line each.
     """
 
@@ -32,6 +33,7 @@ class Preprocessing:
     divisor: float = 255.0
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    draft: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -42,7 +44,7 @@ class Preprocessing:
 
     def pixel_identity(self) -> list[object]:
         """All that decides the pixels, as JSON: a cache of others must not be taken for these."""
-        plain: list[object] = [list(self.size), self.resample]
+        plain: list[object] = [list(self.size), self.resample, *(["draft"] if self.draft else [])]
         return plain if self.cut_from is None else [*plain, self.cut_from]
 
     def frame_of(self, height: int, width: int) -> tuple[int, int]:

@@ -33,6 +33,7 @@ MAY_CHANGE = {
 #: A value that differs from the default, of those that have to agree.
 OTHER: dict[str, Any] = {
     "global_batch_size": 32,
+    "jpeg_draft": True,
     "order": "transformers",
     "order_processes": 2,
     "weight_decay": 0.0,  # one parameter group instead of two

@@ -73,6 +73,9 @@ class DataSettings(Settings):
     """Decode into the cache while downloading, and keep nothing of the originals."""
     skip_bad_images: bool = False
     """Leave out images that cannot be decoded; without it they are listed and nothing starts."""
+    jpeg_draft: bool = False
+    """Decode a large JPEG at the half, quarter or eighth of its size that is still twice the size
+    it is resized to: three times as fast for 12 megapixels, with pixels that are a little off."""
     num_workers: int | None = Field(None, ge=0)
     """Loader processes per rank; default 0, which reads the cache in the training process, and
     with --no-cache, or augmentation on a GPU, the CPU cores of a rank, up to 8."""
