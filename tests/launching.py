@@ -155,7 +155,7 @@ def torchrun(processes: int, *arguments: str) -> list[str]:
     ]
 
 
-def warm(*arguments: str, reaches_hub: bool = False) -> list[str]:
+def warm(*arguments: str, late: bool = False) -> list[str]:
     """The command of ``python ARGUMENTS...``, a script's path or ``-m`` and a module, without the
     time of its imports: a fork of one Python that has imported all (see ``warm``).
 
@@ -163,10 +163,10 @@ def warm(*arguments: str, reaches_hub: bool = False) -> list[str]:
 
     Args:
         arguments: what follows ``python`` on its command line.
-        reaches_hub: the environment says where the hub is, which its client reads when it is
-            imported: the fork imports that itself.
+        late: the environment says where the hub or this package is, which is read when they are
+            imported: the fork imports them, ColossalAI and transformers itself.
     """
-    return [*_warm_python("what knows no hub" if reaches_hub else "all"), *arguments]
+    return [*_warm_python("what knows no hub" if late else "all"), *arguments]
 
 
 @cache
@@ -181,9 +181,13 @@ def warm_programs() -> Path:
     return folder
 
 
-def with_warm_children() -> dict[str, str]:
-    """The environment in which what a fork starts by `sys.executable` is a fork, too."""
-    return environment(**{PYTHON: str(warm_programs() / "python")})
+def with_warm_children(python: Path | None = None) -> dict[str, str]:
+    """The environment in which what a fork starts by `sys.executable` is a fork, too.
+
+    Args:
+        python: what to start instead of ``warm_programs() / "python"``.
+    """
+    return environment(**{PYTHON: str(python or warm_programs() / "python")})
 
 
 @cache

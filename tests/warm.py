@@ -166,7 +166,7 @@ def become(request: dict) -> list[str]:  # type: ignore[type-arg]
     os.setsid()
     os.chdir(request["folder"])
     wanted = request["variables"]
-    _extend_path(wanted.get("PYTHONPATH", ""))
+    _take_path(wanted.get("PYTHONPATH", ""))
     early = EARLY + (EARLY_FOR_THE_HUB if "huggingface_hub" in sys.modules else ())
     for name in (wanted.keys() | STARTED_WITH.keys()) - {"PYTHONPATH"}:
         here = (STARTED_WITH.get(name), os.environ.get(name))
@@ -185,14 +185,16 @@ def become(request: dict) -> list[str]:  # type: ignore[type-arg]
     return list(request["arguments"])
 
 
-def _extend_path(wanted: str) -> None:
-    """Folders behind those of this process's PYTHONPATH become as good as those."""
+def _take_path(wanted: str) -> None:
+    """Import from the folders of another PYTHONPATH, if nothing came from those that it lacks."""
     here = STARTED_WITH.get("PYTHONPATH", "").split(os.pathsep)
     folders = wanted.split(os.pathsep)
-    if folders[: len(here)] != here:
-        print(f"PYTHONPATH {wanted}: start this by itself", file=sys.stderr)
-        os._exit(CANNOT_RUN)
-    sys.path[1 + len(here) : 1 + len(here)] = folders[len(here) :]
+    if gone := tuple(os.path.join(folder, "") for folder in here if folder not in folders):
+        files = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
+        if any(file.startswith(gone) for file in files):
+            print(f"PYTHONPATH {wanted}: start this by itself", file=sys.stderr)
+            os._exit(CANNOT_RUN)
+    sys.path[1 : 1 + len(here)] = folders
 
 
 def run(arguments: list[str]) -> None:

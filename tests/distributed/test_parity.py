@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from faulty_worker import FAULT_STEP, FAULTS
 from PIL import Image
 
-from launching import run, warm, with_warm_children
+from launching import run, warm, warm_programs, with_warm_children
 from vit_colossal.parity.case import Case
 from vit_colossal.parity.compare import ParityConfig, Row, compare_cases
 
@@ -36,7 +37,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
     config = ParityConfig(max_steps=STEPS, nproc=2)
     job = config.job(plugin="ddp", precision="fp32")
     cases = [Case(name, None, 2, job, folder / name) for name in FAULTS]
-    return {row.name: row for row in compare_cases(config, cases, folder, [WORKER])}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(warm_programs() / "python"))
+        return {row.name: row for row in compare_cases(config, cases, folder, [WORKER])}
 
 
 def test_a_sound_run_is_the_plain_loop_bit_for_bit(rows: dict[str, Row]) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from launching import ROOT, Finished, environment, run
+from launching import ROOT, Finished, environment, run, warm
 
 PAGE = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
 
@@ -43,7 +42,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def vit_colossal(package: Path, *arguments: str) -> Finished:
     env = environment() | {"PYTHONPATH": str(package)}
-    return run([sys.executable, "-m", "vit_colossal", *arguments], timeout_s=120, env=env)
+    return run(warm("-m", "vit_colossal", *arguments, late=True), timeout_s=120, env=env)
 
 
 @pytest.mark.slow

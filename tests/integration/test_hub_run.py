@@ -31,7 +31,7 @@ def demo(folder: Path, run_dir: Path, *flags: str, **changes: str) -> Finished:
     settings |= {"NO_PROXY": "127.0.0.1,localhost", "HF_HUB_OFFLINE": "0", **changes}
     arguments = [str(ROOT / "train.py"), "--nproc", "2", "--config", CONFIG, "--device", "cpu"]
     arguments += ["--max-steps", "2", "--output-dir", str(run_dir), *flags]
-    command = warm(*arguments, reaches_hub=True)
+    command = warm(*arguments, late=True)
     return run(command, timeout_s=240, cwd=folder, env=environment(**settings))
 
 

@@ -64,7 +64,7 @@ def ask(home: Path, hub: Hub, *questions: tuple[str, ...]) -> list[Any]:
     settings |= {"NO_PROXY": "127.0.0.1", "HF_DATASETS_CACHE": str(home / "library")}
     script = home / "script.py"
     script.write_text(SCRIPT)
-    command = warm(str(script), json.dumps(questions), reaches_hub=True)
+    command = warm(str(script), json.dumps(questions), late=True)
     done = run(command, timeout_s=120, cwd=home, env=environment(**settings))
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
