@@ -181,7 +181,7 @@ def warm_programs() -> Path:
     return folder
 
 
-def with_warm_children(python: Path | None = None) -> dict[str, str]:
+def with_warm_children(python: Path | str = "") -> dict[str, str]:
     """The environment in which what a fork starts by `sys.executable` is a fork, too.
 
     Args:
@@ -199,12 +199,13 @@ def _warm_python(imports: str) -> list[str]:
         [sys.executable, str(HERE / "warm.py"), "serve", str(path), imports],
         env=environment(),
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        # Python asks once whether one may seek in its streams: not so in those of its forks.
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    assert process.stdin is not None
     atexit.register(shutil.rmtree, folder)
-    atexit.register(process.stdin.close)  # it ends by itself, then or when this process is killed
+    atexit.register(process.communicate)  # it ends with its input, also if this process is killed
     while not path.exists():
         assert process.poll() is None, "it did not start"
         time.sleep(0.01)

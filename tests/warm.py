@@ -19,7 +19,7 @@ import sys
 from contextlib import suppress
 
 #: Read when they are imported, by Python and by libraries, so that a fork cannot have others.
-EARLY = ("TORCH", "OMP_", "MKL_", "PYTHON", "CUDA_", "LD_")
+EARLY = ("TORCH_", "TORCHINDUCTOR_", "OMP_", "MKL_", "PYTHON", "CUDA_", "LD_")
 #: The same, of the libraries that know the hub.
 EARLY_FOR_THE_HUB = ("HF_", "TRANSFORMERS_", "DATASETS_")
 #: One word that all processes of a launch have: in this variable, or, where forked, as their name.

@@ -41,7 +41,7 @@ FACTS: dict[str, Any] = {
 START_S = 0.5
 
 
-def bench(cases: list[dict[str, Any]], folder: Path, *flags: str) -> Any:
+def bench(cases: list[dict[str, Any]], folder: Path, *flags: str, python: str = "") -> Any:
     file = folder / "cases.yaml"
     file.write_text(yaml.safe_dump({"settings": SETTINGS, "cases": cases}))
     slow = folder / "python"
@@ -52,7 +52,7 @@ def bench(cases: list[dict[str, Any]], folder: Path, *flags: str) -> Any:
         *("--steps", "2", "--warmup-steps", "2", "--repetitions", "1", "--profile-steps", "1"),
         *("--output-dir", str(folder / "out"), *flags),
     ]
-    return run(command, timeout_s=400, env=with_warm_children(slow), cwd=folder)
+    return run(command, timeout_s=400, env=with_warm_children(python or slow), cwd=folder)
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +63,15 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     with broken.open("a") as script:
         script.write("def work(flags): raise RuntimeError('no such luck')\n")
         script.write("measure.run_and_report(work, '')\n")
-    two = {"processes": 2, "threads": 1}
+    one, two = ({"processes": count, "threads": 1} for count in (1, 2))
     cases = [
         {"name": "plain DDP", "peer": str(PEERS / "ddp_loop.py"), **two},
         {"name": "ddp", **two},
         {"name": "pp2", **two, "settings": {"plugin": "hybrid", "pp": 2}},
         {"name": "Trainer", "peer": str(PEERS / "hf_trainer.py"), "data": "real", **two},
-        {"name": "ddp real", "data": "real", "processes": 1},
+        {"name": "ddp real", "data": "real", **one},
         {"name": "gemini", **two, "settings": {"plugin": "gemini"}},
-        {"name": "broken", "peer": str(broken), "processes": 1},
+        {"name": "broken", "peer": str(broken), **one},
     ]
     return folder, bench(cases, folder)
 
@@ -244,7 +244,7 @@ def test_compiled_layers_do_the_same_work(tmp_path: Path) -> None:
         {"name": "with tp", "processes": 2, "settings": {"plugin": "hybrid", "tp": 2}},
     ]
     cases[2]["settings"]["compile"] = True  # type: ignore[index]
-    finished = bench(cases, tmp_path)
+    finished = bench(cases, tmp_path, python=sys.executable)
     assert finished.returncode == 0, finished.output
     found = json.loads((tmp_path / "out/bench.json").read_text())
     [group] = found["same_work"]

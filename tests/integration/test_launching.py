@@ -41,6 +41,7 @@ def test_a_command_that_hangs_is_ended_with_its_children() -> None:
 #: Says what a process is given, and leaves a fork of itself behind.
 TELL = """
 import json, os, sys, time
+sys.stdout.reconfigure(encoding="utf-8")
 print(json.dumps([sys.argv[1:], os.getcwd(), os.environ["TOLD"], "colossalai" in sys.modules]))
 print("an error", file=sys.stderr, flush=True)
 sys.stdout.flush()
