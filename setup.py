@@ -43,12 +43,15 @@ COLOSSALAI_IMPORTS = [
 # The last two are for MLflow's local database; a tracking server needs neither.
 MLFLOW = ["mlflow-skinny>=2.17", "sqlalchemy>=2", "alembic>=1.13"]
 TRACKERS = {"wandb": ["wandb>=0.18"], "mlflow": MLFLOW}
+# A decoder without an encoder: what is bundled is under the LGPL.
+HEIC = ["pi-heif>=1.1"]
 ONNX = ["onnx>=1.17", "onnxscript>=0.7", "onnxruntime>=1.20"]
 TEST = [
     *("pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "hypothesis>=6.100"),
     "playwright>=1.48",
     *(name for names in TRACKERS.values() for name in names),
     *ONNX,
+    *HEIC,
 ]
 DEV = ["ruff>=0.8", "mypy>=1.11", "types-PyYAML", "types-psutil"]
 
@@ -68,6 +71,6 @@ setup(
         "vit_colossal": ["rundir/references.yaml", "runtime/colossalai.txt", "report/page.*"]
     },
     install_requires=REQUIREMENTS + COLOSSALAI_IMPORTS,
-    extras_require={**TRACKERS, "onnx": ONNX, "test": TEST, "dev": TEST + DEV},
+    extras_require={**TRACKERS, "onnx": ONNX, "heic": HEIC, "test": TEST, "dev": TEST + DEV},
     entry_points={"console_scripts": ["vit-colossal = vit_colossal.cli:start"]},
 )

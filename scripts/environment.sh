@@ -74,7 +74,7 @@ install_environment() {
     local venv=$1 extras=$2 stamp=$1/installed-by-scripts target=. hash python colossalai
     hash=$(cat "${INSTALL_INPUTS[@]}" | sha256sum | cut -d ' ' -f 1)
     # 'dev' contains all that the plain installation has.
-    if is_whole "$venv" && grep -qsE "^$hash ${extras:-(dev)?}\$" "$stamp"; then
+    if is_whole "$venv" && grep -qsE "^$hash ($extras|dev)\$" "$stamp"; then
         echo "environment: $venv, as installed before"
         return
     fi

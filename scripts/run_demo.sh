@@ -8,7 +8,7 @@
 # is the run's; behind '| tee output.log' it is so after 'set -o pipefail' in the calling shell.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
-use_environment ""
+use_environment heic  # pictures of phones may be the next thing that is tried
 
 devices=$(python -c 'import torch; print(torch.cuda.device_count())')
 if [ "$devices" -ge 2 ]; then

@@ -97,7 +97,7 @@ IMAGES = (
     _image("PDF", b"%PDF-1.7 ...", "PDF"),
     _image("PostScript", b"%!PS-Adobe-3.0 EPSF-3.0", "PostScript"),
     _image("Photoshop", b"8BPS\0\1" + bytes(40), "Photoshop"),
-    _image("HEIC", _HEIC, "HEIC"),
+    _image("HEIC", _HEIC, "known format"),
     _image("MP4", _MP4, ""),
     _image("ZIP", b"PK\3\4" + bytes(60), ""),
     _image("pickle", b"\x80\x04\x95.", ""),
@@ -255,8 +255,8 @@ FOLDERS = (
     Case(
         "only images of a format that is not read",
         "+ --dataset photos",
-        ("no images", "2 .heic", "convert them"),
-        all_of(file("photos/ant/a.heic", _HEIC), file("photos/bee/b.heic", _HEIC)),
+        ("no images", "2 .cr2", "convert them"),
+        all_of(file("photos/ant/a.cr2", _HEIC), file("photos/bee/b.cr2", _HEIC)),
         lines=3,
     ),
     Case(

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from vit_colossal.data import heic
 from vit_colossal.data.sources.images import LFS_POINTER, encoded
 from vit_colossal.data.sources.webdataset import open_file
 from vit_colossal.model.preprocessing import Preprocessing
@@ -32,7 +33,6 @@ _NOT_READ = {
     b"8BPS": "Photoshop",
     b"\xc5\xd0\xd3\xc6": "EPS",
 }
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"mif1", b"msf1")
 
 
 class Row(NamedTuple):
@@ -73,7 +73,8 @@ class BadImage(NamedTuple):
 def safe_formats() -> tuple[str, ...]:
     """The formats that are read, as far as this Pillow has them."""
     Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    heic.register()
+    return tuple(name for name in (*_FORMATS, heic.FORMAT) if name in Image.OPEN)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -227,7 +228,10 @@ def _identify(stream: IO[bytes]) -> Image.Image:
     head = stream.read(64)
     stream.seek(0)
     try:
-        return Image.open(stream, formats=safe_formats())
+        image = Image.open(stream, formats=safe_formats())
+        if image.format == heic.FORMAT:
+            heic.keep_orientation(image, stream)
+        return image
     except UnidentifiedImageError:
         raise ValueError(_what_it_is(head)) from None
 
@@ -239,8 +243,8 @@ def _what_it_is(head: bytes) -> str:
         return "this is a pointer of git LFS, not the image: run git lfs pull there"
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
         return "this is HTML, XML or SVG text, not an image"
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS:
-        return "HEIC is not read; convert it to JPEG"
+    if head[4:8] == b"ftyp" and head[8:12] in heic.BRANDS:
+        return f"to read HEIC: {heic.HOW_TO_READ}"
     for start, name in _NOT_READ.items():
         if head.startswith(start):
             return f"{name} is not read; convert it to PNG or JPEG"

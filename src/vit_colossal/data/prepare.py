@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vit_colossal.data.cache import CacheOptions, prepare_images
+from vit_colossal.data.heic import unreadable
 from vit_colossal.data.lazy import check_images
 from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.sources.request import SourceRequest, default_cache_root
@@ -127,6 +129,7 @@ def prepare_data(plan: RunPlan, *, keep_test: bool = True, progress: bool = Fals
     config, how = plan.config, preprocessing_of(plan.spec)
     options = cache_options(config, how, progress=progress)
     source = open_data(source_request(config, keep_test=keep_test), options)
+    require_readers(source, ("train", "evaluation"), options)
     train, evaluation = _decode_both(source, config, options)
     return RunData(
         name=source.name,
@@ -228,6 +231,19 @@ def decode_split(
     if outside.size:
         raise DataError([f"{name} split: label {outside[0]}, where there are {count} names"])
     return split
+
+
+def require_readers(
+    source: ImageSource | StreamedSource, names: Sequence[str], options: CacheOptions
+) -> None:
+    """Raise DataError for files of splits that this machine cannot read, before any is decoded."""
+    if options.skip_bad or isinstance(source, StreamedSource):
+        return
+    problems = []
+    for name in names:
+        problems += unreadable(getattr(source, name), source.image_column, name)
+    if problems:
+        raise DataError(problems)
 
 
 def _decode_both(

@@ -12,7 +12,13 @@ import numpy as np
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.cache import CacheOptions
 from vit_colossal.data.pixels import CachedSplit
-from vit_colossal.data.prepare import cache_options, decode_split, open_data, source_request
+from vit_colossal.data.prepare import (
+    cache_options,
+    decode_split,
+    open_data,
+    require_readers,
+    source_request,
+)
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.errors import ConfigError, DataError
 from vit_colossal.model.preprocessing import Preprocessing
@@ -70,6 +76,7 @@ def open_split(config: TrainConfig, saved: SavedModel, *, progress: bool = False
     options = cache_options(settings, how, progress=progress)
     source = choice.source or _open(config, choice, options)
     outputs = outputs_of(saved.labels, source.labels, source.name)
+    require_readers(source, ("evaluation",), options)
     decoded = decode_split(source, "evaluation", settings, options)
     labels = np.asarray(outputs, dtype=np.int64)[decoded.labels]
     return EvalSplit(

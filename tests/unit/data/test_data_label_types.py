@@ -288,6 +288,8 @@ REFUSED: dict[str, tuple[list[Any], tuple[str, ...]]] = {
 def test_what_is_no_class_is_refused_with_the_fix(tmp_path: Path, source: str, kind: str) -> None:
     labels, words = REFUSED[kind]
     message = problems(WRITERS[source](tmp_path / "data", labels))
+    if (source, kind) == ("shard", "nothing"):
+        words = ("no sample has a label beside its image",)
     words = tuple(w.replace("row 0", "a") for w in words)  # a file's line or a sample's key
     assert [word for word in words if word not in message] == []
 

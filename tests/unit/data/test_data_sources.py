@@ -320,21 +320,21 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
 
 def test_photos_that_are_not_read_are_counted(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "pets", cat=2, dog=2)
-    (root / "cat/IMG_1.HEIC").write_bytes(b"x")
-    (root / "dog/IMG_2.heic").write_bytes(b"x")
+    (root / "cat/IMG_1.CR2").write_bytes(b"x")
+    (root / "dog/IMG_2.cr2").write_bytes(b"x")
     (root / "dog/IMG_3.dng").write_bytes(b"x")
     assert open_path(root).notes == (
-        f"{root}: left out 1 .dng, 2 .heic; convert them to JPEG to use them",
+        f"{root}: left out 2 .cr2, 1 .dng; convert them to JPEG to use them",
     )
     only = tmp_path / "phone"
     (only / "cat").mkdir(parents=True)
-    (only / "cat/IMG_1.HEIC").write_bytes(b"x")
+    (only / "cat/IMG_1.CR2").write_bytes(b"x")
     message = problems(dataset=only)
-    assert "no images in" in message and "left out 1 .heic; convert them" in message
+    assert "no images in" in message and "left out 1 .cr2; convert them" in message
     # One class is from another phone: the folder is not empty, and not to be removed.
     write_folder(only, bee=4)
     (message,) = problems(dataset=only).splitlines()
-    assert "class folder" in message and "left out 1 .heic; convert them" in message
+    assert "class folder" in message and "left out 1 .cr2; convert them" in message
     assert "remove" not in message
 
 

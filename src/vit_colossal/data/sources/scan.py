@@ -17,8 +17,7 @@ from vit_colossal.data.sources.system_files import is_left_by_system
 ARCHIVES = frozenset((".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip"))
 # Images that are not read: leaving them out deserves a word.
 _OTHER_IMAGES = frozenset((
-    ".arw", ".cr2", ".cr3", ".dng", ".eps", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw",
-    ".svg",
+    ".arw", ".cr2", ".cr3", ".dng", ".eps", ".jxl", ".nef", ".psd", ".raw", ".svg",
 ))
 # fmt: on
 
