@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -163,10 +164,9 @@ def start(
 
 
 def _not_connected(error: RuntimeError) -> str:
-    reason = str(error).splitlines()[0].rpartition("] ")[2]
     return (
-        f"environment: the ranks have met, but cannot connect to each other ({reason}): the name "
-        f"of a host, here {socket.gethostname()}, may lead back to itself; name the interface "
+        f"environment: the ranks have met, but cannot connect ({reason_of(error)}): the name of a "
+        f"host, here {socket.gethostname()}, may lead back to itself; name the interface "
         "that leads to the others with GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME"
     )
 
@@ -181,6 +181,12 @@ def hosts_of_ranks() -> list[str]:
 def is_of_communication(error: RuntimeError) -> bool:
     """Whether a collective failed because of a peer: NCCL and the store have types, gloo a path."""
     return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
+def reason_of(error: RuntimeError) -> str:
+    """What happened, without the place in the library's source before it and advice behind it."""
+    text = str(error).splitlines()[0]
+    return re.sub(r"^.*\[/\S*\] ", "", text).partition(". ")[0]
 
 
 def limit_waiting(timeout_s: float) -> None:

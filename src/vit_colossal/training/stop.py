@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from vit_colossal.errors import ExitCode, SharedProblems
-from vit_colossal.runtime.group import is_of_communication
+from vit_colossal.runtime.group import is_of_communication, reason_of
 
 #: Those that ask a run to finish its step, save and leave.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -141,10 +141,8 @@ class Watchdog:
         except RuntimeError as error:
             if not is_of_communication(error):
                 raise
-            reason = str(error).splitlines()[0].rpartition("] ")[2]
-            raise PeerLost(
-                [f"{self._place()}: {self._suspects('another rank')} ({reason})"]
-            ) from error
+            gone = f"{self._suspects('another rank')} ({reason_of(error)})"
+            raise PeerLost([f"{self._place()}: {gone}"]) from error
         finally:
             self._over.set()
             hook.remove()
