@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -155,7 +156,9 @@ def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]
     for trainer_optim, layout in subjects:
         for clip in clips if layout.precision == "fp32" else clips[:1]:
             job = config.job(**layout.flags, clip_grad_norm=clip)
-            trace = folder / "traces" / f"{len(cases):03d}"
+            clipped = f"-clip{clip:g}" if clip else ""
+            name = f"{layout.name}-{layout.precision}{clipped}-{layout.processes}p"
+            trace = folder / "traces" / re.sub(r"[^\w.+-]+", "-", name)
             cases.append(Case(layout.name, trainer_optim, layout.processes, job, trace))
     return cases
 

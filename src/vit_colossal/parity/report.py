@@ -17,8 +17,9 @@ _HEADINGS = (
     "clip",
     "procs",
     "identical steps",
-    "loss",
+    "loss, relative",
     "tolerance",
+    "loss, absolute",
     "grad norm",
     "weights",
     "weights/lr",
@@ -31,7 +32,8 @@ _CURVES = ("trace", "reference")
 
 #: What rounds differently from the plain loop, where anything does.
 EXPLANATIONS = (
-    "Differences are relative to the plain loop with the same parts, the largest over all steps. "
+    "Differences are relative to the plain loop with the same parts, the largest over all steps; "
+    "that of the loss stands beside it as it is, too. "
     "Weights: relative L2 of the worst tensor; weights/lr: the largest single difference in units "
     "of the peak learning rate. Key biases stand apart: softmax does not depend on them, so their "
     "true gradient is zero and AdamW amplifies the rounding noise there.",
@@ -55,13 +57,14 @@ def _cells(row: Row) -> tuple[str, ...]:
     difference, tolerance = row.difference, row.tolerance
     head = (row.name, row.precision, f"{row.clip:g}" if row.clip else "off", str(row.processes))
     if difference is None or tolerance is None:
-        return (*head, *[""] * 8, "FAILED")
+        return (*head, *[""] * 9, "FAILED")
     norm = "" if difference.grad_norm is None else f"{difference.grad_norm:.1e}"
     return (
         *head,
         f"{difference.identical_steps}/{difference.steps}",
         f"{difference.loss:.1e}",
         f"{tolerance.loss:.1e}",
+        f"{difference.loss_absolute:.1e}",
         norm,
         f"{difference.weights:.1e}",
         f"{difference.weights_in_lr:.1e}",

@@ -54,6 +54,7 @@ class Difference:
 
     Attributes:
         loss: largest relative difference of a step's loss.
+        loss_absolute: largest difference of a step's loss.
         grad_norm: largest relative difference of a step's gradient norm; None where unknown.
         lr: largest relative difference of a step's learning rate.
         weights: largest relative L2 difference of a tensor, key biases apart.
@@ -64,6 +65,7 @@ class Difference:
     """
 
     loss: float
+    loss_absolute: float
     grad_norm: float | None
     lr: float
     weights: float
@@ -94,6 +96,9 @@ def compare(trace: Trace, reference: Trace) -> Difference:
     norms = trace.grad_norms and reference.grad_norms
     return Difference(
         loss=max(relative_differences(trace.losses, reference.losses)),
+        loss_absolute=max(
+            (abs(a - b) for a, b in zip(trace.losses, reference.losses, strict=True)), default=0.0
+        ),
         grad_norm=max(relative_differences(trace.grad_norms, reference.grad_norms))
         if norms
         else None,

@@ -71,7 +71,10 @@ def main(path: Path) -> None:
     cases = [Case.from_json(values) for values in json.loads(path.read_text(encoding="utf-8"))]
     topology = Topology.from_environment()
     with in_group(cases[0].config.device, topology, timeout_s=300) as device:
-        for case in cases:
+        for number, case in enumerate(cases, start=1):
+            if topology.rank == 0:
+                place = f"{number}/{len(cases)}"
+                print(f"{place}: {case.trace_dir.name}", flush=True)
             run_case(case, topology, device)
 
 

@@ -20,6 +20,7 @@ from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.plan import Device
 from vit_colossal.runtime import activate
+from vit_colossal.runtime.cpu import bf16_unit
 from vit_colossal.runtime.rendezvous import find_store
 
 
@@ -229,7 +230,7 @@ def choose_device(config: TrainConfig, topology: Topology) -> Device:
             ]
         )
     if config.device == "cpu" or available < wanted:
-        return Device("cpu")
+        return Device("cpu", bf16_unit=bf16_unit())
     # bf16 came with compute capability 8.0 (Ampere).
     return Device("cuda", bf16=torch.cuda.get_device_capability(topology.local_rank) >= (8, 0))
 

@@ -49,6 +49,16 @@ def test_without_dataset_and_model_the_cpu_trains_digits_from_scratch() -> None:
     assert plan(dataset="digits", model="vit-micro").notes == ()
 
 
+def test_a_cpu_that_is_faster_in_bf16_stays_with_fp32_and_says_so() -> None:
+    fast = Device("cpu", bf16_unit="AMX")
+    resolved = plan(1, fast, dataset="digits", model="vit-micro")
+    assert resolved.config.precision == "fp32"
+    assert any("AMX: --precision bf16" in note for note in resolved.notes)
+    for asked in ({"precision": "fp32"}, {"precision": "bf16"}, {"plugin": "gemini"}):
+        notes = plan(1, fast, dataset="digits", model="vit-micro", **asked).notes
+        assert not any("AMX" in note for note in notes)
+
+
 def test_without_dataset_and_model_cuda_trains_vit_base_on_beans(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

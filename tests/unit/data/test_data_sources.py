@@ -480,3 +480,9 @@ def test_slices_of_a_split_keep_its_order(tmp_path: Path) -> None:
     ]
     assert reds == [[0, 1, 2, 3, 4, 5], [6, 7, 8]]
     assert source.eval_split == "train[6:9]"
+    beyond = SourceRequest(str(tmp_path), train_split="train[10:]", eval_split="train[4500:5000]")
+    with pytest.raises(DataError) as caught:
+        open_source(beyond)
+    train, evaluation = caught.value.problems
+    assert "--train-split train[10:] is empty: 'train' has 10 images" in train
+    assert "--eval-split train[4500:5000] is empty" in evaluation

@@ -155,13 +155,25 @@ def _has_labels(
 
 def _sliced(request: SourceRequest, splits: dict[str, Any]) -> dict[str, Any]:
     """The parts of splits that were asked for as ``train[:4500]``, in the data set's own order."""
-    found = {}
-    for name in filter(None, (request.train_split, request.eval_split)):
-        part = parse_slice(name)
-        if part is not None and (split := matching(part[0], splits)) is not None:
+    found, problems = {}, []
+    for flag, name in (
+        ("--train-split", request.train_split),
+        ("--eval-split", request.eval_split),
+    ):
+        part = parse_slice(name or "")
+        if name is None or part is None:
+            continue
+        if (split := matching(part[0], splits)) is not None:
             whole = splits[split]
             rows = range(len(whole))[part[1] : part[2]]
             found[name] = whole.select(rows if rows else [])
+            if len(whole) and not rows:
+                problems.append(
+                    f"{flag} {name} is empty: {part[0]!r} has {len(whole)} images, choose a part "
+                    "of these or another split"
+                )
+    if problems:
+        raise DataError(problems)
     return found
 
 
