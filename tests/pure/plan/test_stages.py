@@ -20,6 +20,7 @@ def test_no_other_counts_have_a_faster_slowest_stage(embeddings: float, head: fl
     for layers, stages in ((2, 2), (3, 2), (7, 2), (8, 3), (7, 4), (5, 4)):
         found = balanced(layers, stages, embeddings, head)
         others = [c for c in product(range(1, layers), repeat=stages) if sum(c) == layers]
+        # With a layer of its own, each stage has parameters of both groups, decayed or not.
         assert sum(found) == layers and min(found) >= 1
         assert slowest(found) == min(map(slowest, others))
 
