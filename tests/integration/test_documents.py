@@ -37,6 +37,7 @@ ADDED = {
 #: Commands that are run elsewhere, or are parts of sentences.
 ELSEWHERE = {
     r"^bash scripts/test\.sh": "this is running in it",
+    r"^torchrun --nnodes": "test_two_hosts.py",
     r"^colossalai run .*--pp 2$": "test_train_cli.py",
     r"^python train\.py --nproc 2 --plugin hybrid --pp 2$": "test_train_cli.py",
     r"^pre-commit ": "scripts/check.sh",

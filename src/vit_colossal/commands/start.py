@@ -48,7 +48,10 @@ def spawn(
     # What runs in several threads before a fork does not run in any after it.
     torch.set_num_threads(1)
     topology = _topology(config, problems)
-    together(topology, lambda: plan(config, topology, problems), lambda _: {})
+    if config.nproc is not None:
+        plan(config, topology, problems)
+    else:  # one of several ranks, each with a command line of its own
+        together(topology, lambda: plan(config, topology, problems), lambda _: {})
     if can_fork():
         _import_all(config.plugin)
     command = partial(run_command, name, _without_nproc(flags), prog)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -153,6 +154,11 @@ def has_gone_on(directory: Path) -> bool:
         return False
     except (OSError, ValueError, AttributeError):
         return True
+
+
+def with_defaults(settings: Mapping[str, Value]) -> dict[str, Value]:
+    """The settings of a reference, with those that did not exist yet as they act when not given."""
+    return {**hyperparameters(TrainConfig()), **settings}
 
 
 def hyperparameters(config: TrainConfig) -> dict[str, Value]:

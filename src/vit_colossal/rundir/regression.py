@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from vit_colossal.data.sources.source import ALIASES
 from vit_colossal.errors import ConfigError
-from vit_colossal.rundir.finished import FinishedRun, Subject, read_run
+from vit_colossal.rundir.finished import FinishedRun, Subject, read_run, with_defaults
 from vit_colossal.rundir.references import (
     Reference,
     find_reference,
@@ -305,8 +305,9 @@ def _rule_lines(reference: Reference, correct: int, total: int) -> list[str]:
 def _difference_lines(reference: Reference, run: FinishedRun) -> list[str]:
     """Settings that the run and the reference have differently: to explain, not to excuse."""
     lines = []
-    for name in sorted({*reference.settings, *run.settings}):
-        mine, theirs = run.settings.get(name), reference.settings.get(name)
+    known = with_defaults(reference.settings)
+    for name in sorted({*known, *run.settings}):
+        mine, theirs = run.settings.get(name), known.get(name)
         # A published entry only lists what is known of it.
         if mine != theirs and (name in reference.settings or reference.data_fingerprint):
             lines.append(f"  differs    {name}: {mine} here, {theirs} in the reference")

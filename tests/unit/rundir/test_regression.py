@@ -20,7 +20,7 @@ from vit_colossal.cli import main
 from vit_colossal.config.reading import TrainConfig, load_config
 from vit_colossal.data.sources.source import SourceRequest, open_source
 from vit_colossal.errors import ConfigError
-from vit_colossal.rundir.finished import hyperparameters
+from vit_colossal.rundir.finished import hyperparameters, with_defaults
 from vit_colossal.rundir.references import Reference, find_reference, load_references
 from vit_colossal.rundir.regression import (
     check_run,
@@ -443,7 +443,7 @@ def test_the_digits_references_are_of_the_data_and_the_configuration_that_ship(n
     assert entry.data_fingerprint == source.fingerprint
     assert (entry.labels, entry.split) == (source.labels, source.eval_split)
     assert entry.eval_images == (len(source.evaluation),)
-    assert entry.settings == hyperparameters(config)
+    assert with_defaults(entry.settings) == hyperparameters(config)
     assert [result.seed for result in entry.results] == [1, 2, 3, 4, 5]
 
 
