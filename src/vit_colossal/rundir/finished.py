@@ -158,7 +158,7 @@ def has_gone_on(directory: Path) -> bool:
 
 def with_defaults(settings: Mapping[str, Value]) -> dict[str, Value]:
     """The settings of a reference, with those that did not exist yet as they act when not given."""
-    return {**hyperparameters(TrainConfig()), **settings}
+    return {**hyperparameters(TrainConfig.model_validate({})), **settings}
 
 
 def hyperparameters(config: TrainConfig) -> dict[str, Value]:
