@@ -48,9 +48,18 @@ RUNS = [
     if layout in WHOLE or FAMILIES[tiny.model_type].encoder is not None
 ]
 
+#: With dropped paths: the first and others that have to drop the same; a layout and flags.
+DROPPED = {
+    "dinov2": ("ddp", "zero2 --grad-accumulation 2", "tp2", "pp2 --grad-checkpoint"),
+    "swin": ("ddp", "zero2 --grad-accumulation 2 --grad-checkpoint"),
+    "beit": ("ddp", "zero1 --grad-accumulation 4 --grad-checkpoint"),
+    "convnextv2": ("ddp", "zero2 --grad-accumulation 2"),
+}
+DROP_PATH = 0.4
+
 Folder = Callable[[str], Path]
 Reference = Callable[[str, bool, int], Run]
-OutcomeOf = Callable[[str, str], Outcome]
+OutcomeOf = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
@@ -68,23 +77,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 @pytest.fixture(scope="module")
 def outcome(folder: Folder, eleven: Path, tmp_path_factory: pytest.TempPathFactory) -> OutcomeOf:
-    def case(name: str, layout: str) -> Case:
+    def case(name: str, how: str, drop_path: float = 0.0) -> Case:
+        layout, *more = (how,) if how in LAYOUTS else how.split()
         flags = [
             *("--model", str(folder(name)), "--dataset", str(eleven), "--device", "cpu"),
             *("--global-batch-size", str(BATCH), "--max-steps", str(STEPS), "--lr", str(LR)),
             *("--weight-decay", str(DECAY), "--seed", str(SEED), "--warmup-ratio", "0.1"),
-            *("--clip-grad-norm", str(CLIP), *LAYOUTS[layout][1].split()),
+            *("--clip-grad-norm", str(CLIP), *LAYOUTS[layout][1].split(), *more),
         ]
-        return Case(f"{name}.{layout}".replace(" ", "-"), flags, after=[EVALUATED], export=True)
+        if FAMILIES[TINY[name].model_type].drop_path is not None:
+            flags += ["--drop-path", str(drop_path)]
+        plain = not drop_path
+        return Case(case_name(name, how, drop_path), flags, after=[EVALUATED] * plain, export=plain)
 
     @cache
     def launch(processes: int) -> Launch:
         chosen = [case(*run) for run in RUNS if LAYOUTS[run[1]][0] == processes]
+        if processes == 2:
+            chosen += [case(name, how, DROP_PATH) for name in DROPPED for how in DROPPED[name]]
         return Launch(tmp_path_factory.mktemp(f"run{processes}"), processes, chosen)
 
-    return lambda name, layout: launch(LAYOUTS[layout][0]).outcome(
-        f"{name}.{layout}".replace(" ", "-")
-    )
+    def find(name: str, how: str, drop_path: float = 0.0) -> Outcome:
+        processes = LAYOUTS[how][0] if how in LAYOUTS else 2
+        return launch(processes).outcome(case_name(name, how, drop_path))
+
+    return find
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +116,11 @@ def reference(folder: Folder, eleven: Path) -> Reference:
         return train(folder(name), *data, bf16=bf16, parts=parts)
 
     return run
+
+
+def case_name(name: str, how: str, drop_path: float) -> str:
+    """What a case and its folder are called."""
+    return f"{name}.{how}.{drop_path}".replace(" ", "-")
 
 
 def apart(losses: list[float], expected: list[float]) -> float:
@@ -134,6 +156,16 @@ def test_it_trains_as_a_plain_loop_does(
     for key, tensor in exported(run).items():
         if not key.endswith(KEY_BIASES):
             assert float((tensor - expected.weights[key]).abs().max()) <= WEIGHTS, key
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [(name, how) for name, hows in DROPPED.items() for how in hows[1:]]
+)
+def test_every_layout_drops_the_same_paths(name: str, how: str, outcome: OutcomeOf) -> None:
+    first, *_ = DROPPED[name]
+    expected = outcome(name, first, DROP_PATH)
+    assert apart(outcome(name, how, DROP_PATH).losses, expected.losses) <= LOSS
+    assert apart(outcome(name, first).losses, expected.losses) > 1e-3
 
 
 def saved_names(name: str, expected: Run) -> set[str]:

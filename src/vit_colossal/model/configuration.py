@@ -41,7 +41,7 @@ def configuration_of(spec: ModelSpec, labels: tuple[str, ...]) -> PreTrainedConf
         }
     changes = dict(spec.overrides)
     if row.drop_path is not None:
-        changes["drop_path_rate"] = 0.0  # of which the plan tells
+        changes["drop_path_rate"] = spec.drop_path
     try:
         with quiet():
             config = classifier_of(spec).config_class.from_dict(

@@ -148,6 +148,9 @@ def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]
     subjects: list[tuple[str | None, Layout]] = [(None, layout) for layout in layouts]
     if config.peers:
         _refuse_what_peers_lack(config)
+        if plan.config.drop_path:
+            problem = f"Trainer draws the model's drop path ({plan.config.drop_path:g}) otherwise"
+            raise ConfigError([f"{problem}: add --drop-path 0 or --no-peers"])
         flags = {"plugin": AUTOCAST, "precision": "fp32"}
         for count in sorted({1, processes}):
             for optim in TRAINER_OPTIMS:

@@ -28,6 +28,7 @@ from vit_colossal.parity.trace import Trace
 from vit_colossal.plan.parallel_dims import BatchPlan
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.runtime.group import compute_exactly
+from vit_colossal.strategies.drop_path import take_over
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
         model.to(torch.bfloat16)
         master = build_model(plan.spec, data.labels, config.seed).to(device)
         master.load_state_dict(model.state_dict())
+    model.train()  # transformers loads a pretrained one for evaluation
+    drops = take_over(model, plan.spec, config.seed, plan.batches.global_batch, model.device)
     freeze(master, plan.spec, config)
     freeze(model, plan.spec, config)
     optimizer = torch.optim.AdamW(
@@ -91,10 +94,12 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
         foreach=False,
     )
     schedule = build_schedule(optimizer, config, total_steps)
-    losses, norms, lrs = [], [], []
+    losses: list[float] = []
+    norms, lrs = [], []
     averages = [p.detach().clone() for p in master.parameters()]
     for batch in _global_batches(plan, data, total_steps):
         lrs.append(float(schedule.get_last_lr()[0]))
+        drops.begin(len(losses), _places(plan.batches.global_batch, grouping))
         losses.append(_backward(model, batch, plan, data, grouping))
         if halved:
             for mine, working in zip(master.parameters(), model.parameters(), strict=True):
@@ -177,6 +182,12 @@ def _backward(
             total += loss.detach()
         replica_losses.append(total.item())
     return sum(replica_losses) / len(replica_losses)
+
+
+def _places(global_batch: int, grouping: Grouping) -> torch.Tensor:
+    """The places in the global batch of each forward pass of ``_backward``, in its order."""
+    parts = torch.arange(global_batch).view(grouping.replicas * grouping.parts, -1)
+    return parts.flip(0) if grouping.backwards else parts
 
 
 def _normalized(images: torch.Tensor, data: RunData) -> torch.Tensor:

@@ -92,7 +92,8 @@ class ModelSpec:
         weights_image_size: the image size that its weights are made for.
         overrides: keys of the encoder's configuration: of a model trained from scratch all, of
             another ``image_size`` at most.
-        drop_path: the rate of dropped residual paths that its configuration asks for.
+        drop_path: the rate of dropped residual paths: what was asked for, else what its
+            configuration says.
     """
 
     name: str

@@ -100,7 +100,10 @@ def make_plan(
     except ConfigError as error:
         found = [*found, *plugin_problems(config, device.kind), *augmentation_problems(config)]
         raise ConfigError([*found, *error.problems]) from None
-    notes += [*_interpolation(spec), *_without_drop_path(spec), *_bf16_advice(config, device)]
+    notes += [*_interpolation(spec), *_bf16_advice(config, device)]
+    if spec.family.drop_path is not None:
+        rate = spec.drop_path if config.drop_path is None else config.drop_path
+        config, spec = config.replace(drop_path=rate), replace(spec, drop_path=rate)
     config = _default_recipe(config, spec, device)
     problems = [*found, *plugin_problems(config, device.kind), *model_problems(config, spec)]
     problems += stage_problems(config, spec)
@@ -217,15 +220,6 @@ def _interpolation(spec: ModelSpec) -> list[str]:
     if spec.family.positions is None:
         return [sizes]
     return [f"{sizes}: position embeddings are interpolated from {before} to {after} patches"]
-
-
-def _without_drop_path(spec: ModelSpec) -> list[str]:
-    if not spec.drop_path:
-        return []
-    return [
-        f"drop path: 0, where the model's configuration says {spec.drop_path:g}: what it drops "
-        "would depend on the layout"
-    ]
 
 
 def _bf16_advice(config: TrainConfig, device: Device) -> list[str]:

@@ -98,6 +98,12 @@ def model_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
         problems.append(
             f"--grad-checkpoint: transformers cannot compute a {row.title}'s layers again: drop it"
         )
+    if config.drop_path is not None and row.drop_path is None:
+        problems.append(
+            f"--drop-path {config.drop_path:g}: transformers' {row.title} drops no paths: drop it"
+        )
+    if config.compile and config.drop_path:
+        problems.append(f"--compile fails with --drop-path {config.drop_path:g}: use --drop-path 0")
     if row.encoder is None and (config.tp > 1 or config.pp > 1):
         others = ", ".join(name for name, facts in BUILT_IN.items() if not facts.has_degrees)
         return problems + [

@@ -21,6 +21,7 @@ from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.parallel_dims import Coordinate, ParallelDims
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.strategies.choice import strategy_of
+from vit_colossal.strategies.drop_path import Drops, parts_of, take_over
 from vit_colossal.strategies.parts import Part
 from vit_colossal.strategies.strategy import Boosted, Strategy
 
@@ -44,6 +45,7 @@ class Engine(Boosted):
         rank: this process.
         schedule: of the learning rate, as ColossalAI wrapped it.
         preprocessing: how pixels become inputs.
+        drops: which residual paths are dropped, where some are.
         ema: the average of the weights, where one is kept.
     """
 
@@ -51,6 +53,7 @@ class Engine(Boosted):
     rank: int
     schedule: LRScheduler
     preprocessing: Preprocessing
+    drops: Drops
     ema: Average | None = None
 
     @property
@@ -83,6 +86,11 @@ class Engine(Boosted):
         """The ranks that hold the same weights for other samples; None is the whole world."""
         return self.strategy.replicas(self)
 
+    def begin_step(self) -> None:
+        """Draw what a step drops."""
+        parts = parts_of(self.plan.batches, self.coordinate.dp)
+        self.drops.begin(self.schedule.last_epoch, parts)
+
     @property
     def parts(self) -> list[Part]:
         """All pieces of the training state that this rank holds."""
@@ -106,11 +114,14 @@ class Engine(Boosted):
         return nullcontext() if self.ema is None else self.ema.in_place()
 
 
-def checkpoint_activations(model: PreTrainedModel) -> None:
+def checkpoint_activations(model: PreTrainedModel, drops: Drops) -> None:
     """Compute each layer's activations again in the backward pass, instead of keeping them."""
+    options: dict[str, Any] = {"use_reentrant": False}
+    if drops.active:
+        options["context_fn"] = drops.again
     # The first name warns in releases that have the second.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})
+    enable(options)
 
 
 def build_engine(
@@ -129,8 +140,9 @@ def build_engine(
         total_steps: length of the learning-rate schedule in optimizer steps.
         device: where this rank computes.
     """
+    drops = take_over(model, plan.spec, plan.config.seed, plan.batches.global_batch, device)
     if plan.config.grad_checkpoint:
-        checkpoint_activations(model)
+        checkpoint_activations(model, drops)
     if plan.config.compile:
         # Meant for whole models that are compiled at once: it would cut every layer in two, as
         # soon as its gradients make up DDP's first bucket of 1 MB.
@@ -161,6 +173,8 @@ def build_engine(
         rank=dist.get_rank(),
         schedule=schedule,
         preprocessing=preprocessing,
+        drops=drops,
     )
     strategy.settle(engine)
+    engine.begin_step()
     return engine

@@ -79,9 +79,11 @@ def _order(job: Job) -> str:
 def _augmentation(job: Job) -> str:
     """What is done to images and labels, in words."""
     smoothing = job.plan.config.label_smoothing
+    drop_path = job.plan.config.drop_path
+    paths = f"drop path {drop_path:g}" if drop_path else ""
     labels = f"label smoothing {smoothing:g}" if smoothing else ""
     batches = job.train_batches
-    active = [str(batches.augmentation), str(batches.mixing), labels]
+    active = [str(batches.augmentation), str(batches.mixing), labels, paths]
     return ", ".join(filter(None, active)) or "none"
 
 

@@ -38,6 +38,7 @@ def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
         batches: this replica's share of the global batch, one entry per accumulation step
             (always one under a pipeline, whose micro-batches accumulate).
     """
+    engine.begin_step()
     loss = _pipeline(engine, batches[0]) if engine.pipelined else _accumulate(engine, batches)
     lr = float(engine.schedule.get_last_lr()[0])
     norm = engine.strategy.update(engine)

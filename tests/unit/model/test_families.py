@@ -262,10 +262,25 @@ def test_what_cannot_be_cut_is_refused_before_launch(name: str, folders: dict[st
     assert all(reason in line and "one of ddp, zero1" in line for line in caught.value.problems)
 
 
-def test_drop_path_is_set_to_zero_and_said(folders: dict[str, Path]) -> None:
-    plan = make_plan(TrainConfig(model=str(folders["swin"]), dataset="digits"), 1, Device("cpu"))
-    assert any(note.startswith("drop path: 0, where") for note in plan.notes)
-    assert build_model(plan.spec, LABELS, 0).config.drop_path_rate == 0
+@pytest.mark.parametrize(("asked", "rate"), [(None, 0.1), (0.0, 0.0), (0.3, 0.3)])
+def test_drop_path_is_what_was_asked_for_or_the_model_s(
+    asked: float | None, rate: float, folders: dict[str, Path]
+) -> None:
+    config = TrainConfig(model=str(folders["swin"]), dataset="digits", drop_path=asked)
+    plan = make_plan(config, 1, Device("cpu"))
+    assert plan.config.drop_path == plan.spec.drop_path == rate
+    assert build_model(plan.spec, LABELS, 0).config.drop_path_rate == rate
+
+
+def test_drop_path_where_there_is_none(folders: dict[str, Path]) -> None:
+    config = TrainConfig(model=str(folders["siglip"]), dataset="digits", drop_path=0.1)
+    with pytest.raises(ConfigError, match="transformers' SigLIP drops no paths"):
+        make_plan(config, 1, Device("cpu"))
+    config = TrainConfig(
+        model=str(folders["dinov2"]), dataset="digits", drop_path=0.1, compile=True
+    )
+    with pytest.raises(ConfigError, match="--compile fails with --drop-path"):
+        make_plan(config, 1, Device("cpu"))
 
 
 def test_activations_of_convolutions_are_not_computed_again(folders: dict[str, Path]) -> None:

@@ -36,5 +36,8 @@ class AugmentationSettings(Settings):
     cutmix: FiniteFloat | None = Field(None, ge=0)
     """Paste a rectangle of another image of the global batch: CutMix's alpha; 0 is off. With
     --mixup, each step does one of the two."""
+    drop_path: FiniteFloat | None = Field(None, ge=0, lt=1)
+    """Share of the samples for which a residual path is left out (stochastic depth), in families
+    that have it; default the model's own, which is 0.1 for BEiT and Swin."""
     label_smoothing: FiniteFloat | None = Field(None, ge=0, lt=1)
     """Share of each label's weight that is spread over all labels; training only."""
