@@ -34,6 +34,7 @@ class PluginFacts:
         refuses_fp32: it keeps 16-bit weights only.
         autocasts: 16 bits are autocast over fp32 weights, not 16-bit weights with fp32 masters.
         compiles: its layers can be compiled.
+        frees_weights: it takes weights away between the forward and the backward pass.
     """
 
     strategy: str
@@ -42,6 +43,7 @@ class PluginFacts:
     refuses_fp32: bool = False
     autocasts: bool = False
     compiles: bool = True
+    frees_weights: bool = False
 
 
 _ROOM = "vit_colossal.strategies"
@@ -50,7 +52,12 @@ BUILT_IN = {
     "zero1": PluginFacts(strategy=f"{_ROOM}.zero:Zero1"),
     "zero2": PluginFacts(strategy=f"{_ROOM}.zero:Zero2"),
     # Gemini replaces the parameters that compiled code would read.
-    "gemini": PluginFacts(strategy=f"{_ROOM}.gemini:Gemini", refuses_fp32=True, compiles=False),
+    "gemini": PluginFacts(
+        strategy=f"{_ROOM}.gemini:Gemini",
+        refuses_fp32=True,
+        compiles=False,
+        frees_weights=True,
+    ),
     "hybrid": PluginFacts(strategy=f"{_ROOM}.hybrid:Hybrid", has_degrees=True),
 }
 DEFAULT_PLUGIN = "ddp"

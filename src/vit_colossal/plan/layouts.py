@@ -56,7 +56,8 @@ def fitting_layouts(processes: int, spec: ModelSpec) -> list[Layout]:
                 flags = {"plugin": plugin, "precision": precision}
                 layouts.append(Layout(plugin, flags, processes))
     gemini = {"plugin": "gemini", "precision": "bf16", **SMALL_CHUNKS}
-    layouts.append(Layout("gemini", gemini, processes))
+    if spec.shape.attends:
+        layouts.append(Layout("gemini", gemini, processes))
     for tp, pp in _degrees(processes, spec):
         dp = processes // (tp * pp)
         name = _hybrid_name(dp, pp, tp)

@@ -98,6 +98,11 @@ def model_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
         problems.append(
             f"--grad-checkpoint: transformers cannot compute a {row.title}'s layers again: drop it"
         )
+    if facts_of(config.plugin).frees_weights and not shape.attends:
+        problems.append(
+            f"--plugin {config.plugin}: crashes in the backward pass of a {row.title}'s "
+            "convolutions: use another plugin"
+        )
     if config.drop_path is not None and row.drop_path is None:
         problems.append(
             f"--drop-path {config.drop_path:g}: transformers' {row.title} drops no paths: drop it"

@@ -28,6 +28,7 @@ from vit_colossal.model.head import match_head
 from vit_colossal.model.optim import freeze, parameter_groups
 from vit_colossal.model.processor import build_processor, preprocessing_of
 from vit_colossal.model.weights_fit import check_weights
+from vit_colossal.plan.layouts import fitting_layouts
 from vit_colossal.plan.model_spec import ModelSpec, read_spec
 from vit_colossal.plan.plan import Device, make_plan
 from vit_colossal.trained.saved import load_model, locate
@@ -281,6 +282,16 @@ def test_drop_path_where_there_is_none(folders: dict[str, Path]) -> None:
     )
     with pytest.raises(ConfigError, match="--compile fails with --drop-path"):
         make_plan(config, 1, Device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["convnext", "convnextv2"])
+def test_gemini_crashes_on_convolutions_and_is_refused(name: str, folders: dict[str, Path]) -> None:
+    config = TrainConfig(model=str(folders[name]), dataset="digits", plugin="gemini")
+    with pytest.raises(ConfigError, match="--plugin gemini: crashes in the backward pass"):
+        make_plan(config, 1, Device("cpu"))
+    assert {layout.name for layout in fitting_layouts(2, spec_of(folders[name]))} == {
+        *("ddp", "zero1", "zero2", "hybrid dp2", "hybrid dp2+zero1")
+    }
 
 
 def test_activations_of_convolutions_are_not_computed_again(folders: dict[str, Path]) -> None:
