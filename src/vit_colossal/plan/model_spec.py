@@ -147,7 +147,7 @@ def read_spec(name: str, overrides: dict[str, Any], *, weights: bool = True) -> 
         weights: a directory has to hold some too; a run keeps its own in the checkpoints.
 
     Raises:
-        ModelError: no such model, not a ViT, or overrides that it cannot have.
+        ModelError: no such model, of no family, or overrides that it cannot have.
     """
     if problems := _override_problems(overrides):
         raise ModelError(problems)

@@ -78,7 +78,7 @@ def _public(name: str) -> str:
 def _metadata(saved: SavedModel, run: FinishedRun | None, name: str | None) -> str:
     from huggingface_hub import EvalResult
 
-    data = _card_data()
+    data = _card_data(saved)
     if run is not None:
         dataset, base = _hub_name(run.subject.dataset), _hub_name(run.subject.model)
         data.datasets = [dataset] if dataset else None
@@ -99,20 +99,20 @@ def _metadata(saved: SavedModel, run: FinishedRun | None, name: str | None) -> s
     return str(data.to_yaml()) + "\n"
 
 
-def _card_data() -> ModelCardData:
+def _card_data(saved: SavedModel) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["vision", "vit", "colossalai", "vit_colossal"],
+        tags=["vision", saved.spec.model_type, "colossalai", "vit_colossal"],
         metrics=["accuracy"],
     )
 
 
 def _title(saved: SavedModel, run: FinishedRun | None) -> str:
     if run is None:
-        return f"Vision Transformer for {len(saved.labels)} labels"
+        return f"{saved.spec.family.title} for {len(saved.labels)} labels"
     return f"{_public(run.subject.model)} on {_public(run.subject.dataset)}"
 
 
