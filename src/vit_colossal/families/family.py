@@ -103,14 +103,19 @@ class Family:
 
     def encoder_values(self, values: Values) -> Values:
         """The part of a configuration that has the encoder's keys."""
-        found = values.get(self.nested, {}) if self.nested else values
+        if not self.nested:
+            return values
+        # The first CLIP models have all twice, and transformers takes the keys of this spelling.
+        older = values.get(f"{self.nested}_dict")
+        found = older if isinstance(older, Mapping) else values.get(self.nested)
         return found if isinstance(found, Mapping) else {}
 
     def with_values(self, values: Values, changes: Values) -> dict[str, Any]:
         """A configuration with other keys of the encoder."""
         if not self.nested:
             return {**values, **changes}
-        return {**values, self.nested: {**self.encoder_values(values), **changes}}
+        others = {key: value for key, value in values.items() if key != f"{self.nested}_dict"}
+        return {**others, self.nested: {**self.encoder_values(values), **changes}}
 
     def shape_of(self, model: str, values: Values) -> Shape:
         """The sizes in a configuration.

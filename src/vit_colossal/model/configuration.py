@@ -40,6 +40,11 @@ def configuration_of(spec: ModelSpec, labels: tuple[str, ...]) -> PreTrainedConf
             k: v for k, v in read_config(spec.name, weights=False).items() if k not in dropped
         }
     changes = dict(spec.overrides)
+    if row.nested:
+        values[row.nested] = {
+            k: v for k, v in row.encoder_values(values).items() if k not in _FORM_OF_OUTPUTS
+        }
+        values.pop(f"{row.nested}_dict", None)
     if row.drop_path is not None:
         changes["drop_path_rate"] = spec.drop_path
     try:

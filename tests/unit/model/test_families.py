@@ -213,6 +213,27 @@ def test_another_image_size_is_what_transformers_makes_of_it(
     torch.testing.assert_close(logits(reloaded, side), logits(model, side), rtol=0, atol=0)
 
 
+def test_a_clip_that_says_all_twice(tmp_path: Path) -> None:
+    """As the first ones do: what stands in the older spelling counts, and is not saved again."""
+    tiny = TINY["clip"]
+    tiny.save(tmp_path)
+    forms = {"output_attentions": True, "return_dict": False}
+    edit_config(
+        tmp_path,
+        vision_config={"hidden_size": 7, **forms},
+        vision_config_dict={**tiny.encoder, **forms},
+        text_config_dict={"hidden_size": 64},
+    )
+    spec = spec_of(tmp_path, image_size=48)
+    check_weights(spec)
+    model = build_model(spec, LABELS, 0)
+    assert model.config.vision_config.image_size == 48
+    assert not model.config.vision_config.output_attentions
+    assert logits(model, 48).shape == (2, 3)
+    save_directory(tmp_path / "saved", model, build_processor(spec))
+    assert spec_of(tmp_path / "saved").identity() == spec.identity()
+
+
 def test_a_dinov2_is_trained_at_the_size_of_its_processor(folders: dict[str, Path]) -> None:
     spec = spec_of(folders["dinov2"])
     assert (spec.image_size, spec.weights_image_size) == (SIDE, 48)
