@@ -87,7 +87,9 @@ def _fit_positions(weights: dict[str, torch.Tensor], spec: ModelSpec) -> None:
     """Interpolate the position embeddings to another image size, as the library itself does."""
     row = spec.family
     assert row.positions is not None
-    name = next(key for key in weights if key.endswith(row.positions))
+    # Of a base model without its class's prefix; a text tower has some of that name too.
+    names = (f"{row.backbone}.{row.positions}", row.positions)
+    name = next(name for name in names if name in weights)
     module, _, inner = row.positions.partition(".")
     holder, _, leaf = inner.rpartition(".")
     stored = weights[name].float()

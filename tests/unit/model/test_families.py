@@ -234,6 +234,22 @@ def test_a_clip_that_says_all_twice(tmp_path: Path) -> None:
     assert spec_of(tmp_path / "saved").identity() == spec.identity()
 
 
+@pytest.mark.parametrize("name", ["siglip", "clip"])
+def test_the_text_tower_is_left_alone(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    TINY[name].save(tmp_path)
+    file = tmp_path / "model.safetensors"
+    text = {
+        "text_model.embeddings.position_embedding.weight": torch.zeros(64, 32),
+        "text_model.encoder.layers.7.layer_norm1.weight": torch.ones(32),
+        "logit_scale": torch.tensor(1.0),
+    }
+    save_file({**text, **load_file(file)}, file, metadata={"format": "pt"})
+    spec, alone = spec_of(tmp_path, image_size=48), spec_of(folders[name], image_size=48)
+    check_weights(spec)
+    whole, plain = build_model(spec, LABELS, 0), build_model(alone, LABELS, 0)
+    torch.testing.assert_close(logits(whole, 48), logits(plain, 48), rtol=0, atol=0)
+
+
 def test_a_dinov2_is_trained_at_the_size_of_its_processor(folders: dict[str, Path]) -> None:
     spec = spec_of(folders["dinov2"])
     assert (spec.image_size, spec.weights_image_size) == (SIDE, 48)
