@@ -35,6 +35,7 @@ class Drops:
         self.seed, self.paths, self.global_batch = seed, paths, global_batch
         self.device, self.active = device, False
         self.current = torch.ones(paths, 0)
+        self._taken = [0] * paths
         self._parts: list[torch.Tensor] = []
         self._next = 0
 
@@ -56,17 +57,33 @@ class Drops:
     def advance(self) -> None:
         """Go on to the rows of the next forward pass."""
         self.current = self._parts[self._next % len(self._parts)]
+        self._taken = [0] * self.paths
         self._next += 1
 
+    def take(self, first: int) -> torch.Tensor:
+        """The numbers [b] of a block's next path.
+
+        Args:
+            first: the number of its first path in the model.
+        """
+        self._taken[first] += 1
+        return self.current[first + self._taken[first] - 1]
+
     def again(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        """For ``torch.utils.checkpoint``: what is computed again has the numbers that it had."""
+        """For ``torch.utils.checkpoint``: what is computed again has the numbers that it had.
+
+        It begins with the first path of a block; transformers runs no hooks there.
+        """
         return nullcontext(), self._with(self.current)
 
     @contextmanager
     def _with(self, numbers: torch.Tensor) -> Iterator[None]:
-        before, self.current = self.current, numbers
-        yield
-        self.current = before
+        before = self.current, self._taken
+        self.current, self._taken = numbers, [0] * self.paths
+        try:
+            yield
+        finally:  # it is left by an exception once all is there that the backward pass needs
+            self.current, self._taken = before
 
 
 class DroppedPath(torch.nn.Module):
@@ -74,26 +91,19 @@ class DroppedPath(torch.nn.Module):
 
     Attributes:
         rate: share of the samples whose path is dropped.
-        first: the path's number in the model.
+        first: the number in the model of the block's first path.
     """
 
     def __init__(self, rate: float, first: int, drops: Drops) -> None:
         super().__init__()
         self.rate, self.first, self.drops = rate, first, drops
-        self.calls = 0
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return hidden_states
-        numbers = self.drops.current[self.first + self.calls]
-        self.calls += 1
         keep = 1.0 - self.rate
-        kept = (numbers + keep).floor().to(hidden_states.dtype)
+        kept = (self.drops.take(self.first) + keep).floor().to(hidden_states.dtype)
         return hidden_states.div(keep) * kept.view(-1, *[1] * (hidden_states.ndim - 1))
-
-    def restart(self, *_: Any) -> None:
-        """The block begins: the next call is that of its first path."""
-        self.calls = 0
 
 
 def take_over(
@@ -119,7 +129,6 @@ def take_over(
                 rate: Any = child.drop_prob
                 path = DroppedPath(rate, _PATHS * index, drops)
                 setattr(block, name, path.train(child.training))
-                block.register_forward_pre_hook(path.restart)
                 drops.active = True
     if drops.active:
         model.register_forward_pre_hook(lambda each, _: drops.advance() if each.training else None)

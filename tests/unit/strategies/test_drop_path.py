@@ -14,6 +14,7 @@ from vit_colossal.model.build import build_model
 from vit_colossal.plan.model_spec import read_spec
 from vit_colossal.plan.parallel_dims import BatchPlan
 from vit_colossal.strategies.drop_path import DroppedPath, Drops, parts_of, take_over
+from vit_colossal.strategies.engine import checkpoint_activations
 
 CPU = torch.device("cpu")
 DROPPING = [name for name, t in TINY.items() if FAMILIES[t.model_type].drop_path is not None]
@@ -44,6 +45,30 @@ def test_numbers_depend_on_seed_step_and_place_alone() -> None:
     other = whole._parts[0]
     assert not torch.equal(other, torch.cat([first, half.current], dim=1))
     assert len(other.unique()) == other.numel()
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in DROPPING if FAMILIES[TINY[n].model_type].checkpoints_layers]
+)
+def test_what_is_computed_again_drops_the_same(name: str, tmp_path: Path) -> None:
+    """Two forward passes before the first backward, as in a pipeline."""
+    TINY[name].save(tmp_path)
+    spec = replace(read_spec(str(tmp_path), {}), drop_path=0.5)
+    pixels, places = torch.randn(8, 3, SIDE, SIDE), torch.arange(8).view(2, 4)
+    gradients = []
+    for again in (False, True):
+        model = build_model(spec, LABELS, 0).train()
+        drops = take_over(model, spec, seed=7, global_batch=8, device=CPU)
+        if again:
+            checkpoint_activations(model, drops)
+        drops.begin(0, places)
+        outputs = [model(pixel_values=pixels[rows]).logits.square().sum() for rows in places]
+        for output in outputs:
+            output.backward()
+        found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        gradients.append(found)
+    for key, gradient in gradients[0].items():
+        assert torch.equal(gradients[1][key], gradient), key
 
 
 @pytest.mark.parametrize("name", DROPPING)
