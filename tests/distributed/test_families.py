@@ -138,7 +138,7 @@ def apart(losses: list[float], expected: list[float]) -> float:
 @pytest.mark.parametrize(
     ("name", "layout"),
     [
-        pytest.param(*run, id=" ".join(run), marks=pytest.mark.slow if "pp2" in run[1] else ())
+        pytest.param(*run, id=" ".join(run), marks=pytest.mark.slow if run[1] == "tp2 pp2" else ())
         for run in RUNS
     ],
 )
