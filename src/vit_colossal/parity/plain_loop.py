@@ -6,6 +6,7 @@ that a layout which only rounds where it has to comes out bit for bit the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -109,19 +110,21 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
         schedule.step()
         optimizer.zero_grad()
         if halved:
-            with torch.no_grad():
-                for mine, working in zip(master.parameters(), model.parameters(), strict=True):
-                    working.copy_(mine)
+            _assign(model, list(master.parameters()))
         if config.ema is not None:
             weight = 1 - ema_decay(config.ema, len(losses))
             torch._foreach_lerp_(averages, [p.detach() for p in master.parameters()], weight)
     if config.ema is not None:
-        with torch.no_grad():
-            for average, working in zip(averages, model.parameters(), strict=True):
-                working.copy_(average)
+        _assign(model, averages)
     weights = {name: p.detach().float().cpu().clone() for name, p in named_weights(model)}
     correct = count_correct(model, plan, data)
     return Trace(losses, norms, lrs, correct, len(data.evaluation), weights)
+
+
+@torch.no_grad()
+def _assign(model: torch.nn.Module, values: Sequence[torch.Tensor]) -> None:
+    for parameter, value in zip(model.parameters(), values, strict=True):
+        parameter.copy_(value)
 
 
 def count_correct(model: PreTrainedModel, plan: RunPlan, data: RunData) -> int:
