@@ -122,7 +122,7 @@ def test_it_opens_without_a_fault(
 def test_the_keyboard_reaches_everything(browser: Any, reports: dict[str, Path]) -> None:
     page = visit(browser, reports["finished"]).page
     words: list[str] = []
-    for _ in range(60):
+    for _ in range(250):
         page.keyboard.press("Tab")
         focused = page.evaluate(FOCUSED).strip()
         if focused in words[:1]:
@@ -166,6 +166,30 @@ def test_arrow_keys_and_the_pointer_read_a_curve(browser: Any, reports: dict[str
     assert readout.inner_text().strip() == ""
     plot.hover()
     assert readout.inner_text().startswith("step ")
+    page.close()
+
+
+def test_a_picture_is_enlarged_and_mistakes_are_filtered(
+    browser: Any, reports: dict[str, Path]
+) -> None:
+    page = visit(browser, reports["finished"]).page
+    shown = page.locator(".gallery").first.locator("li:visible")
+    whole = shown.count()
+    page.get_by_label("Class").select_option(LABELS[0])
+    assert 0 < shown.count() < whole
+    assert all(LABELS[0] in text for text in shown.locator(".picture-text").all_inner_texts())
+    assert page.locator(".filter output").inner_text() == f"{shown.count()} of {whole} pictures"
+    shown.locator("button").first.press("Enter")
+    enlarged = page.locator("dialog img")
+    assert enlarged.bounding_box()["width"] > 400
+    page.keyboard.press("Escape")
+    assert enlarged.count() == 0
+    page.get_by_label("Class").select_option("")
+    page.get_by_label("label in doubt").check()
+    assert 0 < shown.count() < whole
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="as CSV").click()
+    assert saved.value.suggested_filename == "suspected-label-errors.csv"
     page.close()
 
 

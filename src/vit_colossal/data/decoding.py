@@ -203,6 +203,41 @@ def _decode_row(row: Row, how: Preprocessing) -> np.ndarray | BadImage:
         return BadImage(row.number, path, reason, row.label)
 
 
+def whole_picture(value: Any, longest: int) -> Image.Image:
+    """The picture in a cell as it is, neither cropped nor distorted.
+
+    Args:
+        value: What a cell holds, see :func:`images.encoded`.
+        longest: Its longer side is reduced to this; a much smaller one is enlarged by a whole
+            factor, so that every pixel of it shows.
+
+    Raises:
+        ValueError: There is none, or it cannot be converted to RGB.
+        OSError: It cannot be read.
+    """
+    found = encoded(value)
+    if isinstance(found, np.ndarray):
+        image = to_rgb(_from_pixels(found))
+    elif found is None or (found["bytes"] is None and found["path"] is None):
+        raise ValueError("there is no image")
+    else:
+        with warnings.catch_warnings(), _open(found) as stream, _identify(stream) as opened:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as in decode_rows
+            opened.draft(None, (2 * longest, 2 * longest))  # of a JPEG, no more is decoded
+            image = to_rgb(opened)
+    return at_most(image, longest)
+
+
+def at_most(image: Image.Image, longest: int) -> Image.Image:
+    """An image whose longer side is ``longest`` or the last whole multiple before it."""
+    factor = longest // max(image.size)
+    if factor > 1:
+        size = (factor * image.width, factor * image.height)
+        return image.resize(size, Image.Resampling.NEAREST)
+    image.thumbnail((longest, longest))
+    return image
+
+
 def _open(found: dict[str, Any]) -> IO[bytes]:
     return open_file(found["path"]) if found["bytes"] is None else BytesIO(found["bytes"])
 

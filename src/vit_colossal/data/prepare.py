@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from vit_colossal.data.cache import CacheOptions, prepare_images
 from vit_colossal.data.heic import unreadable
 from vit_colossal.data.lazy import check_images
+from vit_colossal.data.originals import Originals, originals_of
 from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.sources.request import SourceRequest, default_cache_root
 from vit_colossal.data.sources.source import ImageSource, choose, load
@@ -41,6 +42,7 @@ class RunData:
         preprocessing: how the images become the model's inputs.
         notes: what a person should know about the data, one line each.
         overview: what was read as what, one line for each split.
+        originals: where the evaluation images come from; None where nobody asks.
     """
 
     name: str
@@ -54,6 +56,7 @@ class RunData:
     columns: tuple[str, str]
     notes: tuple[str, ...] = ()
     overview: tuple[str, ...] = ()
+    originals: Originals | None = None
 
 
 def train_batches(
@@ -143,6 +146,7 @@ def prepare_data(plan: RunPlan, *, keep_test: bool = True, progress: bool = Fals
         columns=(source.image_column, source.label_column),
         notes=(*how.notes, *source.notes, *_left_out(train, evaluation)),
         overview=source.overview,
+        originals=originals_of(source, evaluation),
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from vit_colossal.data.cache import CacheOptions, prepare_rows
 from vit_colossal.data.chosen_rows import choose_rows
 from vit_colossal.data.pixels import META, CachedSplit
-from vit_colossal.data.sources.chosen import ChosenData
+from vit_colossal.data.sources.chosen import ChosenData, RowNumbers
 from vit_colossal.data.sources.columns import (
     find_columns,
     flat_features,
@@ -43,6 +43,7 @@ from vit_colossal.data.sources.splits import (
     may_lack_labels,
     overview,
     parse_slice,
+    rows_of_split,
 )
 from vit_colossal.data.stream_rows import StreamRows, first_values, known_features
 from vit_colossal.errors import DataError
@@ -102,10 +103,12 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
             choose_rows(train, kept[: request.max_train_samples]),
             choose_rows(train, held_out[: request.max_eval_samples]),
         )
+        eval_rows = rows_of_split(train_name, held_out)
     else:
         reader = replace(reader, options=replace(options, split="evaluation"), labels=labels)
         evaluation, other = reader.read(splits, eval_name, request.max_eval_samples)
         notes += tuple(note for note in other.notes if note not in notes)
+        eval_rows = rows_of_split(eval_name, range(len(evaluation) + len(evaluation.bad)))
     rows = (len(train) + len(train.bad), len(evaluation) + len(evaluation.bad))
     names = labels.names
     content = fingerprint(loaded.content, train_name, selection, columns, names, rows)
@@ -118,6 +121,7 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
         label_column=columns[1],
         labels=names,
         eval_split=name,
+        eval_rows=RowNumbers(eval_rows.split, eval_rows.numbers[: rows[1]]),
         held_out=eval_name is None,
         fingerprint=content,
         notes=notes,

@@ -65,6 +65,37 @@ for (const chart of document.querySelectorAll(".chart")) {
     show(places[current]);
   });
 }
+// A picture at a size to look into.
+const dialog = document.querySelector("dialog");
+for (const button of document.querySelectorAll(".enlarge"))
+  button.addEventListener("click", () => {
+    const close = document.createElement("form");
+    close.method = "dialog";
+    close.append(document.createElement("button"));
+    close.firstChild.textContent = "Close";
+    const text = button.closest("li").querySelector(".picture-text");
+    dialog.replaceChildren(button.querySelector("img").cloneNode(), text.cloneNode(true), close);
+    dialog.showModal();
+  });
+dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+dialog.addEventListener("close", () => dialog.replaceChildren());
+// The mistakes of one class, as what they are or as what they were taken for.
+for (const form of document.querySelectorAll(".filter")) {
+  const [chosen, doubt] = [form.querySelector("select"), form.querySelector("input")];
+  const items = [...form.nextElementSibling.children];
+  const update = () => {
+    for (const item of items)
+      item.hidden =
+        (chosen.value !== "" && !JSON.parse(item.dataset.classes).includes(chosen.value)) ||
+        Boolean(doubt?.checked && !("suspected" in item.dataset));
+    const count = items.filter((item) => !item.hidden).length;
+    form.querySelector("output").textContent = `${count} of ${items.length} pictures`;
+  };
+  form.hidden = false;
+  form.addEventListener("input", update);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  update();
+}
 // A link or a printer leads into what is folded.
 function unfold() {
   const target = location.hash.length > 1 && document.getElementById(location.hash.slice(1));

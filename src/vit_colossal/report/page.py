@@ -20,7 +20,7 @@ from vit_colossal.evaluation.certainty import interval
 from vit_colossal.report.charts import compared_charts, run_charts
 from vit_colossal.report.classes import ClassView, class_view
 from vit_colossal.report.figures import Chart
-from vit_colossal.report.pictures import Picture, pictures
+from vit_colossal.report.pictures import Picture, Suspects, pictures, suspects
 from vit_colossal.rundir.files import RunFiles, read_run_files
 from vit_colossal.rundir.segments import PLACES
 from vit_colossal.version import __version__
@@ -46,7 +46,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run, ready for the template; ``key`` is its anchor on the page."""
+    """One run, ready for the template.
+
+    ``key`` is its anchor on the page; ``mistaken`` are the labels of the wrong pictures, true or
+    predicted.
+    """
 
     key: str
     name: str
@@ -58,6 +62,8 @@ class RunView:
     classes: ClassView | None
     wrong: list[Picture]
     right: list[Picture]
+    mistaken: list[str]
+    suspects: Suspects | None
     settings: list[Setting]
     environment: list[tuple[str, str]]
 
@@ -147,6 +153,8 @@ def _view(run: RunFiles, name: str, key: str) -> RunView:
         classes=None if found is None else class_view(found),
         wrong=wrong,
         right=right,
+        mistaken=sorted({name for one in wrong for name in (one.label, one.prediction)}),
+        suspects=None if found is None else suspects(found),
         settings=sorted(settings, key=lambda setting: not setting.changed),
         environment=[(name, _text(value)) for name, value in run.environment.items()],
     )

@@ -114,7 +114,8 @@ def _finish(loop: Loop, stopped_by: int, run_dir: Path) -> TrainResult:
     loop.require_finite(evaluation)
     with loop.watchdog.patient(4 * job.num_parameters):
         if evaluation.predictions is not None:
-            save_predictions(run_dir, evaluation.predictions, job.data.evaluation.images)
+            images, originals = job.data.evaluation.images, job.data.originals
+            save_predictions(run_dir, evaluation.predictions, images, originals)
         model_dir = job.save(run_dir / run_folder.MODEL)
         if job.engine.is_lead:
             seal(run_dir)

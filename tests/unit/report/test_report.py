@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,9 @@ from PIL import Image
 from run_directories import make_run, pictures, predict
 from vit_colossal.checkpoints import files as checkpoint
 from vit_colossal.cli import main
+from vit_colossal.data.originals import Originals
 from vit_colossal.evaluation import predictions
+from vit_colossal.evaluation.predictions import Predictions
 from vit_colossal.report.figures import MAX_POINTS, Series, draw, thinned
 from vit_colossal.report.page import duration, size
 
@@ -49,7 +54,7 @@ def test_a_finished_run_is_shown_whole(finished: Path) -> None:
     assert f"{right} right and {wrong} wrong" in page
     for title in ("Loss", "Accuracy", "Learning rate", "Images per second", "Peak memory"):
         assert f'<span class="chart-title">{title}' in page
-    assert page.count('src="data:image/jpeg;base64,') == min(wrong, 24) + 24
+    assert page.count('src="data:image/jpeg;base64,') == min(wrong, 72) + 24
     assert "finished after step 200" in page
     assert "No reference" in page
     assert len(page) < 2_000_000
@@ -224,13 +229,81 @@ def test_predictions_come_back_as_they_were_saved(tmp_path: Path) -> None:
     worst = predictions.worst_wrong(found)
     assert len(worst) == min(24, int((~found.right).sum()))
     assert list(found.loss[worst]) == sorted(found.loss[~found.right], reverse=True)[: len(worst)]
-    kept = {*worst, *predictions.sample_right(found)}
+    kept = {*predictions.shown_wrong(found), *predictions.sample_right(found)}
     assert {int(path.stem) for path in (tmp_path / "thumbnails").iterdir()} == kept
     with Image.open(predictions.thumbnail(tmp_path, worst[0])) as picture:
-        assert picture.size == (128, 128)
+        assert picture.size == (160, 160)
     predictions.clear(tmp_path)
     assert predictions.load(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_class_has_some_of_its_mistakes_shown() -> None:
+    found = predict(LABELS, count=2000)
+    shown = predictions.shown_wrong(found)
+    assert set(predictions.worst_wrong(found)) <= set(shown)
+    assert list(found.loss[shown]) == sorted(found.loss[shown], reverse=True)
+    counts = np.bincount(found.label[shown], minlength=len(LABELS))
+    assert counts.sum() == 72
+    assert counts.min() >= 4
+
+
+def confident(label: list[int], prediction: list[int], score: list[float]) -> Predictions:
+    """Two labels, and how sure the model is of the one it says."""
+    truth, said = np.array(label), np.array(prediction)
+    best = np.array(score, np.float32)
+    own = np.where(truth == said, best, 1 - best)
+    keys = tuple(f'{index}, "<b>".png' for index in range(len(label)))
+    top = np.stack([said, 1 - said], axis=1)
+    scores = np.stack([best, 1 - best], axis=1)
+    return Predictions(("=cat", "<dog>"), truth, said, -np.log(own), top, scores, keys)
+
+
+def test_suspected_label_errors_are_those_that_the_model_is_as_sure_of_as_ever() -> None:
+    # On average it gives dogs 0.8: of cats that it takes for dogs, 0.79 is no suspect.
+    found = confident([1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0], [0.7, 0.9, 0.79, 0.85, 0.95, 0.99])
+    assert predictions.suspected(found) == [4, 3]
+    weak = confident([1, 1, 1, 0], [0, 0, 0, 1], [0.9, 0.9, 0.9, 0.45])
+    assert 3 not in predictions.suspected(weak)  # as sure as on average, and still a guess
+
+
+def test_suspected_label_errors_are_listed_and_saved_as_csv(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", LABELS)
+    found = confident([1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0], [0.7, 0.9, 0.79, 0.85, 0.95, 0.99])
+    predictions.clear(run)
+    (run / "metrics.jsonl").write_text("")
+    predictions.save(run, found, pictures(6), Named(found.keys))
+    page = report(run)
+    data = re.findall(r'href="data:text/csv;charset=utf-8;base64,([^"]*)" download', page)
+    rows = list(csv.reader(io.StringIO(base64.b64decode(data[0]).decode())))
+    assert rows == [
+        ["key", "label", "prediction", "prediction_score", "label_score"],
+        ['4, "<b>".png', "=cat", "<dog>", "0.950000", "0.050000"],
+        ['3, "<b>".png', "=cat", "<dog>", "0.850000", "0.150000"],
+    ]
+    assert "<b>&#34;" not in page
+    assert page.count("4, &#34;&lt;b&gt;&#34;.png") == 3  # beside the picture, its words, the list
+    assert page.count("as the model saw it") == 3  # of every second one the file is gone
+
+
+class Named(Originals):
+    """Images that have names; every second one can still be had."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__("test", np.arange(len(names)), None, "image", np.arange(len(names)))
+        object.__setattr__(self, "names", names)
+
+    def keys(self) -> list[str]:
+        return list(self.names)  # type: ignore[attr-defined]
+
+    def pictures(self, chosen: Sequence[int], longest: int) -> Iterator[Image.Image | None]:
+        for index in chosen:
+            yield Image.new("RGB", (longest, 90)) if index % 2 else None
+
+
+def test_predictions_of_earlier_versions_have_numbers_for_keys(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", LABELS)
+    assert re.search(r'class="muted small key">image \d+', report(run))
 
 
 def test_predictions_of_one_kind_only(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -18,6 +19,7 @@ class Loaded:
         places: What each split was read from, for people.
         fixed: The split that it is always evaluated on, unless another one is named.
         remote: Whether it is on the hub, so that a stream fetches its images from there.
+        root: Its own folder, of what lies on this machine.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Loaded:
     places: dict[str, str] = field(default_factory=dict)
     fixed: str | None = None
     remote: bool = False
+    root: Path | None = None
 
     @property
     def streamed(self) -> bool:

@@ -32,12 +32,14 @@ class Local(NamedTuple):
         content: A digest of every file's relative path, size and content.
         notes: What a person should know, one line each.
         places: What each split was read from, for people.
+        root: The data's own folder: nothing outside of it is read.
     """
 
     splits: dict[str, Any]
     content: str
     notes: tuple[str, ...] = ()
     places: dict[str, str] = {}  # noqa: RUF012  (never changed)
+    root: Path | None = None
 
 
 def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
@@ -53,12 +55,13 @@ def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
     """
     try:
         if os.path.isdir(path):
-            return _load_folder(path, request, memory)
+            return _load_folder(path, request, memory)._replace(root=path.resolve())
         if request.dataset_config is not None:
             find_configuration(path, path, request.dataset_config)
         require_no_folders(request)
         root, files = _named_files(path)
-        return _read_files(path, root, _by_split(path, root, files), request, memory)
+        local = _read_files(path, root, _by_split(path, root, files), request, memory)
+        return local._replace(root=root)
     except OSError as error:
         raise DataError([f"--dataset {path}: cannot be read ({error})"]) from error
 

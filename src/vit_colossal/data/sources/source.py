@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vit_colossal.data.sources.chosen import ChosenData
+from vit_colossal.data.sources.chosen import ChosenData, RowNumbers
 from vit_colossal.data.sources.columns import (
     checked,
     column_values,
@@ -40,6 +40,7 @@ from vit_colossal.data.sources.splits import (
     may_lack_labels,
     overview,
     parse_slice,
+    rows_of_split,
 )
 from vit_colossal.data.sources.webdataset import is_pattern
 from vit_colossal.errors import DataError
@@ -118,10 +119,12 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
         ids = np.array(column_values(train, label_column))
         kept, held_out = hold_out(ids, request, train_name)
         train, evaluation = train.select(kept), train.select(held_out)
+        eval_rows = rows_of_split(train_name, held_out)
     else:
         rows = splits[choice.evaluation]
         evaluation, more = checked(rows, choice.evaluation, image_column, label_column, labels)
         notes += more
+        eval_rows = rows_of_split(choice.evaluation, range(len(evaluation)))
     train = _first_rows(train, request.max_train_samples, "--max-train-samples")
     evaluation = _first_rows(evaluation, request.max_eval_samples, "--max-eval-samples")
     name, selection = describe_split(request, choice)
@@ -136,8 +139,10 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
         label_column=label_column,
         labels=labels.names,
         eval_split=name,
+        eval_rows=RowNumbers(eval_rows.split, eval_rows.numbers[: len(evaluation)]),
         held_out=choice.evaluation is None,
         fingerprint=fingerprint(loaded.content, train_name, selection, columns, labels.names, used),
+        root=loaded.root,
         notes=tuple(dict.fromkeys(notes)),
         overview=overview(choice, request, used, counts, loaded.places),
     )
@@ -209,7 +214,9 @@ def load(request: SourceRequest) -> Loaded:
         if name in ALIASES or name == "digits":
             logger.info("--dataset %s: taking the local %s", name, path.resolve())
         local = load_local(path, request, request.cache_dir or default_cache_root())
-        return Loaded(str(path), local.splits, local.content, local.notes, local.places)
+        return Loaded(
+            str(path), local.splits, local.content, local.notes, local.places, root=local.root
+        )
     require_no_folders(request)
     if name == "digits":
         if request.dataset_config is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vit_colossal.data.sources.chosen import RowNumbers
 from vit_colossal.data.sources.request import EVAL_SPLITS, SourceRequest
 from vit_colossal.data.sources.split_names import (
     kind_of_split,
@@ -34,6 +35,20 @@ def parse_slice(name: str) -> tuple[str, int | None, int | None] | None:
         return None
     start, stop = (int(match[side]) if match[side] else None for side in ("start", "stop"))
     return match["split"], start, stop
+
+
+def rows_of_split(name: str, places: Sequence[int]) -> RowNumbers:
+    """Rows by their numbers in the whole split.
+
+    Args:
+        name: A split, or a part of one such as ``train[100:200]``.
+        places: Places in it.
+    """
+    part = parse_slice(name)
+    if part is None or part[1] is None:
+        return RowNumbers(part[0] if part else name, places)
+    start = part[1]
+    return RowNumbers(part[0], [start + place for place in places])
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ _LABEL_MEMBERS = ("cls", "txt", "json")
 _MAX_LABEL_BYTES = 1 << 20
 _MAX_SHARDS = 100_000
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_PLACE = re.compile(r"(?P<shard>.+?\.(?i:tar))::.*@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
+_PLACE = re.compile(
+    r"(?P<shard>.+?\.(?i:tar))::(?P<member>.*)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL
+)
 
 
 class _Member(NamedTuple):
@@ -86,6 +88,12 @@ def open_file(path: str) -> IO[bytes]:
     if len(content) < int(place["size"]):
         raise OSError("the shard ends before the image does")
     return BytesIO(content)
+
+
+def shard_and_member(path: str) -> tuple[str, str] | None:
+    """The shard of what :func:`read_shards` gave an image as its path, and its name in there."""
+    place = _PLACE.fullmatch(path)
+    return None if place is None else (place["shard"], place["member"])
 
 
 def read_shards(
