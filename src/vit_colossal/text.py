@@ -47,3 +47,12 @@ def cell(value: Any) -> str:
         return f"{len(value):,} bytes"
     text = printable(value[:61] if isinstance(value, str) else reprlib.repr(value))
     return text if len(text) <= 60 else f"{text[:59]}\N{HORIZONTAL ELLIPSIS}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42 s, 3:05 min or 2:03:05 h."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes:02}:{rest:02} h"
+    return f"{minutes}:{rest:02} min" if minutes else f"{rest} s"

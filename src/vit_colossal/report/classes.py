@@ -12,18 +12,27 @@ from PIL import Image
 from vit_colossal.evaluation.predictions import Predictions
 from vit_colossal.evaluation.scores import ClassScores, class_scores
 
-#: More labels than this are shown as a picture: as a table, nobody could read them.
-MAX_TABLE = 24
-MAX_CONFUSED = 10
+#: Up to so many labels the matrix is a table, whose numbers can be read on a phone too; up to so
+#: many a picture, whose cells can be told apart; beyond that the most confused pairs say more.
+MAX_TABLE, MAX_PICTURE = 12, 200
+#: Most frequent mistakes, where the matrix is a table and where it is none.
+FEW_CONFUSED, MANY_CONFUSED = 10, 40
 _HUE = (79, 91, 213)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Images of one label that were predicted as one label, and their share of the former."""
+    """Images of one label that were predicted as one label, and their share of the former.
+
+    ``text`` is the count in at most four characters, up to 999,499.
+    """
 
     count: int
     share: float
+
+    @property
+    def text(self) -> str:
+        return str(self.count) if self.count < 10_000 else f"{self.count / 1000:.0f}k"
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,8 @@ class ClassView:
     Attributes:
         labels: label names, in order.
         matrix: rows of true labels; empty when there are too many labels for a table.
-        picture: the matrix as a PNG data URI then, else empty.
+        digits: characters of its longest cell.
+        picture: the matrix as a PNG data URI, where it is no table and can be told apart.
         scores: of each label.
         confused: the most frequent mistakes: true label, prediction, count, share of the former.
         num_right, num_wrong: images.
@@ -41,6 +51,7 @@ class ClassView:
 
     labels: tuple[str, ...]
     matrix: list[list[Cell]]
+    digits: int
     picture: str
     scores: list[ClassScores]
     confused: list[tuple[str, str, int, float]]
@@ -52,18 +63,22 @@ def class_view(predictions: Predictions) -> ClassView:
     """What the report shows of the labels."""
     counts = predictions.confusion()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names, few = predictions.labels, len(predictions.labels) <= MAX_TABLE
+    names = predictions.labels
+    few, many = len(names) <= MAX_TABLE, len(names) > MAX_PICTURE
     rows = [
         [Cell(int(n), float(s)) for n, s in zip(*row, strict=True)]
         for row in zip(counts, shares, strict=True)
+        if few
     ]
     wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]
+    listed = FEW_CONFUSED if few else MANY_CONFUSED
+    order = np.argsort(-wrong, axis=None, kind="stable")[:listed]
     pairs = [divmod(int(place), len(names)) for place in order if wrong.flat[place]]
     return ClassView(
         labels=names,
-        matrix=rows if few else [],
-        picture="" if few else _picture(shares),
+        matrix=rows,
+        digits=max((len(cell.text) for row in rows for cell in row), default=0),
+        picture="" if few or many else _picture(shares),
         scores=class_scores(counts.tolist(), names),
         confused=[(names[a], names[b], int(wrong[a, b]), float(shares[a, b])) for a, b in pairs],
         num_right=int(np.trace(counts)),

@@ -87,13 +87,14 @@ def draw(
         figure = Figure(figsize=(4.6, 2.6), dpi=72)
         axes = figure.add_axes((0.125, 0.15, 0.855, 0.81))
         for one in kept:
+            few = sum(map(math.isfinite, one.y)) < 3  # a line would say more than is known
             axes.plot(
                 one.x,
                 one.y,
                 color=f"#0a000{one.color % NUM_COLORS + 1}",
-                linewidth=1.6,
-                marker="o" if one.marked or len(one.x) == 1 else None,
-                markersize=3.4,
+                linewidth=0 if few else 1.6,
+                marker="o" if one.marked or few else None,
+                markersize=5 if few else 3.4,
             )
         values = [y for one in kept for y in one.y if math.isfinite(y)]
         if y_axis == "zero":

@@ -23,6 +23,7 @@ from vit_colossal.report.figures import Chart
 from vit_colossal.report.pictures import Picture, Suspects, pictures, suspects
 from vit_colossal.rundir.files import RunFiles, read_run_files
 from vit_colossal.rundir.segments import PLACES
+from vit_colossal.text import duration
 from vit_colossal.version import __version__
 
 
@@ -222,12 +223,3 @@ def size(num_bytes: int) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 42 s, 3:05 min or 2:03:05 h."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours}:{minutes:02}:{rest:02} h"
-    return f"{minutes}:{rest:02} min" if minutes else f"{rest} s"

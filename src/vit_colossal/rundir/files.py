@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from vit_colossal.checkpoints import files as checkpoint
 from vit_colossal.errors import ConfigError
@@ -17,14 +13,12 @@ from vit_colossal.evaluation import predictions
 from vit_colossal.evaluation.predictions import Predictions
 from vit_colossal.plan import run_folder
 from vit_colossal.rundir.events import (
-    EndEvent,
     EvalEvent,
     Event,
     StartEvent,
-    StopEvent,
     TrainEvent,
-    parse_events,
 )
+from vit_colossal.rundir.lenient import MARKS, read_events, read_mapping, state_of
 from vit_colossal.rundir.regression import Verdict, check_run
 from vit_colossal.rundir.seal import changes_since
 from vit_colossal.rundir.segments import read_segments, turns
@@ -86,19 +80,7 @@ class RunFiles:
     @property
     def state(self) -> tuple[str, str]:
         """``finished``, ``stopped`` or ``unfinished``, and a sentence that says more."""
-        last = self.events[-1] if self.events else None
-        if isinstance(last, EndEvent):
-            return "finished", f"finished after step {last.step}"
-        if isinstance(last, StopEvent):
-            name = signal.Signals(last.signal).name if last.signal in _SIGNALS else last.signal
-            return "stopped", f"stopped by {name} after step {last.step}; --resume auto goes on"
-        if last is None or self.last_event is None:
-            return "unfinished", "no event yet: it is starting, or failed before its first"
-        when = self.last_event.strftime("%Y-%m-%d %H:%M:%S %Z")
-        return "unfinished", f"no end: at step {last.step} on {when}, running then or ended since"
-
-
-_SIGNALS = {int(number) for number in signal.Signals}
+        return state_of(self.events, self.last_event)
 
 
 def read_run_files(
@@ -116,14 +98,16 @@ def read_run_files(
     """
     if not directory.is_dir():
         raise ConfigError([f"{directory}: no such run directory"])
-    if not any((directory / name).is_file() for name in (run_folder.CONFIG, run_folder.METRICS)):
+    if not any((directory / name).is_file() for name in MARKS):
         raise ConfigError([f"{directory}: neither config.yaml nor metrics.jsonl: not a run"])
     notes: list[str] = []
-    config = _mapping(directory / run_folder.CONFIG, notes)
-    environment = _mapping(directory / run_folder.ENVIRONMENT, notes)
-    events, written = _events(directory / run_folder.METRICS, notes)
+    config = read_mapping(directory / run_folder.CONFIG, notes)
+    environment = read_mapping(directory / run_folder.ENVIRONMENT, notes)
+    events, written = read_events(directory / run_folder.METRICS, notes)
     notes += _turns(directory)
     verdict, no_verdict = _verdict(directory, reference, references)
+    if reference is not None and verdict is None:  # it was asked for
+        notes.append(no_verdict)
     return RunFiles(
         directory=directory,
         config=config,
@@ -138,21 +122,6 @@ def read_run_files(
     )
 
 
-def _mapping(path: Path, notes: list[str]) -> dict[str, Any]:
-    """A YAML or JSON mapping; JSON is YAML."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        notes.append(f"{path.name} is {'missing' if missing else 'unreadable'}")
-        return {}
-    if not isinstance(values, dict):
-        notes.append(f"{path.name} holds no names and values")
-        return {}
-    return {str(key): value for key, value in values.items()}
-
-
 def _turns(directory: Path) -> list[str]:
     """Where the settings were changed: config.yaml has the last ones only."""
     try:
@@ -160,20 +129,6 @@ def _turns(directory: Path) -> list[str]:
     except ConfigError as error:
         return error.problems
     return [f"settings changed on the way, {turn}" for turn in found]
-
-
-def _events(path: Path, notes: list[str]) -> tuple[list[Event], datetime | None]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        notes.append(f"{path.name} is missing")
-        return [], None
-    events, others = parse_events(text.splitlines())
-    if others:
-        notes.append(
-            f"{path.name}: lines that are no events, as a killed run leaves them: {others}"
-        )
-    return events, datetime.fromtimestamp(path.stat().st_mtime).astimezone()
 
 
 def _predictions(directory: Path, events: list[Event], notes: list[str]) -> Predictions | None:

@@ -20,8 +20,10 @@ from vit_colossal.cli import main
 from vit_colossal.data.originals import Originals
 from vit_colossal.evaluation import predictions
 from vit_colossal.evaluation.predictions import Predictions
+from vit_colossal.report.classes import class_view
 from vit_colossal.report.figures import MAX_POINTS, Series, draw, thinned
-from vit_colossal.report.page import duration, size
+from vit_colossal.report.page import size
+from vit_colossal.text import duration
 
 LABELS = tuple(f"digit {index}" for index in range(10))
 HOSTILE = (
@@ -56,7 +58,7 @@ def test_a_finished_run_is_shown_whole(finished: Path) -> None:
         assert f'<span class="chart-title">{title}' in page
     assert page.count('src="data:image/jpeg;base64,') == min(wrong, 72) + 24
     assert "finished after step 200" in page
-    assert "No reference" in page
+    assert page.index("No reference to judge it by") > page.index(">Setup<")
     assert len(page) < 2_000_000
 
 
@@ -214,8 +216,44 @@ def test_refusals(tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[
 def test_many_labels_become_a_picture(tmp_path: Path) -> None:
     page = report(make_run(tmp_path / "run", tuple(f"label {index}" for index in range(200))))
     assert 'class="matrix-picture" src="data:image/png;base64,' in page
-    assert "Most frequent mistakes" in page
+    assert "Most frequent mistakes<" in page
     assert len(page) < 2_000_000
+
+
+def test_too_many_labels_for_a_picture_leave_the_most_confused_pairs(tmp_path: Path) -> None:
+    page = report(make_run(tmp_path / "run", tuple(f"label {index}" for index in range(300))))
+    assert "matrix" not in page[page.index("<body") :].replace("confusion matrix of 300", "")
+    mistakes = page[page.index("Most frequent mistakes, in place of") :].split("</table>")[0]
+    assert mistakes.count("<tr>") == 1 + min(40, page.count("instead of</span>"))
+
+
+def test_large_counts_of_a_matrix_are_short_and_said_in_full() -> None:
+    counts = np.array([[123_456, 9_999], [0, 7]])
+    label, prediction = np.repeat([[0, 0], [0, 1], [1, 1]], [123_456, 9_999, 7], axis=0).T
+    scores = np.ones((len(label), 2), np.float32)
+    found = Predictions(("a", "b"), label, prediction, scores[:, 0], scores.astype(int), scores)
+    view = class_view(found)
+    assert [[cell.count for cell in row] for row in view.matrix] == counts.tolist()
+    assert [[cell.text for cell in row] for row in view.matrix] == [["123k", "9999"], ["0", "7"]]
+    assert view.digits == 4
+
+
+def test_one_or_two_points_are_points_and_no_line() -> None:
+    for count in (1, 2, 3):
+        chart = draw("Loss", "step", [Series("a", list(range(count)), [1.0] * count)], key="k")
+        assert chart is not None
+        lines = re.findall(
+            r'<path d="[^"]*"[^>]* style="fill: none; stroke: var\(--c1\)', chart.svg
+        )
+        marks = len(re.findall(r'<use href="#k-m\w+" x="[\d.]+" y="[\d.]+" style="fill', chart.svg))
+        assert (len(lines), marks) == ((1, 0) if count == 3 else (0, count))
+
+
+def test_a_reference_that_was_asked_for_and_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", LABELS)
+    page = report(run, "--reference", "no-such", "--output", tmp_path / "run.html")
+    before = page[: page.index("Curves</h3>")]
+    assert "environment.json: dataset: Field required" in before  # why it cannot be judged
 
 
 def test_predictions_come_back_as_they_were_saved(tmp_path: Path) -> None:
