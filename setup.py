@@ -68,7 +68,12 @@ setup(
     package_dir={"": "src"},
     packages=find_packages("src"),
     package_data={
-        "vit_colossal": ["rundir/references.yaml", "runtime/colossalai.txt", "report/page.*"]
+        "vit_colossal": [
+            "rundir/references.yaml",
+            "runtime/colossalai.txt",
+            "report/page.*",
+            "report/runs.*",
+        ]
     },
     install_requires=REQUIREMENTS + COLOSSALAI_IMPORTS,
     extras_require={**TRACKERS, "onnx": ONNX, "heic": HEIC, "test": TEST, "dev": TEST + DEV},

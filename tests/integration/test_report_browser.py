@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from run_directories import make_run
+from vit_colossal.cli import main
 from vit_colossal.report.page import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -25,6 +26,17 @@ SCHEMES = ("light", "dark")
 #: A label that would run, one that nothing could break into lines, and others.
 LABELS = ("<img src=x onerror=alert(1)>", "unbreakable" * 12, *(f"digit {n}" for n in range(8)))
 
+#: Whether the confusion matrix, a table or a picture, is wider than its place, and cells that are
+#: cut off.
+MATRIX = """() => {
+  const matrix = document.querySelector(".matrix, .matrix-picture");
+  if (!matrix) return [0, 0];
+  const beyond = matrix.getBoundingClientRect().right
+    - matrix.closest(".panel").getBoundingClientRect().right;
+  const cut = [...document.querySelectorAll(".matrix tbody td")]
+    .filter(cell => cell.scrollWidth > cell.clientWidth);
+  return [Math.max(0, Math.ceil(beyond)), cut.length];
+}"""
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 #: How far the links of the sections run out of sight.
 HIDDEN_LINKS = "(list => list.scrollWidth - list.clientWidth)(document.querySelector('nav ul'))"
@@ -117,6 +129,44 @@ def test_it_opens_without_a_fault(
     outside = [url for url in seen.requests if not url.startswith("data:")]
     assert outside == [reports[name].as_uri()]
     page.close()
+
+
+@pytest.mark.parametrize("count", [2, 4, 10, 37, 120, 1000])
+def test_the_confusion_matrix_fits(browser: Any, tmp_path: Path, count: int) -> None:
+    labels = tuple(f"{index}{' of a long name' * (index % 3)}" for index in range(count))
+    report = tmp_path / "report.html"
+    write_report([make_run(tmp_path / "run", labels)], report)
+    for width in (500, 1280):
+        page = visit(browser, report, viewport={"width": width, "height": 900}).page
+        assert (page.evaluate(OVERFLOW), page.evaluate(MATRIX)) == (0, [0, 0]), width
+        if count == 1000:
+            assert page.get_by_text("Most frequent mistakes, in place of a confusion").is_visible()
+        else:
+            assert page.locator(".matrix, .matrix-picture").is_visible()
+        page.close()
+
+
+def test_the_table_of_runs_is_sorted_and_filtered(browser: Any, tmp_path: Path) -> None:
+    for number, plugin in enumerate(("zero1", "hybrid", "zero2")):
+        make_run(tmp_path / "runs" / f"run{number}", LABELS, plugin=plugin, seed=number)
+    (tmp_path / "runs" / LABELS[1]).mkdir()
+    (tmp_path / "runs" / LABELS[1] / "config.yaml").write_text("- damaged")
+    report = tmp_path / "runs.html"
+    flags = [str(tmp_path / "runs"), "--sort", "run", "--output", str(report)]
+    assert main(["runs", *flags]) == 0
+    for width in (500, 1280):
+        seen = visit(browser, report, viewport={"width": width, "height": 900})
+        page, rows = seen.page, seen.page.locator("tbody tr:visible th")
+        assert page.evaluate(OVERFLOW) == 0
+        page.get_by_role("button", name="plugin").click()
+        assert rows.all_inner_texts()[:3] == ["run1", "run0", "run2"]
+        page.get_by_role("button", name="accuracy").click()
+        found = [float(t) for t in page.locator("tbody td b").all_inner_texts()]
+        assert found == sorted(found, reverse=True)
+        page.get_by_label("Words").fill("zero FINISHED")
+        assert sorted(rows.all_inner_texts()) == ["run0", "run2"]
+        assert (seen.messages, seen.requests) == ([], [report.as_uri()])
+        page.close()
 
 
 def test_the_keyboard_reaches_everything(browser: Any, reports: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ SUMMARIES = {
     "parity": "compare every layout with a plain PyTorch loop and transformers' Trainer",
     "bench": "measure strategies and peers side by side",
     "check": "judge a finished run by a reference accuracy (exit code 3: significantly below)",
+    "runs": "list all runs in a folder as a table: accuracy, model, plugin, data, time",
     "report": "write one HTML page about a run, or about several side by side",
     "export": "turn a run or a checkpoint into a Hugging Face directory or ONNX",
     "push": "upload a run or a model to a hub, with a model card",
@@ -15,7 +16,7 @@ SUMMARIES = {
     "completion": "print a completion script for bash or zsh",
 }
 #: These work where PyTorch is missing or broken.
-WITHOUT_TORCH = ("doctor", "completion")
+WITHOUT_TORCH = ("doctor", "completion", "runs")
 #: These load PyTorch, transformers and ColossalAI, seconds in which nothing else is seen.
 SLOW_TO_START = ("train", "eval", "predict", "parity", "bench", "export")
 USAGE = "\n".join(
