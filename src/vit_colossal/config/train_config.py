@@ -70,6 +70,7 @@ OWN_TO_A_HOST = (
     *("dataset", "model", "resume", "output_dir", "cache_dir", "cache", "streaming", "references"),
     *("num_workers", "device", "nproc", "debug", "overwrite"),
     *("tensorboard", "wandb", "mlflow", "unknown", "run", "checkpoint"),
+    *("tracker_project", "tracker_name", "tracker_tags"),
 )
 #: How the same batch is cut: another order of sums, and nothing else.
 CUTS = ("batch_size", "num_microbatches", "microbatch_size", "grad_accumulation")

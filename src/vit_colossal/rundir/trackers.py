@@ -43,16 +43,17 @@ class WandbTracker:
 
     name = "wandb"
 
-    def __init__(self, run_dir: Path, settings: dict[str, Any], known: str | None) -> None:
+    def __init__(self, run_dir: Path, config: TrainConfig, known: str | None) -> None:
         import wandb
 
         self._run = wandb.init(
             id=known,
             resume="allow" if known else None,
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=run_dir.name,
+            project=config.tracker_project or os.environ.get("WANDB_PROJECT", PROJECT),
+            name=config.tracker_name or run_dir.name,
+            tags=config.tracker_tags,
             dir=str(run_dir),
-            config=settings,
+            config=_settings(config),
             settings=wandb.Settings(console="off"),  # the terminal is ours
         )
         self.run_id = self._run.id
@@ -71,7 +72,7 @@ class MlflowTracker:
 
     name = "mlflow"
 
-    def __init__(self, run_dir: Path, settings: dict[str, Any], known: str | None) -> None:
+    def __init__(self, run_dir: Path, config: TrainConfig, known: str | None) -> None:
         from mlflow import MlflowClient
 
         file = f"sqlite:///{(run_dir / 'mlflow.db').absolute()}"
@@ -80,7 +81,7 @@ class MlflowTracker:
             self.run_id = known
             self._client.update_run(known, status="RUNNING")
         else:
-            self.run_id = self._create(run_dir.name, settings)
+            self.run_id = self._create(run_dir.name, config)
 
     def _is_there(self, run_id: str) -> bool:
         """Not after it was deleted, or with another server."""
@@ -93,15 +94,19 @@ class MlflowTracker:
                 return False
             raise
 
-    def _create(self, run_name: str, settings: dict[str, Any]) -> str:
+    def _create(self, default_name: str, config: TrainConfig) -> str:
         """A new run with its settings, which MLflow lets nobody change later."""
         from mlflow.entities import Param
 
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        name = config.tracker_project or os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         known = self._client.get_experiment_by_name(name)
         experiment = known.experiment_id if known else self._client.create_experiment(name)
-        run_id = str(self._client.create_run(experiment, run_name=run_name).info.run_id)
-        params = [Param(key, str(value)) for key, value in settings.items()]
+        run_name = config.tracker_name or default_name
+        parts = [tag.partition("=") for tag in config.tracker_tags or ()]
+        tags = {key: value for key, _, value in parts}
+        run = self._client.create_run(experiment, run_name=run_name, tags=tags)
+        run_id = str(run.info.run_id)
+        params = [Param(key, str(value)) for key, value in _settings(config).items()]
         self._client.log_batch(run_id, params=params)
         return run_id
 
@@ -118,15 +123,25 @@ class MlflowTracker:
         self._client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
 
 
-_TRACKERS: dict[str, Callable[[Path, dict[str, Any], str | None], Tracker]] = {
+_TRACKERS: dict[str, Callable[[Path, TrainConfig, str | None], Tracker]] = {
     "wandb": WandbTracker,
     "mlflow": MlflowTracker,
 }
 
 
-def missing_clients(config: TrainConfig) -> list[str]:
-    """A line for each flag whose client is not installed."""
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    """What a service is told of a run."""
+    return config.model_dump(mode="json", exclude={"unknown"}, exclude_none=True)
+
+
+def tracker_problems(config: TrainConfig) -> list[str]:
+    """A line for each flag whose client is not installed, or that has no effect."""
+    named = ("tracker_project", "tracker_name", "tracker_tags")
+    idle = [] if config.wandb or config.mlflow else [n for n in named if getattr(config, n)]
     return [
+        f"--{name.replace('_', '-')}: nothing is sent anywhere: add --wandb or --mlflow"
+        for name in idle
+    ] + [
         f"--{name}: its client is not installed: pip install {packages}, or drop --{name}"
         for name, packages in _CLIENTS.items()
         if getattr(config, name) and importlib.util.find_spec(name) is None
@@ -144,13 +159,12 @@ def open_trackers(run_dir: Path, config: TrainConfig, *, resumed: bool) -> list[
     Raises:
         UserError: one cannot be reached, or wants a login.
     """
-    settings = config.model_dump(mode="json", exclude={"unknown"}, exclude_none=True)
     opened: list[Tracker] = []
     ids = _known_ids(run_dir) if resumed else {}
     for name, kind in _TRACKERS.items():
         if getattr(config, name):
             try:
-                opened.append(kind(run_dir, settings, ids.get(name)))
+                opened.append(kind(run_dir, config, ids.get(name)))
             except Exception as error:  # each client has errors of its own
                 reason = " ".join(str(error).split())
                 hint = "; WANDB_MODE=offline needs no login" if name == "wandb" else ""

@@ -34,7 +34,7 @@ from vit_colossal.rundir.in_common import (
 from vit_colossal.rundir.lock import held_by, in_use
 from vit_colossal.rundir.references import find_reference
 from vit_colossal.rundir.regression import require_match
-from vit_colossal.rundir.trackers import missing_clients
+from vit_colossal.rundir.trackers import tracker_problems
 from vit_colossal.runtime.agreement import Facts, together
 from vit_colossal.runtime.group import Topology, choose_device, hosts_of_ranks, in_group
 from vit_colossal.runtime.pins import require_colossalai
@@ -72,7 +72,7 @@ def plan_run(
             spec = own_spec(config, origin)
     except ConfigError as error:
         found += error.problems
-    found += [*_reference_problems(config), *_path_problems(config), *missing_clients(config)]
+    found += [*_reference_problems(config), *_path_problems(config), *tracker_problems(config)]
     try:
         device = choose_device(config, topology)
     except ConfigError as error:

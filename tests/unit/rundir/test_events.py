@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from launching import ROOT
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.reading import TrainConfig, read_settings
 from vit_colossal.errors import ConfigError
 from vit_colossal.rundir import trackers
 from vit_colossal.rundir.events import Event, parse_events
@@ -105,7 +106,7 @@ def test_a_client_that_is_not_installed_is_refused_with_the_command(
 ) -> None:
     for name in ("wandb", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert trackers.missing_clients(TrainConfig()) == []
+    assert trackers.tracker_problems(TrainConfig()) == []
     config = TrainConfig(wandb=True, mlflow=True, dataset="digits", device="cpu")
     with pytest.raises(ConfigError, match=r"(?s)pip install wandb.*pip install mlflow-skinny"):
         plan_run(config, Topology())
@@ -125,6 +126,59 @@ def test_wandb_offline_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     while not all(part in kept.read_bytes() for part in expected):
         assert time.monotonic() < until, kept.read_bytes()
         time.sleep(0.1)
+
+
+NAMED = {
+    "tracker_project": "birds",
+    "tracker_name": "first try",
+    "tracker_tags": ["small", "by=me"],
+}
+
+
+def test_wandb_gets_project_name_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_PROJECT", "another")
+    config = TrainConfig.model_validate({"wandb": True, "dataset": "digits", **NAMED})
+    opened = trackers.open_trackers(tmp_path, config, resumed=False)
+    try:
+        assert (wandb.run.project, wandb.run.name) == ("birds", "first try")
+        assert wandb.run.tags == ("small", "by=me")
+    finally:
+        trackers.close_all(opened, failed=False)
+
+
+def test_mlflow_gets_experiment_name_and_tags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    pytest.importorskip("alembic")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    config = TrainConfig.model_validate({"mlflow": True, "dataset": "digits", **NAMED})
+    trackers.close_all(trackers.open_trackers(tmp_path, config, resumed=False), failed=False)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("birds")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "first try"
+    assert {"small": "", "by": "me"}.items() <= run.data.tags.items()
+
+
+def test_names_for_services_that_get_nothing_are_refused() -> None:
+    found = trackers.tracker_problems(TrainConfig.model_validate({"dataset": "digits", **NAMED}))
+    flags = ("--tracker-project", "--tracker-name", "--tracker-tags")
+    assert found == [f"{flag}: nothing is sent anywhere: add --wandb or --mlflow" for flag in flags]
+
+
+def test_tags_are_separated_by_commas() -> None:
+    flags = ["--wandb", "--tracker-tags", "small,by=me", "--tracker-name", "first try"]
+    config = read_settings(TrainConfig, flags, "train")
+    assert config.tracker_tags == ["small", "by=me"]
+    assert TrainConfig.model_validate(yaml.safe_load(config.dump())).tracker_tags == [
+        "small",
+        "by=me",
+    ]
 
 
 def test_mlflow_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,13 @@ class OutputSettings(Settings):
     """Send the metrics to Weights & Biases too (pip install wandb)."""
     mlflow: bool = False
     """Send the metrics to MLflow too (pip install mlflow-skinny sqlalchemy alembic)."""
+    tracker_project: str | None = Field(None, min_length=1)
+    """The project at Weights & Biases, the experiment at MLflow; default: what WANDB_PROJECT and
+    MLFLOW_EXPERIMENT_NAME say, else vit-colossal."""
+    tracker_name: str | None = Field(None, min_length=1)
+    """What the run is called there; default: the name of the run directory."""
+    tracker_tags: list[str] | None = None
+    """Tags of the run there, separated by commas; of NAME=VALUE MLflow makes a tag with a value."""
     dry_run: bool = Field(False, exclude=True)
     """Validate, build the model in its layout, print the plan and stop; nothing is written but
     the image cache."""
