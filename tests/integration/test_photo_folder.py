@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from launching import Finished, run, warm
+from vit_colossal.evaluation import predictions
 
 pytestmark = pytest.mark.slow
 
@@ -58,6 +59,15 @@ def test_a_folder_of_photos_trains_with_nothing_else(photos: Path) -> None:
     assert "accuracy 1.0000 (4/4)" in finished.output
     (saved,) = photos.parent.glob("runs/*/model/config.json")
     assert set(json.loads(saved.read_text())["id2label"].values()) == set(COLORS)
+    found = predictions.load(saved.parents[1])
+    assert found is not None and len(found.keys) == 4
+    for index, key in enumerate(found.keys):
+        assert (photos / key).is_file()
+        assert key.startswith(f"{found.labels[found.label[index]]}/")
+        # Of the whole photo, upright, and not of the model's square.
+        with Image.open(predictions.thumbnail(saved.parents[1], index)) as small:
+            assert sorted(small.size) == [120, 160]
+    assert found.cropped == frozenset()
 
 
 def test_without_the_cache_and_without_the_bad_images(photos: Path, tmp_path: Path) -> None:
