@@ -98,12 +98,7 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
     beside = names_beside(_features(splits[train_name]), columns[1])
     notes = (*loaded.notes, *labels.notes, *(beside if labels.kind == "numbers" else ()))
     if eval_name is None:
-        kept, held_out = hold_out(labels.places, request, train_name)
-        train, evaluation = (
-            choose_rows(train, kept[: request.max_train_samples]),
-            choose_rows(train, held_out[: request.max_eval_samples]),
-        )
-        eval_rows = rows_of_split(train_name, held_out)
+        train, evaluation, eval_rows = _held_out(train, labels, request, train_name)
     else:
         reader = replace(reader, options=replace(options, split="evaluation"), labels=labels)
         evaluation, other = reader.read(splits, eval_name, request.max_eval_samples)
@@ -126,6 +121,18 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
         fingerprint=content,
         notes=notes,
         overview=overview(choice, request, rows, counts, loaded.places),
+    )
+
+
+def _held_out(
+    train: CachedSplit, labels: Labels, request: SourceRequest, name: str
+) -> tuple[CachedSplit, CachedSplit, RowNumbers]:
+    """The training split's rows to train on and to evaluate on, and the latter's numbers."""
+    kept, held_out = hold_out(labels.places, request, name)
+    return (
+        choose_rows(train, kept[: request.max_train_samples]),
+        choose_rows(train, held_out[: request.max_eval_samples]),
+        rows_of_split(name, held_out),
     )
 
 

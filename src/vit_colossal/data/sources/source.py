@@ -129,8 +129,6 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
     evaluation = _first_rows(evaluation, request.max_eval_samples, "--max-eval-samples")
     name, selection = describe_split(request, choice)
     columns, used = (image_column, label_column), (len(train), len(evaluation))
-    cut = {name.partition("[")[0] for name in splits.keys() - whole.keys()}
-    counts = {name: len(splits[name]) for name in splits if name not in cut}
     return ImageSource(
         name=loaded.name,
         train=train,
@@ -144,8 +142,14 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
         fingerprint=fingerprint(loaded.content, train_name, selection, columns, labels.names, used),
         root=loaded.root,
         notes=tuple(dict.fromkeys(notes)),
-        overview=overview(choice, request, used, counts, loaded.places),
+        overview=overview(choice, request, used, _counts(splits, whole), loaded.places),
     )
+
+
+def _counts(splits: dict[str, Any], whole: dict[str, int]) -> dict[str, int]:
+    """Rows of the splits that are shown: of one that was cut, its parts."""
+    cut = {name.partition("[")[0] for name in splits.keys() - whole.keys()}
+    return {name: len(splits[name]) for name in splits if name not in cut}
 
 
 def _has_labels(
