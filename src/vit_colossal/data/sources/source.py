@@ -103,13 +103,7 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
     image_column, label_column = find_columns(
         rows.features, request.image_column, request.label_column, sampler(rows)
     )
-    labels = training_labels(
-        labels_of(rows, label_column, train_name),
-        label_column,
-        train_name,
-        whole=train_name in whole,
-        least=request.min_labels,
-    )
+    labels = _labels(rows, label_column, train_name, request, whole=train_name in whole)
     labelled = partial(_has_labels, splits, train_name, label_column, labels)
     choice = choose_splits(request, splits, labelled, loaded.fixed)
     train, _ = checked(rows, train_name, image_column, label_column, labels)
@@ -144,6 +138,14 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
         notes=tuple(dict.fromkeys(notes)),
         overview=overview(choice, request, used, _counts(splits, whole), loaded.places),
     )
+
+
+def _labels(
+    rows: datasets.Dataset, column: str, split: str, request: SourceRequest, *, whole: bool
+) -> Labels:
+    """The training labels, checked; ``whole`` where the split was not cut."""
+    found = labels_of(rows, column, split)
+    return training_labels(found, column, split, whole=whole, least=request.min_labels)
 
 
 def _counts(splits: dict[str, Any], whole: dict[str, int]) -> dict[str, int]:
