@@ -114,9 +114,12 @@ def test_the_printed_accuracy_is_that_of_the_metrics(zero2: tuple[Path, Finished
     last = events(run_dir, "eval")[-1]
     assert (int(correct), int(total)) == (last["correct"], last["total"])
     assert accuracy == f"{last['accuracy']:.4f}"
-    final = finished.stdout.strip().splitlines()[-2:]
+    final = finished.stdout.strip().splitlines()[-5:]
     assert final[0] == f"accuracy {accuracy} ({correct}/{total})"
-    assert str(run_dir / "model") in final[1]
+    assert final[1].startswith("95 % interval 0.") and "always answering '" in final[1]
+    assert final[2] == f"model saved to {run_dir / 'model'}"
+    assert final[3].startswith("it has the weights of the last step")
+    assert final[4] == f"curves, confusions and mistakes: vit-colossal report {run_dir}"
 
 
 def test_the_log_has_one_voice_and_no_progress_bar(zero2: tuple[Path, Finished]) -> None:

@@ -192,17 +192,19 @@ def _wait(workers: Sequence[BaseProcess]) -> _Ended | None:
         The process that failed first, if any did.
     """
     running = dict(enumerate(workers))
+    ends = {rank: _end_of(worker) for rank, worker in running.items()}
     failures: list[_Ended] = []
     measures: list[tuple[float, int]] = []  # when to send which signal
     while running:
         pause = max(0.0, measures[0][0] - time.monotonic()) if measures else None
-        wait([worker.sentinel for worker in running.values()], pause)
+        wait([ends[rank] for rank in running], pause)
         now = time.monotonic()
         if measures and now >= measures[0][0]:
             _send(measures.pop(0)[1], running.values())
         ended = {rank: worker for rank, worker in running.items() if worker.exitcode is not None}
         for rank, worker in ended.items():
             del running[rank]
+            _close_end(ends[rank], worker)
             if worker.exitcode:
                 failures.append(_Ended(rank, worker.pid or 0, worker.exitcode, now))
         if failures and len(failures) == len([rank for rank in ended if workers[rank].exitcode]):
@@ -212,6 +214,20 @@ def _wait(workers: Sequence[BaseProcess]) -> _Ended | None:
                 (now + _MOURNING_S + _GRACE_S, signal.SIGKILL),
             ]
     return _to_blame(failures)
+
+
+def _end_of(worker: BaseProcess) -> int:
+    """A descriptor that becomes readable when a process ends.
+
+    Not multiprocessing's own where there is another: a process that becomes another program closes
+    that at once, and whoever waits for it goes round in circles from then on.
+    """
+    return os.pidfd_open(worker.pid or 0) if sys.platform == "linux" else worker.sentinel
+
+
+def _close_end(end: int, worker: BaseProcess) -> None:
+    if end != worker.sentinel:
+        os.close(end)
 
 
 def _to_blame(failures: list[_Ended]) -> _Ended | None:

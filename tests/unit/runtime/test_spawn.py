@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import subprocess
@@ -204,3 +205,14 @@ def test_no_rank_outlives_a_killed_launcher(tmp_path: Path) -> None:
     ):
         time.sleep(0.05)
     assert len(ranks) == 2 and not alive
+
+
+def test_waiting_for_a_program_takes_no_time_of_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits = []
+    monkeypatch.setattr(spawn, "wait", lambda *args: waits.append(args) or real(*args))
+    real = multiprocessing.connection.wait
+    code = "import time; time.sleep(1.5)"
+    assert launch(Program(("-c", code)), 2) == 0
+    assert len(waits) <= 4
