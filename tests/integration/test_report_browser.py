@@ -225,7 +225,7 @@ def test_a_picture_is_enlarged_and_mistakes_are_filtered(
     page = visit(browser, reports["finished"]).page
     shown = page.locator(".gallery").first.locator("li:visible")
     whole = shown.count()
-    page.get_by_label("Class").select_option(LABELS[0])
+    page.locator(".filter select").select_option(LABELS[0])
     assert 0 < shown.count() < whole
     assert all(LABELS[0] in text for text in shown.locator(".picture-text").all_inner_texts())
     assert page.locator(".filter output").inner_text() == f"{shown.count()} of {whole} pictures"
@@ -234,7 +234,7 @@ def test_a_picture_is_enlarged_and_mistakes_are_filtered(
     assert enlarged.bounding_box()["width"] > 400
     page.keyboard.press("Escape")
     assert enlarged.count() == 0
-    page.get_by_label("Class").select_option("")
+    page.locator(".filter select").select_option("")
     page.get_by_label("label in doubt").check()
     assert 0 < shown.count() < whole
     with page.expect_download() as saved:
