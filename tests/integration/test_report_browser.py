@@ -223,7 +223,7 @@ def test_a_picture_is_enlarged_and_mistakes_are_filtered(
     browser: Any, reports: dict[str, Path]
 ) -> None:
     page = visit(browser, reports["finished"]).page
-    shown = page.locator(".gallery").first.locator("li:visible")
+    shown = page.locator(".gallery").first.locator("> li:visible")
     whole = shown.count()
     page.locator(".filter select").select_option(LABELS[0])
     assert 0 < shown.count() < whole
