@@ -97,7 +97,7 @@ IMAGES = (
     _image("PDF", b"%PDF-1.7 ...", "PDF"),
     _image("PostScript", b"%!PS-Adobe-3.0 EPSF-3.0", "PostScript"),
     _image("Photoshop", b"8BPS\0\1" + bytes(40), "Photoshop"),
-    _image("HEIC", _HEIC, "known format"),
+    _image("HEIC", _HEIC, "this HEIC is damaged"),
     _image("MP4", _MP4, ""),
     _image("ZIP", b"PK\3\4" + bytes(60), ""),
     _image("pickle", b"\x80\x04\x95.", ""),

@@ -279,7 +279,8 @@ def _what_it_is(head: bytes) -> str:
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
         return "this is HTML, XML or SVG text, not an image"
     if head[4:8] == b"ftyp" and head[8:12] in heic.BRANDS:
-        return f"to read HEIC: {heic.HOW_TO_READ}"
+        broken = "this HEIC is damaged, or of a kind that pi-heif does not read"
+        return broken if heic.is_installed() else f"to read HEIC: {heic.HOW_TO_READ}"
     for start, name in _NOT_READ.items():
         if head.startswith(start):
             return f"{name} is not read; convert it to PNG or JPEG"

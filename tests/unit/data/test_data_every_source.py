@@ -229,7 +229,7 @@ REASONS = {
     "cut.png": "truncated",
     "empty.jpg": "the file is empty",
     "page.jpg": "HTML",
-    "phone.jpg": "not an image of a known format",
+    "phone.jpg": "this HEIC is damaged",
     "script.png": "PostScript is not read",
     "bomb.png": "decompression bomb",
     "float.tiff": "no defined range",
