@@ -118,7 +118,7 @@ def reference(folder: Folder, eleven: Path) -> Reference:
 
     @cache
     def run(name: str, bf16: bool, parts: int) -> Run:
-        data = images(name, "train"), images(name, "test")
+        data = images(name, "train"), images(name, "validation")
         return train(folder(name), *data, bf16=bf16, parts=parts)
 
     return run
