@@ -10,7 +10,7 @@ import pytest
 from faulty_worker import FAULT_STEP, FAULTS
 from PIL import Image
 
-from launching import run, warm, warm_programs, with_warm_children
+from launching import environment, run, warm, warm_programs
 from vit_colossal.parity.case import Case
 from vit_colossal.parity.compare import ParityConfig, Row, compare_cases
 
@@ -66,7 +66,7 @@ def test_command_compares_layouts_and_trainer(tmp_path: Path) -> None:
         *warm("-m", "vit_colossal", "parity", "--nproc", "2", "--max-steps", "4"),
         *("--layouts", LAYOUTS, "--output-dir", str(tmp_path / "out")),
     ]
-    finished = run(command, timeout_s=400, env=with_warm_children(), cwd=tmp_path)
+    finished = run(command, timeout_s=400, env=environment(), cwd=tmp_path)
     assert finished.returncode == 0, finished.output
     assert finished.left_over == []
     report = json.loads((tmp_path / "out/parity.json").read_text())

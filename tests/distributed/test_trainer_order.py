@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from trainer_script import IMAGES, SEED
-from vit_colossal.plan.weight_names import published
 
 from launching import Case, Launch, environment, run, torchrun
+from vit_colossal.families.names import published
 
 SCRIPT = Path(__file__).with_name("trainer_script.py")
 EPOCHS = 2

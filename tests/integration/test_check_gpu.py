@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from launching import ROOT, Finished, run, warm, with_warm_children
+from launching import ROOT, Finished, environment, run, warm
 from vit_colossal.rundir.references import Result, load_references, save_reference
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ def check(folder: Path, *flags: str, device: str = "cpu") -> Finished:
     command = warm("scripts/check_gpu.py", "--device", device, "--tiny")
     command += ["--output-dir", str(folder), *flags]
     # The command's own images: it makes a cache of its own.
-    return run(command, timeout_s=890, cwd=ROOT, env=with_warm_children())
+    return run(command, timeout_s=890, cwd=ROOT, env=environment())
 
 
 def results(folder: Path) -> dict[str, Any]:

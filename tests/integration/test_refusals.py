@@ -88,16 +88,6 @@ def test_nproc_in_a_file_is_refused_or_honoured(refused: Refused, tmp_path: Path
     assert "torchrun" not in line
 
 
-def test_only_rank_0_prints(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    values = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    for name, value in values.items():
-        monkeypatch.setenv(name, value)
-    assert main(["train", "--turbo"]) == 2
-    assert capsys.readouterr().err == ""
-
-
 def test_debug_shows_where_a_problem_was_found(
     refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:

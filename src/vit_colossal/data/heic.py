@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-import datasets
 from PIL import ExifTags, Image
 
 from vit_colossal.data.sources.problems import listed
+
+if TYPE_CHECKING:
+    import datasets
 
 #: What Pillow calls it once pi-heif has been registered.
 FORMAT = "HEIF"
@@ -41,6 +43,8 @@ def unreadable(dataset: datasets.Dataset, image_column: str, split: str) -> list
         image_column: its name; cells that name no file are left to the decoder.
         split: its name, for the message.
     """
+    import datasets
+
     if is_installed() or not isinstance(dataset.features[image_column], datasets.Image):
         return []
     column = dataset.select_columns([image_column]).with_format("arrow")[:][image_column]

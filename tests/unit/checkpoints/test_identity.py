@@ -26,7 +26,13 @@ MAY_CHANGE = {
         "mixup",
         "cutmix",
     ),
-    *("randaugment_num_ops", "randaugment_magnitude", "random_erasing", "label_smoothing"),
+    *(
+        "randaugment_num_ops",
+        "randaugment_magnitude",
+        "random_erasing",
+        "label_smoothing",
+        "drop_path",
+    ),
     # Another value of it is another data set, by its fingerprint.
     "max_train_samples",
 }

@@ -38,7 +38,7 @@ def model(name):
     check_weights(spec)
     built = build_model(spec, ("a", "b", "c"), seed=0)
     first = built.vit.embeddings.cls_token[0, 0, :3].tolist()
-    return {"name": built.config._name_or_path, "layers": spec.num_layers, "first": first,
+    return {"name": built.config._name_or_path, "layers": spec.shape.num_layers, "first": first,
             "mean": build_processor(spec).image_mean}
 
 for kind, *arguments in json.loads(sys.argv[1]):
