@@ -60,6 +60,8 @@ def test_the_average_goes_on_under_another_layout(source: str, target: str, aver
     for name, average in states[0].items():
         assert not average.equal(start[name]), name
         tolerance = 2e-3 if "bf16" in source + target else 2e-5
+        if name.endswith("key.bias"):
+            tolerance *= 10  # its gradient is rounding alone, which Adam takes for a direction
         assert (average - states[1][name]).abs().max() <= tolerance, name
     if source == target:
         for file in ("weights", "moments", "ema"):
