@@ -55,7 +55,7 @@ class StopRequest:
     def number(self) -> int:
         """The signal, SIGTERM when the parent is gone, or 0."""
         if not self.signal and os.getppid() != self._parent:
-            self.signal = signal.SIGTERM
+            return signal.SIGTERM  # the signal that comes of it is not a second one
         return self.signal
 
     @contextmanager
