@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from trainer_script import IMAGES, SEED
 
 from launching import Case, Launch, environment, run, torchrun
-from vit_colossal.families.names import published
+from vit_colossal.families.table import FAMILIES
 
 SCRIPT = Path(__file__).with_name("trainer_script.py")
 EPOCHS = 2
@@ -153,7 +153,7 @@ def test_losses_and_weights_are_those_of_the_script(
     # Trainer takes the mean of the processes in fp32.
     assert [float(np.float32(loss)) for loss in found.losses] == expected
     for key, tensor in load_file(trainer / r.name / "model/model.safetensors").items():
-        assert torch.equal(found.weights[published(key)], tensor), key
+        assert torch.equal(found.weights[FAMILIES["vit"].published(key)], tensor), key
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from importlib import import_module
 from vit_colossal.commands.names import SLOW_TO_START, WITHOUT_TORCH
 from vit_colossal.errors import ConfigError, ExitCode, SharedProblems, UserError
 from vit_colossal.redaction import SafeFormatter, hide_secrets
-from vit_colossal.runtime.interpreter import without_collecting
+from vit_colossal.runtime.interpreter import end_with_parent, without_collecting
 from vit_colossal.text import printable
 
 #: Ranks find a problem within moments of each other; a rank on another host hears of it later.
@@ -33,6 +33,9 @@ def show_life(name: str, flags: Sequence[str]) -> None:
 def run_command(name: str, flags: Sequence[str], prog: str) -> int:
     """Run a command in this process, and map errors to codes."""
     debug = "--debug" in flags
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # torchrun may be killed long before training begins to look after it.
+        end_with_parent(os.getppid())
     try:
         if name not in WITHOUT_TORCH:
             _set_up_logging(debug)

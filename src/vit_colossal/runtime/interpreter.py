@@ -52,6 +52,12 @@ def end_with_parent(parent: int | None) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def outlive_parent() -> None:
+    """Undo `end_with_parent`: from here this process looks for its parent itself, and saves first."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
+
+
 def share_cpu(num_processes: int) -> None:
     """Set OMP_NUM_THREADS to the share of each of N processes on this machine, unless it is set.
 

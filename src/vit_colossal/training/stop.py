@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from vit_colossal.errors import ExitCode, SharedProblems
 from vit_colossal.runtime.group import is_of_communication, reason_of
+from vit_colossal.runtime.interpreter import outlive_parent
 
 #: Those that ask a run to finish its step, save and leave.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -62,6 +63,7 @@ class StopRequest:
     def installed(self) -> Iterator[StopRequest]:
         """Handle the signals for the duration of a run."""
         before = {number: signal.signal(number, self.handle) for number in SIGNALS}
+        outlive_parent()
         try:
             yield self
         finally:
