@@ -53,7 +53,7 @@ def end_with_parent(parent: int | None) -> None:
 
 
 def outlive_parent() -> None:
-    """Undo `end_with_parent`: from here this process looks for its parent itself, and saves first."""
+    """Undo `end_with_parent`, for a process that looks for its parent itself and saves first."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0)
 
