@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from vit_colossal.version import __version__
 
 if TYPE_CHECKING:
-    from vit_colossal.config.reading import TrainConfig, load_config
+    from vit_colossal.config.reading import load_config
+    from vit_colossal.config.train_config import TrainConfig
     from vit_colossal.errors import ConfigError, UserError
     from vit_colossal.evaluation.scores import Evaluation
     from vit_colossal.trained.evaluate import evaluate
@@ -26,7 +27,7 @@ _PUBLIC = {
     "Evaluation": "evaluation.scores",
     "PredictResult": "trained.predict",
     "Prediction": "trained.predict",
-    "TrainConfig": "config.reading",
+    "TrainConfig": "config.train_config",
     "TrainResult": "training.fit",
     "UserError": "errors",
     "evaluate": "trained.evaluate",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.train_config import TrainConfig
 
 #: The first steps whose losses are kept, to show that the cases did the same work.
 LOSSES = 5

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from vit_colossal.bench.case import BenchCase
 from vit_colossal.config.plugins import DEFAULT_PLUGIN, name_problem
-from vit_colossal.config.reading import TrainConfig
-from vit_colossal.config.train_config import problems_of
+from vit_colossal.config.train_config import TrainConfig, problems_of
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.layouts import AUTOCAST, fitting_layouts, select
 from vit_colossal.plan.model_spec import read_spec

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from vit_colossal.config.train_config import shown
 from vit_colossal.errors import ConfigError, UserError
+from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint
 from vit_colossal.text import json_object
 
@@ -226,7 +227,7 @@ def point(root: Path, name: str, target: Path) -> None:
 
 def prune(root: Path, keep_last: int) -> None:
     """Delete all but the newest ``keep_last`` and the best; a deleted one is renamed first."""
-    best = root / "best"
+    best = root / run_folder.BEST
     kept = {best.resolve()} if best.is_symlink() else set()
     for path in listed(root)[keep_last:]:
         if path.resolve() not in kept:
@@ -244,7 +245,7 @@ def drop_after(root: Path, step: int) -> list[Path]:
     later = [path for path in listed(root) if int(path.name[5:]) > step]
     for path in later:
         _delete(path)
-    for link in (root / "last", root / "best"):
+    for link in (root / run_folder.LAST, root / run_folder.BEST):
         if link.is_symlink() and not link.exists():
             link.unlink()
         elif link.is_dir() and not link.is_symlink() and _read_json(link, STATE)["step"] > step:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_colossal.checkpoints.files import listed, named, newest_valid
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
@@ -72,20 +72,20 @@ def find_checkpoint(config: TrainConfig, *, report: bool) -> Checkpoint | None:
     which = wants_resume(config)
     if which is None:
         return None
-    if which not in ("auto", "last", "best"):
+    if which not in ("auto", run_folder.LAST, run_folder.BEST):
         return named(Path(which), f"--resume {which}")
     if config.output_dir is None:
         if which == "auto":
             return None
         raise ConfigError([f"--resume {which} needs --output-dir, the folder of the run"])
     root = config.output_dir / run_folder.CHECKPOINTS
-    if which == "best":
-        return named(root / "best", "--resume best")
+    if which == run_folder.BEST:
+        return named(root / run_folder.BEST, "--resume best")
     checkpoint, skipped = newest_valid(root)
     if report:
         for reason in skipped:
             logger.warning("skipped %s", reason)
-    if checkpoint is None and (which == "last" or listed(root)):
+    if checkpoint is None and (which == run_folder.LAST or listed(root)):
         found = "; ".join(skipped) or f"no checkpoint in {root}"
         raise ConfigError([f"--resume {which}: nothing to continue from: {found}"])
     return checkpoint

@@ -82,7 +82,9 @@ def share(
         logger.info("sending %s to the hosts that lack it", mine.path)
         _send(store, mine, plan.receivers)
     elif rank in plan.receivers:
-        store.set(f"done {rank}", _received(store, _target(config, plan.step), which == "best"))
+        store.set(
+            f"done {rank}", _received(store, _target(config, plan.step), which == run_folder.BEST)
+        )
     problems = [store.get(f"done {receiver}").decode() for receiver in plan.receivers]
     if any(problems):
         raise ConfigError([problem for problem in problems if problem])
@@ -117,7 +119,7 @@ def _plan(holdings: list[_Holding], first: list[bool]) -> _Plan:
 def _target(config: TrainConfig, step: int) -> Path | None:
     """Where a host looks for it."""
     which = wants_resume(config)
-    if which not in (None, "auto", "last", "best"):
+    if which not in (None, "auto", run_folder.LAST, run_folder.BEST):
         return Path(which)
     if config.output_dir is None:
         return None
@@ -183,7 +185,7 @@ def _placed(unfinished: Path, target: Path, best: bool) -> str:
         os.rename(unfinished, target)
         files.sync(target.parent)
         if best:
-            files.point(target.parent, "best", target)
+            files.point(target.parent, run_folder.BEST, target)
     except (OSError, files.CheckpointError) as error:
         return str(error)
     return ""

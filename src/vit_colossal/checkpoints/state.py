@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from torch.nn.parallel import DistributedDataParallel
 
 from vit_colossal.model.loss import criterion
 from vit_colossal.strategies.engine import Engine
@@ -207,7 +206,7 @@ def settle_reduction_order(engine: Engine) -> None:
     The order decides how sums over more than two replicas round; a fresh process would reduce its
     first step in another order than the uninterrupted run. One throw-away backward settles it.
     """
-    if not any(isinstance(module, DistributedDataParallel) for module in engine.model.modules()):
+    if not engine.strategy.reorders_sums(engine):
         return
     batch, size = engine.plan.batches.forward_batch, engine.plan.spec.image_size
     images = torch.zeros(batch, 3, size, size, dtype=torch.uint8)

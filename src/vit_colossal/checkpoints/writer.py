@@ -92,9 +92,9 @@ class Checkpointer:
             tensors["ema"] = state.ema
         values = {"train_state": state.values, "progress": progress}
         path = files.write(self.root, step, tensors, values, self.identity)
-        files.point(self.root, "last", path)
+        files.point(self.root, run_folder.LAST, path)
         if best and config.keep_best:
-            files.point(self.root, "best", path)
+            files.point(self.root, run_folder.BEST, path)
         files.prune(self.root, config.keep_last)
 
     def resume(self, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Checkpointer:
         Raises:
             files.CheckpointError: it is damaged.
         """
-        link = self.root / "best"
+        link = self.root / run_folder.BEST
         if not link.exists():
             return None
         best = files.verify(link.resolve())

@@ -23,7 +23,7 @@ from vit_colossal.plan.plan import RunPlan
 from vit_colossal.plan.trainer_cut import trainer_cut
 
 if TYPE_CHECKING:
-    from vit_colossal.config.reading import TrainConfig
+    from vit_colossal.config.train_config import TrainConfig
     from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
 
 

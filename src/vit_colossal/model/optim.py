@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, get_scheduler
 from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
 from transformers.trainer_pt_utils import get_parameter_names
 
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.model.fused_adamw import FusedAdamW
 from vit_colossal.plan.model_spec import ModelSpec
 

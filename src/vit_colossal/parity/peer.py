@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers import Trainer as HubTrainer
 
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.loaders import epoch_order
 from vit_colossal.data.prepare import RunData
 from vit_colossal.data.transforms import normalize

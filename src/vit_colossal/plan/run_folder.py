@@ -17,3 +17,5 @@ MODEL = "model"
 REPORT = "report.html"
 #: SHA-256 of the finished model's files and of the predictions.
 SUMS = "SHA256SUMS"
+#: Links in CHECKPOINTS to two of them, and what --resume and --checkpoint call them.
+LAST, BEST = "last", "best"

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.evaluation.certainty import interval
 from vit_colossal.report.charts import compared_charts, run_charts
 from vit_colossal.report.classes import ClassView, class_view

@@ -173,7 +173,11 @@ def _checkpoints(root: Path) -> list[CheckpointRow]:
             problem = ""
         except checkpoint.CheckpointError as error:
             problem = str(error).removeprefix(f"checkpoint {path}: ")
-        names = (name for name in ("last", "best") if (root / name).resolve() == path.resolve())
+        names = (
+            name
+            for name in (run_folder.LAST, run_folder.BEST)
+            if (root / name).resolve() == path.resolve()
+        )
         size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
         rows.append(CheckpointRow(path.name, tuple(names), size, problem))
     return rows

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import UserError
 
 logger = logging.getLogger("vit_colossal")

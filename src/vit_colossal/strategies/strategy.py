@@ -15,6 +15,7 @@ from colossalai.booster.mixed_precision import MixedPrecision
 from colossalai.booster.plugin.plugin_base import Plugin
 from colossalai.checkpoint_io.utils import gather_distributed_param
 from colossalai.interface import ModelWrapper, OptimizerWrapper
+from torch.nn.parallel import DistributedDataParallel
 
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.families.names import named_weights
@@ -100,6 +101,12 @@ class Strategy(ABC):
     def replicas(self, boosted: Boosted) -> dist.ProcessGroup | None:
         """The ranks that hold the same weights for other samples; None is the whole world."""
         return None
+
+    def reorders_sums(self, boosted: Boosted) -> bool:
+        """Whether the first step changes the order in which gradients are summed: DDP's does."""
+        return any(
+            isinstance(module, DistributedDataParallel) for module in boosted.model.modules()
+        )
 
     def stages(self, boosted: Boosted) -> dist.ProcessGroup:
         """The ranks of one pipeline; only a plugin whose facts claim degrees is asked for them."""

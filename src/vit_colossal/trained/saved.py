@@ -120,7 +120,7 @@ def _find(run_dir: Path, which: str) -> Checkpoint:
     from vit_colossal.checkpoints.files import named, newest_valid
 
     root = run_dir / run_folder.CHECKPOINTS
-    if which == "last":
+    if which == run_folder.LAST:
         found, skipped = newest_valid(root)
         for reason in skipped:
             logger.warning("skipped %s", reason)

@@ -49,7 +49,7 @@ def _weights(loop: Loop, evaluation: Evaluation, run_dir: Path) -> str:
     line = f"it has {average} of the last step, {loop.step}"
     if loop.best <= evaluation.accuracy:
         return line
-    best = run_dir / run_folder.CHECKPOINTS / "best"
+    best = run_dir / run_folder.CHECKPOINTS / run_folder.BEST
     if not best.exists():
         return f"{line}; the best accuracy, {loop.best:.4f}, is of weights that were not kept"
     return (

@@ -15,7 +15,7 @@ import torch
 
 from vit_colossal.checkpoints.resume import wants_resume
 from vit_colossal.checkpoints.sharing import share
-from vit_colossal.config.reading import TrainConfig
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.prepare import RunData, prepare_data
 from vit_colossal.data.sources.source import missing_path
 from vit_colossal.errors import ConfigError
