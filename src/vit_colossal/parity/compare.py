@@ -132,9 +132,9 @@ def compare_cases(
         worker: the python arguments that run a file of cases in each process.
     """
     torch.set_num_threads(1)  # like every rank, so that products are blocked alike
-    _run_cases(cases, folder, worker)
+    failed = _run_cases(cases, folder, worker)
     references = _References(config)
-    return [_judge(case, references) for case in cases]
+    return [_judge(case, references, failed.get(case.trace_dir)) for case in cases]
 
 
 def make_cases(config: ParityConfig, processes: int, folder: Path) -> list[Case]:
@@ -178,18 +178,25 @@ def _refuse_what_peers_lack(config: ParityConfig) -> None:
         raise ConfigError([f"{flags}: Trainer is compared without it: add --no-peers"])
 
 
-def _run_cases(cases: list[Case], folder: Path, worker: Sequence[str]) -> None:
-    """One launch per number of processes; a case that breaks it is left out of the next."""
+def _run_cases(cases: list[Case], folder: Path, worker: Sequence[str]) -> dict[Path, int]:
+    """One launch per number of processes; a case that breaks it is left out of the next.
+
+    Returns:
+        The exit codes of the launches that ended in a case, by the case's folder.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
+    failed = {}
     for processes in sorted({case.processes for case in cases}):
         todo = [case for case in cases if case.processes == processes]
         while todo:
             logger.info("running %d cases on %d processes", len(todo), processes)
             file = folder / f"cases-{processes}.json"
             file.write_text(json.dumps([case.to_json() for case in todo]), encoding="utf-8")
-            launch(Program((*worker, str(file))), processes)
+            code = launch(Program((*worker, str(file))), processes)
             left = [case for case in todo if not (case.trace_dir / "trace.json").exists()]
+            failed.update({case.trace_dir: code for case in left[:1]})
             todo = left[1:]
+    return failed
 
 
 class _References:
@@ -240,12 +247,12 @@ class _References:
         return self._tolerances[key]
 
 
-def _judge(case: Case, references: _References) -> Row:
+def _judge(case: Case, references: _References, exit_code: int | None) -> Row:
     """Compare one trace with the plain loop that mirrors its layout."""
     job = case.config
     row = Row(case.name, job.precision or "fp32", job.clip_grad_norm, case.processes)
-    if not (case.trace_dir / "trace.json").exists():
-        row.problems.append("the run failed: see its messages above")
+    if exit_code is not None:
+        row.problems.append(f"the run failed with exit code {exit_code}: see its messages above")
         return row
     trace = Trace.load(case.trace_dir)
     plan, _ = plan_run(job, Topology(world_size=case.processes))
