@@ -73,12 +73,21 @@ VARIANTS = {
             *("--grad-accumulation", "2"),
         ),
     ),
+    "sgd": Variant(
+        Recipe(steps=STEPS, lr=0.05, optimizer="sgd", schedule="cosine-restarts"),
+        ("--optimizer", "sgd", "--lr-schedule", "cosine-restarts"),
+    ),
+    "cooldown": Variant(
+        replace(SCALED, schedule="constant-cooldown"),
+        ("--lr-schedule", "constant-cooldown"),
+    ),
 }
 #: Launches: processes of each.
 GROUPS = {"one": 1, "two": 2, "two-half": 2, "four": 4}
 LABELS = 11
 
-ALL = tuple(name for name in VARIANTS if name != "probe")
+SCHEDULES = ("sgd", "cooldown")
+ALL = tuple(name for name in VARIANTS if name not in ("probe", *SCHEDULES))
 PROBED = (*ALL, "probe")
 ONE = ("plain", "clipped_accumulated")
 SOME = ("plain", "clipped", "accumulated")
@@ -143,17 +152,20 @@ class Layout:
 
 
 LAYOUTS = [
-    Layout("ddp", "two", "--plugin ddp"),
-    Layout("zero1", "two", "--plugin zero1", variants=PROBED),
+    Layout("ddp", "two", "--plugin ddp", variants=(*ALL, *SCHEDULES)),
+    Layout("zero1", "two", "--plugin zero1", variants=(*PROBED, *SCHEDULES)),
     Layout("zero2", "two", "--plugin zero2"),
     Layout("gemini", "two", "--plugin gemini", "bf16", PROBED),
-    Layout("tp2", "two", "--plugin hybrid --tp 2"),
-    Layout("pp2", "two", "--plugin hybrid --pp 2 --num-microbatches 4", variants=PROBED),
+    Layout("tp2", "two", "--plugin hybrid --tp 2", variants=(*ALL, *SCHEDULES)),
+    Layout(
+        *("pp2", "two", "--plugin hybrid --pp 2 --num-microbatches 4"),
+        variants=(*PROBED, *SCHEDULES),
+    ),
     Layout(
         *("pp2-uneven", "two", "--plugin hybrid --pp 2 --layers-per-stage 2,1"),
         variants=("plain",),
     ),
-    Layout("dp2-zero1", "two", "--plugin hybrid --zero 1", "bf16"),
+    Layout("dp2-zero1", "two", "--plugin hybrid --zero 1", "bf16", (*ALL, *SCHEDULES)),
     Layout(
         *("pp2-zero1", "two", "--plugin hybrid --pp 2 --zero 1 --microbatch-size 4", "bf16"),
         variants=PROBED,
@@ -194,7 +206,8 @@ def common_flags(dataset: Path, recipe: Recipe) -> list[str]:
         *("--device", "cpu", "--model", "vit-micro", *model, "--dataset", str(dataset)),
         *("--global-batch-size", str(recipe.global_batch_size), "--seed", str(recipe.seed)),
         *("--max-steps", str(recipe.steps), "--warmup-ratio", str(recipe.warmup_ratio)),
-        *("--lr", str(recipe.lr), "--adam-eps", str(recipe.adam_eps)),
+        *("--lr", str(recipe.lr)),
+        *(("--adam-eps", str(recipe.adam_eps)) if recipe.optimizer == "adamw" else ()),
         *("--weight-decay", str(recipe.weight_decay)),
     ]
 

@@ -83,6 +83,8 @@ class Recipe:
     trained_from: int = 0
     probe: bool = False
     ema: float = 0.0
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["cosine", "cosine-restarts", "constant-cooldown"] = "cosine"
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def train_plain(data: Images, recipe: Recipe, num_labels: int) -> PlainRun:
         master.load_state_dict(working.state_dict())  # ColossalAI's masters start from 16 bits
     _freeze(master, recipe)
     _freeze(working, recipe)
-    optimizer = torch.optim.AdamW(_groups(master, recipe), lr=recipe.lr, eps=recipe.adam_eps)
+    optimizer = _optimizer(master, recipe)
     losses, norms, weights, average = [], [], [_copy(working)], _copy(master)
     per_epoch = len(data.labels) // recipe.global_batch_size
     for step, rows in enumerate(_batches(len(data.labels), recipe)):
@@ -138,7 +140,7 @@ def train_plain(data: Images, recipe: Recipe, num_labels: int) -> PlainRun:
         max_norm = recipe.clip_grad_norm or math.inf
         norms.append(float(torch.nn.utils.clip_grad_norm_(master.parameters(), max_norm)))
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * group["scale"] * warmup_then_cosine(step, recipe)
+            group["lr"] = recipe.lr * group["scale"] * rate(step, recipe)
         if step not in recipe.skipped:
             optimizer.step()
         if working is not master:
@@ -155,12 +157,25 @@ def train_plain(data: Images, recipe: Recipe, num_labels: int) -> PlainRun:
     return PlainRun(losses, norms, weights)
 
 
-def warmup_then_cosine(step: int, recipe: Recipe) -> float:
-    """The learning rate's factor in the step after ``step`` steps."""
+def rate(step: int, recipe: Recipe) -> float:
+    """The learning rate's factor in the step after ``step`` steps: three cosines, or one, or flat
+    until the last fifth of the steps."""
     warmup = math.ceil(recipe.warmup_ratio * recipe.steps)
     if step < warmup:
         return step / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (recipe.steps - warmup)))
+    progress = (step - warmup) / (recipe.steps - warmup)
+    if recipe.schedule == "constant-cooldown":
+        return min(1.0, (recipe.steps - step) / math.ceil(0.2 * recipe.steps))
+    if recipe.schedule == "cosine-restarts":
+        progress = 3 * progress % 1
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = _groups(model, recipe)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=recipe.lr, eps=recipe.adam_eps)
 
 
 def evaluate_plain(

@@ -69,6 +69,31 @@ def test_the_average_goes_on_under_another_layout(source: str, target: str, aver
             assert names[0].read_bytes() == names[1].read_bytes(), file
 
 
+#: It keeps other moments than AdamW, or none.
+SGD = ("--optimizer sgd --lr 0.05", "--optimizer sgd --momentum 0 --lr 0.05")
+CARRIED = (
+    ("zero1 fp32, 2", "zero1 fp32, 2"),
+    ("pp2 fp32, 2", "pp2 fp32, 2"),
+    ("zero1 fp32, 2", "pp2 fp32, 2"),
+    ("pp2 fp32, 2", "zero1 fp32, 2"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", SGD)
+def test_sgd_goes_on(flags: str, tmp_path: Path) -> None:
+    """To the bit under the same layout: losses, weights and moments."""
+    drifts = run_pairs(tmp_path, CARRIED, timeout_s=300, flags=flags)
+    for (source, target), drift in drifts.items():
+        assert drift <= (0.0 if source == target else CLOSE), (source, target)
+        if source == target:
+            last = f"checkpoints/step-{STEPS:06d}"
+            runs = run_folder(tmp_path, source), run_folder(tmp_path, source, target)
+            for file in ("weights", "moments"):
+                ours, theirs = (run / last / f"{file}.safetensors" for run in runs)
+                assert ours.read_bytes() == theirs.read_bytes(), file
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_goes_on_under_another_layout(

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from layouts import LABELS, VARIANTS, Band, Layout, table
+from layouts import LABELS, SCHEDULES, VARIANTS, Band, Layout, table
 from plain_loop import Images, PlainRun, Recipe, evaluate_plain, model_with
 from test_evaluation import check as check_evaluation
 from test_layouts import check
@@ -55,6 +55,14 @@ def test_a_linear_probe_moves_the_head_alone(
     for name, weight in run.weights.items():
         same = weight.equal(expected.weights[0][name].to(weight))
         assert same == (not name.startswith("classifier.")), name
+
+
+@pytest.mark.parametrize("variant", SCHEDULES)
+@pytest.mark.parametrize("layout", table(SCHEDULES[0]))
+def test_sgd_and_other_schedules_follow_the_plain_loop(
+    layout: Layout, variant: str, outcome: Outcomes, reference: Reference, band: Bands
+) -> None:
+    check(layout, variant, outcome, reference, band)
 
 
 def test_the_variants_do_what_they_are_called(reference: Reference) -> None:

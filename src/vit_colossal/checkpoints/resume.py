@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_colossal.checkpoints.files import listed, named, newest_valid
+from vit_colossal.config.optimizers import moments_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
@@ -32,9 +33,14 @@ def identity(plan: RunPlan, data: RunData) -> dict[str, Any]:
         "frozen": config.freeze or config.freeze_layers,
         "weight average": True if config.ema else None,
         "global batch size": plan.batches.global_batch,
+        "optimizer": None if config.optimizer == "adamw" else _optimizer(config),
         "order": f"Trainer's on {cut}" if (cut := trainer_cut(config)) else None,
         "seed": config.seed,
     }
+
+
+def _optimizer(config: TrainConfig) -> str:
+    return config.optimizer + ("" if moments_of(config) else " without momentum")
 
 
 def layout(plan: RunPlan) -> dict[str, Any]:

@@ -10,12 +10,10 @@ import torch
 import torch.distributed as dist
 from safetensors import safe_open
 
+from vit_colossal.config.optimizers import moments_of
 from vit_colossal.model.loss import criterion
 from vit_colossal.strategies.engine import Engine
 from vit_colossal.strategies.parts import Part
-
-#: AdamW's moments, as PyTorch and ColossalAI name them.
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class _Piece(NamedTuple):
@@ -38,7 +36,8 @@ class TrainState:
 
     Attributes:
         weights: fp32 master weights by name, full shapes.
-        moments: ``NAME.exp_avg`` and ``NAME.exp_avg_sq``, full shapes; empty before a first step.
+        moments: AdamW's ``NAME.exp_avg`` and ``NAME.exp_avg_sq``, others' by their names in
+            ``config.optimizers``; full shapes; empty before a first step.
         ema: the weights' average by name, full shapes; empty where none is kept.
         rng: ``rankN.cpu`` and ``rankN.cuda`` generator states, uint8.
         values: steps of the optimizer and of the schedule, and the gradient scaler, as JSON.
@@ -57,12 +56,12 @@ def collect(engine: Engine) -> TrainState | None:
     if engine.coordinate.dp:  # what all replicas hold, the first one sends
         parts = [part for part in parts if part.start is not None]
     described = [_Piece.of(part) for part in parts]
-    inner = engine.torch_optimizer
-    step = max((_step_of(inner, part) for part in parts), default=0)
+    step = max((_step_of(engine, part) for part in parts), default=0)
     mine = (described, step, _generator_states(engine))
     everyone: list[Any] = [None] * engine.dims.world_size
     dist.all_gather_object(everyone, mine)
-    kinds = ("weight", *(MOMENTS if step else ()), *(("ema",) if engine.ema else ()))
+    moments = moments_of(engine.plan.config) if step else ()
+    kinds = ("weight", *moments, *(("ema",) if engine.ema else ()))
     state = TrainState()
     for rank, (pieces, _, rng) in enumerate(everyone):
         state.rng |= {f"rank{rank}.{kind}": value for kind, value in rng.items()}
@@ -130,9 +129,8 @@ def _put(full: torch.Tensor, piece: _Piece, values: torch.Tensor, tp_index: int,
 
 
 def _full_tensor(engine: Engine, state: TrainState, name: str, kind: str) -> torch.Tensor:
-    store, key = state.moments, f"{name}.{kind}"
-    if kind not in MOMENTS:
-        store, key = state.weights if kind == "weight" else state.ema, name
+    stores = {"weight": state.weights, "ema": state.ema}
+    store, key = stores.get(kind, state.moments), name if kind in stores else f"{name}.{kind}"
     if key not in store:
         store[key] = torch.empty(engine.shapes[name], dtype=torch.float32)
     return store[key]
@@ -164,8 +162,9 @@ def restore(engine: Engine, folder: Path, values: dict[str, Any], *, same_layout
             part.master.copy_(part.piece_of(weights.get_tensor(part.name), *at))
             if step and not part.frozen:
                 state = inner.state[part.owner]
-                state["step"] = _step_value(inner, part, step)
-                for kind in MOMENTS:
+                if engine.plan.config.optimizer != "sgd":  # which does not count
+                    state["step"] = _step_value(inner, part, step)
+                for kind in moments_of(engine.plan.config):
                     saved = part.piece_of(moments.get_tensor(f"{part.name}.{kind}"), *at)
                     state[kind] = _empty_moment(part)
                     state[kind].view(-1)[: saved.numel()] = saved.flatten()
@@ -230,8 +229,10 @@ def _empty_moment(part: Part) -> torch.Tensor:
     return torch.zeros_like(like, dtype=torch.float32)
 
 
-def _step_of(inner: torch.optim.Optimizer, part: Part) -> int:
-    return int(inner.state[part.owner]["step"]) if inner.state.get(part.owner) else 0
+def _step_of(engine: Engine, part: Part) -> int:
+    """Updates so far; SGD does not count them, and the schedule's steps do for it."""
+    state = engine.torch_optimizer.state.get(part.owner)
+    return int(state.get("step", engine.schedule.last_epoch)) if state else 0
 
 
 def _step_value(inner: torch.optim.Optimizer, part: Part, step: int) -> int | torch.Tensor:

@@ -35,6 +35,7 @@ class PluginFacts:
         autocasts: 16 bits are autocast over fp32 weights, not 16-bit weights with fp32 masters.
         compiles: its layers can be compiled.
         frees_weights: it takes weights away between the forward and the backward pass.
+        adamw_only: it updates with an optimizer of its own, which is AdamW.
     """
 
     strategy: str
@@ -44,6 +45,7 @@ class PluginFacts:
     autocasts: bool = False
     compiles: bool = True
     frees_weights: bool = False
+    adamw_only: bool = False
 
 
 _ROOM = "vit_colossal.strategies"
@@ -57,6 +59,7 @@ BUILT_IN = {
         refuses_fp32=True,
         compiles=False,
         frees_weights=True,
+        adamw_only=True,
     ),
     "hybrid": PluginFacts(strategy=f"{_ROOM}.hybrid:Hybrid", has_degrees=True),
 }

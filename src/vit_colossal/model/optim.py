@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups and the learning-rate schedule."""
+"""Optimizers, their parameter groups and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, get_scheduler
 from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
@@ -17,7 +17,13 @@ from vit_colossal.model.fused_adamw import FusedAdamW
 from vit_colossal.plan.model_spec import ModelSpec
 
 #: transformers' names of the schedules.
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+SCHEDULES = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant_with_warmup",
+    "cosine-restarts": "cosine_with_restarts",
+    "constant-cooldown": "warmup_stable_decay",
+}
 
 #: Name patterns that transformers' Trainer leaves without weight decay.
 _NOT_DECAYED = ["bias", "layernorm", "rmsnorm"]
@@ -66,6 +72,13 @@ def parameter_groups(
     return groups
 
 
+def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig, device: str) -> Optimizer:
+    """PyTorch's optimizer of :func:`parameter_groups`, which rounds alike under every plugin."""
+    if config.optimizer == "sgd":
+        return SGD(groups, lr=config.lr or 0.0, momentum=config.momentum, foreach=True)
+    return adamw(groups, config, device)
+
+
 def adamw(groups: list[dict[str, Any]], config: TrainConfig, device: str) -> Optimizer:
     """PyTorch's AdamW of :func:`parameter_groups`.
 
@@ -100,10 +113,19 @@ def rate_after(step: int, config: TrainConfig, total_steps: int) -> float:
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, total_steps: int) -> LRScheduler:
     """Linear warm-up over ``ceil(warmup_ratio * total_steps)`` steps, then the chosen shape."""
-    warmup = math.ceil(config.warmup_ratio * total_steps)
     return get_scheduler(
         SCHEDULES[config.lr_schedule],
         optimizer,
-        num_warmup_steps=warmup,
+        num_warmup_steps=math.ceil(config.warmup_ratio * total_steps),
         num_training_steps=total_steps,
+        scheduler_specific_kwargs=schedule_shape(config, total_steps),
     )
+
+
+def schedule_shape(config: TrainConfig, total_steps: int) -> dict[str, Any]:
+    """What transformers' function of the schedule takes beside the numbers of steps."""
+    if config.lr_schedule == "cosine-restarts":
+        return {"num_cycles": config.lr_cycles}
+    if config.lr_schedule == "constant-cooldown":
+        return {"num_decay_steps": math.ceil(config.cooldown_ratio * total_steps)}
+    return {}

@@ -55,6 +55,7 @@ TRAINER_OPTIMS = ("adamw_torch", "adamw_torch_fused")
 _SHARED = frozenset(
     (
         *("global_batch_size", "grad_accumulation", "epochs", "max_steps", "lr", "lr_schedule"),
+        *("lr_cycles", "cooldown_ratio"),
         *("warmup_ratio", "weight_decay", "decay_all", "adam_beta1", "adam_beta2", "adam_eps"),
         *("clip_grad_norm", "max_train_samples", "precision", "early_stopping_patience"),
         "save_best_model",

@@ -23,7 +23,7 @@ from vit_colossal.data.prepare import RunData
 from vit_colossal.data.transforms import normalize
 from vit_colossal.families.names import named_weights
 from vit_colossal.model.build import build_model
-from vit_colossal.model.optim import SCHEDULES
+from vit_colossal.model.optim import SCHEDULES, schedule_shape
 from vit_colossal.parity.plain_loop import count_correct
 from vit_colossal.parity.trace import Trace
 from vit_colossal.plan.plan import RunPlan
@@ -149,6 +149,7 @@ def _arguments(
         adam_epsilon=config.adam_eps,
         max_grad_norm=config.clip_grad_norm,
         lr_scheduler_type=SCHEDULES[config.lr_schedule],
+        lr_scheduler_kwargs=schedule_shape(config, steps),
         warmup_steps=math.ceil(config.warmup_ratio * steps),
         optim=optim,
         bf16=config.precision == "bf16",

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from vit_colossal.config.plugins import facts_of
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.loaders import Batch, Shard
 from vit_colossal.data.mixing import mix_pixels
 from vit_colossal.data.prepare import RunData, train_batches
@@ -24,7 +26,12 @@ from vit_colossal.families.family import Family
 from vit_colossal.families.names import named_weights
 from vit_colossal.model.build import build_model
 from vit_colossal.model.loss import criterion
-from vit_colossal.model.optim import build_schedule, ema_decay, freeze, parameter_groups
+from vit_colossal.model.optim import (
+    build_schedule,
+    ema_decay,
+    freeze,
+    parameter_groups,
+)
 from vit_colossal.parity.trace import Trace
 from vit_colossal.plan.parallel_dims import BatchPlan
 from vit_colossal.plan.plan import RunPlan
@@ -86,14 +93,7 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     drops = take_over(model, plan.spec, config.seed, plan.batches.global_batch, model.device)
     freeze(master, plan.spec, config)
     freeze(model, plan.spec, config)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(master, plan.spec, config),
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_eps,
-        # On CUDA the kernel that every plugin updates with; on the CPU they round as this does.
-        fused=device == "cuda",
-        foreach=False,
-    )
+    optimizer = _optimizer(parameter_groups(master, plan.spec, config), config, device)
     schedule = build_schedule(optimizer, config, total_steps)
     losses: list[float] = []
     norms, lrs = [], []
@@ -119,6 +119,21 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     weights = {name: p.detach().float().cpu().clone() for name, p in named_weights(model)}
     correct = count_correct(model, plan, data)
     return Trace(losses, norms, lrs, correct, len(data.evaluation), weights)
+
+
+def _optimizer(
+    groups: list[dict[str, Any]], config: TrainConfig, device: str
+) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, foreach=False)
+    return torch.optim.AdamW(
+        groups,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
+        # On CUDA the kernel that every plugin updates with; on the CPU they round as this does.
+        fused=device == "cuda",
+        foreach=False,
+    )
 
 
 @torch.no_grad()

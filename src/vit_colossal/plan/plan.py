@@ -19,6 +19,7 @@ from vit_colossal.plan.problems import (
     augmentation_problems,
     freeze_problems,
     model_problems,
+    optimizer_problems,
     plugin_problems,
     refuses_fp32,
 )
@@ -93,6 +94,7 @@ def make_plan(
         facts_of(config.plugin)
     except ConfigError as error:
         raise ConfigError([*found, *error.problems]) from None
+    found = [*found, *optimizer_problems(config)]
     config, notes = _default_subject(config, device)
     try:
         config = _image_size(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vit_colossal.config.optimizers import OPTIMIZERS
 from vit_colossal.config.plugins import BUILT_IN, PLUGIN_WITH_DEGREES, facts_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.plan.model_spec import ModelSpec
@@ -58,6 +59,45 @@ def _problems_of_own_settings(config: TrainConfig, device: str) -> list[str]:
             problems.append(f"{flag} {value} moves data between GPU and host: not on --device cpu")
         elif config.gemini_placement == "auto" and name.endswith("_frac"):
             problems.append(f"{flag} {value} needs --gemini-placement static")
+    return problems
+
+
+def optimizer_problems(config: TrainConfig) -> list[str]:
+    """What the optimizer and the schedule cannot honour, and settings that they do not read."""
+    problems, fields = [], type(config).model_fields
+    title = OPTIMIZERS[config.optimizer].title
+    if config.optimizer != "adamw":
+        flag = f"--optimizer {config.optimizer}"
+        if facts_of(config.plugin).adamw_only:
+            problems.append(f"{flag}: --plugin {config.plugin} has AdamW alone: use another plugin")
+        if config.order == "transformers":
+            problems.append(f"{flag}: --order transformers updates with Trainer's AdamW: drop one")
+        if config.lr is None:
+            problems.append(f"{flag} needs --lr: the default rate is AdamW's, not {title}'s")
+    others = [
+        name
+        for kind, facts in OPTIMIZERS.items()
+        if kind != config.optimizer
+        for name in facts.settings
+    ]
+    shape = {"lr_cycles": "cosine-restarts", "cooldown_ratio": "constant-cooldown"}
+    idle = [(name, f"--optimizer {config.optimizer}") for name in others]
+    idle += [
+        (name, f"--lr-schedule {config.lr_schedule}")
+        for name, schedule in shape.items()
+        if schedule != config.lr_schedule
+    ]
+    for name, choice in idle:
+        value = getattr(config, name)
+        if value != fields[name].default:
+            flag = "--" + name.replace("_", "-")
+            problems.append(f"{flag} {value:g} has no effect with {choice}: drop it")
+    cools = config.lr_schedule == "constant-cooldown"
+    if cools and config.warmup_ratio + config.cooldown_ratio > 1:
+        problems.append(
+            f"--warmup-ratio {config.warmup_ratio:g} and --cooldown-ratio "
+            f"{config.cooldown_ratio:g} are more than all steps: lower one"
+        )
     return problems
 
 

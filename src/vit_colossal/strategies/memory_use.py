@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from vit_colossal.config.optimizers import moments_of
 from vit_colossal.strategies.engine import Engine
 
 
@@ -19,7 +20,7 @@ class StateMemory:
         gradients: of the same type; divided by the replicas under zero2, and under Gemini kept in
             the place of the weights, unless they are accumulated.
         masters: fp32 copies, where the weights are not updated themselves.
-        moments: AdamW's two, fp32, one each for every weight that this rank updates.
+        moments: the optimizer's, fp32, AdamW's two for every weight that this rank updates.
         average: of those weights, fp32, where one is kept.
     """
 
@@ -45,7 +46,7 @@ def state_memory(engine: Engine) -> StateMemory:
 
     Counted on what the booster gave this rank, by the bytes of ZeRO's model of mixed precision
     (Rajbhandari et al. 2020, section 3.1): 2 for a weight and its gradient in 16 bits, 4 each for
-    master and both moments; 4 for weight and gradient in fp32. Activations, communication buffers
+    master and each moment; 4 for weight and gradient in fp32. Activations, communication buffers
     and the framework come on top.
     """
     parts = engine.parts
@@ -55,7 +56,8 @@ def state_memory(engine: Engine) -> StateMemory:
     use = engine.strategy.memory(engine, trained)
     weights = use.weights + sum(tensor.numel() * tensor.element_size() for tensor in frozen)
     average = 4 * updated if engine.ema else 0
-    sizes = [weights, use.gradients, use.masters, 8 * updated, average]
+    moments = 4 * len(moments_of(engine.plan.config)) * updated
+    sizes = [weights, use.gradients, use.masters, moments, average]
     found = torch.tensor(sizes, device=engine.device)
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return StateMemory(*found.tolist())

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.families.names import named_weights
-from vit_colossal.model.optim import adamw
+from vit_colossal.model.optim import build_optimizer
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.strategies.parts import Part, cut_dimension
 
@@ -78,7 +78,7 @@ class Strategy(ABC):
         self, groups: list[dict[str, Any]], config: TrainConfig, device: str
     ) -> torch.optim.Optimizer:
         """The optimizer of parameter groups, before it is wrapped."""
-        return adamw(groups, config, device)
+        return build_optimizer(groups, config, device)
 
     def optimizer_kernel(self, device: str) -> str:
         """Which implementation of the optimizer runs, in words."""

@@ -101,6 +101,8 @@ def _training(job: Job) -> str:
 def kernels(job: Job) -> tuple[str, str]:
     """The implementations in use: ColossalAI's own where they load, PyTorch's elsewhere."""
     optimizer = job.engine.strategy.optimizer_kernel(job.plan.device.kind)
+    if job.plan.config.optimizer == "sgd":
+        optimizer = "SGD (torch)"
     if isinstance(job.engine.torch_optimizer, FusedAdamW):
         optimizer = "AdamW (torch, fused)"
     attention = str(job.model.config._attn_implementation)

@@ -388,3 +388,41 @@ def test_a_default_batch_is_made_to_fit_few_images() -> None:
     assert fit_batch(resolved, asked, 1) is resolved
     named = asked.replace(global_batch_size=64)
     assert fit_batch(make_plan(named, 1, Device("cpu")), named, 27).batches.global_batch == 64
+
+
+# --- Optimizers and schedules ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "sgd"}, "--optimizer sgd needs --lr: the default rate is AdamW's"),
+        (
+            {"optimizer": "sgd", "lr": 0.1, "plugin": "gemini", "precision": "bf16"},
+            "--optimizer sgd: --plugin gemini has AdamW alone: use another plugin",
+        ),
+        (
+            {"optimizer": "sgd", "lr": 0.1, "order": "transformers", "order_processes": 1},
+            "--optimizer sgd: --order transformers updates with Trainer's AdamW: drop one",
+        ),
+        (
+            {"optimizer": "sgd", "lr": 0.1, "adam_beta2": 0.95},
+            "--adam-beta2 0.95 has no effect with --optimizer sgd: drop it",
+        ),
+        ({"momentum": 0.5}, "--momentum 0.5 has no effect with --optimizer adamw: drop it"),
+        ({"lr_cycles": 2}, "--lr-cycles 2 has no effect with --lr-schedule cosine: drop it"),
+        (
+            {"cooldown_ratio": 0.5, "lr_schedule": "constant"},
+            "--cooldown-ratio 0.5 has no effect with --lr-schedule constant: drop it",
+        ),
+        (
+            {"lr_schedule": "constant-cooldown", "cooldown_ratio": 0.8, "warmup_ratio": 0.3},
+            "--warmup-ratio 0.3 and --cooldown-ratio 0.8 are more than all steps: lower one",
+        ),
+    ],
+)
+def test_what_the_optimizer_or_the_schedule_does_not_read_is_refused(
+    settings: dict[str, object], message: str
+) -> None:
+    [problem] = problems(dataset="digits", model="vit-micro", **settings)
+    assert problem.startswith(message)

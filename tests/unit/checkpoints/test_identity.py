@@ -15,7 +15,17 @@ from vit_colossal.plan.plan import Device, RunPlan, make_plan
 
 #: These may be changed on the way: the schedule is a function of the step, the rest of the future.
 MAY_CHANGE = {
-    *("epochs", "max_steps", "lr", "lr_schedule", "warmup_ratio", "adam_beta1", "adam_beta2"),
+    *(
+        "epochs",
+        "max_steps",
+        "lr",
+        "lr_schedule",
+        "warmup_ratio",
+        "momentum",
+        "adam_beta1",
+        "adam_beta2",
+    ),
+    *("lr_cycles", "cooldown_ratio"),
     *("adam_eps", "clip_grad_norm", "early_stopping_patience", "save_best_model"),
     *("grad_accumulation", "precision"),
     *(
@@ -40,6 +50,7 @@ MAY_CHANGE = {
 OTHER: dict[str, Any] = {
     "global_batch_size": 32,
     "jpeg_draft": True,
+    "optimizer": "sgd",
     "order": "transformers",
     "order_processes": 2,
     "weight_decay": 0.0,  # one parameter group instead of two
@@ -67,6 +78,7 @@ def test_every_setting_of_the_recipe_has_to_agree_or_may_change() -> None:
 
 #: What a setting needs beside it.
 BESIDE: dict[str, Any] = {
+    "optimizer": {"lr": 0.05},
     "order": {"order_processes": 1},
     "order_processes": {"order": "transformers"},
 }
@@ -76,6 +88,11 @@ BESIDE: dict[str, Any] = {
 def test_another_value_is_another_run(name: str) -> None:
     other = plan(**{name: OTHER[name], **BESIDE.get(name, {})})
     assert identity(other, DATA) != identity(plan(), DATA)
+
+
+def test_sgd_without_momentum_keeps_nothing_to_go_on_with() -> None:
+    with_it, without = (plan(optimizer="sgd", lr=0.05, momentum=m) for m in (0.9, 0.0))
+    assert identity(with_it, DATA) != identity(without, DATA)
 
 
 def test_trainer_s_order_is_told_by_its_processes_and_its_accumulation() -> None:

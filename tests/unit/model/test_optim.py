@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.model.fused_adamw import FusedAdamW, Place
+from vit_colossal.model.optim import build_optimizer
 
 STEPS = 20
 
@@ -31,6 +33,28 @@ def test_shards_get_the_bits_of_the_whole(pieces: tuple[int, ...]) -> None:
     """What every plugin's equality with the plain loop rests on."""
     whole = _second_moments([sum(pieces)], fused=False)
     assert torch.equal(_second_moments(pieces, fused=False), whole)
+
+
+@pytest.mark.parametrize("pieces", [(500, 500), (334, 334, 332), (250, 250, 250, 250)])
+def test_shards_under_sgd_get_the_bits_of_the_whole(pieces: tuple[int, ...]) -> None:
+    config = TrainConfig(lr=1e-2, optimizer="sgd")
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(1000, generator=generator)
+    gradients = torch.randn(STEPS, 1000, generator=generator)
+
+    def trained(lengths: Sequence[int]) -> torch.Tensor:
+        params = [torch.nn.Parameter(part.clone()) for part in weights.split(list(lengths))]
+        groups = [{"params": params, "lr": 1e-2, "weight_decay": 0.1}]
+        optimizer = build_optimizer(groups, config, "cpu")
+        for gradient in gradients:
+            for param, part in zip(params, gradient.split(list(lengths)), strict=True):
+                param.grad = part.clone()
+            optimizer.step()
+        return torch.cat([param.detach() for param in params])
+
+    whole = trained([1000])
+    assert not whole.equal(weights)
+    assert trained(pieces).equal(whole)
 
 
 def test_the_fused_kernel_s_bits_depend_on_the_shards() -> None:

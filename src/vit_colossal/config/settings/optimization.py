@@ -8,6 +8,9 @@ from pydantic import Field, FiniteFloat
 
 from vit_colossal.config.settings.base import Settings, alias
 
+#: Shapes of the learning rate over the steps.
+Schedule = Literal["cosine", "linear", "constant", "cosine-restarts", "constant-cooldown"]
+
 
 class OptimizationSettings(Settings):
     """The recipe: none of these may change what another strategy would compute."""
@@ -32,13 +35,23 @@ class OptimizationSettings(Settings):
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many optimizer steps; the schedule spans them."""
     lr: FiniteFloat | None = alias("lr", "learning_rate", ge=0)
-    """Peak learning rate, never scaled. Default 2e-4 for a pretrained model, 1e-3 from scratch."""
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape after the warm-up."""
+    """Peak learning rate, never scaled. Default 2e-4 for a pretrained model, 1e-3 from scratch; an
+    optimizer other than AdamW needs one of its own."""
+    lr_schedule: Schedule = "cosine"
+    """Shape after the warm-up. cosine-restarts starts --lr-cycles times from the peak;
+    constant-cooldown falls to 0 over the last --cooldown-ratio of the steps."""
+    lr_cycles: int = Field(3, ge=1)
+    """Cosines of --lr-schedule cosine-restarts."""
+    cooldown_ratio: FiniteFloat = Field(0.2, gt=0, le=1)
+    """Share of all steps with falling learning rate under --lr-schedule constant-cooldown."""
     warmup_ratio: FiniteFloat = Field(0.1, ge=0, lt=1)
     """Share of all steps with linearly rising learning rate."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """What updates the weights; gemini has AdamW alone."""
+    momentum: FiniteFloat = Field(0.9, ge=0, lt=1)
+    """SGD's momentum."""
     weight_decay: FiniteFloat = Field(0.05, ge=0)
-    """AdamW weight decay."""
+    """Weight decay: decoupled, but SGD adds it to the gradient."""
     decay_all: bool = False
     """One parameter group: decay biases and norms too (transformers leaves them out)."""
     adam_beta1: FiniteFloat = Field(0.9, ge=0, lt=1)
