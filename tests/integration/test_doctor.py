@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def test_this_machine_can_train(tmp_path: Path) -> None:
         assert name in checks["kernels"]["detail"]
     expected = {"Python", "torch", "CUDA", "gloo", "transformers", "colossalai", "launchers"}
     expected |= {"memory", "output", "image cache", "hub cache", "hub", "requirements", "pins"}
+    expected |= {"host name"}
     assert expected <= checks.keys()
     # ColossalAI's pins are no clash.
     assert (checks["requirements"]["status"], checks["requirements"]["fix"]) == ("ok", "")
@@ -175,6 +177,27 @@ def test_a_hub_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
     answer = machine_checks.within(0.2, lambda: str(threading.Event().wait(30)))
     assert answer == "no answer within 0.2 s"
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [("10.0.0.3", "ok"), ("fe80::1%eth0", "ok"), ("127.0.1.1", "warn"), ("::1", "warn")],
+)
+def test_a_name_that_leads_nowhere_is_told(address: str, status: str) -> None:
+    """The first address counts, which is the one that gloo takes."""
+    found = [(0, 0, 6, "", (address, 0)), (0, 0, 6, "", ("10.0.0.4", 0))]
+    check = machine_checks.host_name(lambda *_, **__: found)
+    assert (check.status, bool(check.fix)) == (status, status == "warn")
+    assert status == "ok" or f" resolves to {address}: " in check.detail
+
+
+def test_a_name_that_nobody_knows_is_told() -> None:
+    def unknown(*_: object, **__: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    check = machine_checks.host_name(unknown)
+    assert check.status == "warn"
+    assert check.detail.endswith(" cannot be resolved (Name or service not known)")
 
 
 def facts(**changes: Any) -> dict[str, Any]:

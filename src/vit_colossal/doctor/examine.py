@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vit_colossal.doctor.machine import GIB, Check, folders, hub, memory
+from vit_colossal.doctor.machine import GIB, Check, folders, host_name, hub, memory
 from vit_colossal.doctor.requirements import clashes, pinned
 from vit_colossal.runtime.pins import (
     colossalai_problems,
@@ -53,6 +53,7 @@ def examine(output: Path) -> Iterator[Check]:
     yield _launcher()
     yield memory()
     yield from folders(output)
+    yield host_name()
     yield hub()
 
 

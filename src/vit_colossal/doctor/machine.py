@@ -1,9 +1,11 @@
-"""Memory, disks and the hub, as ``doctor`` sees them; no framework is imported."""
+"""Memory, disks, names and the hub, as ``doctor`` sees them; no framework is imported."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import urllib.error
@@ -11,7 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vit_colossal.data.sources.request import default_cache_root
 
@@ -21,7 +23,7 @@ GIB = 2**30
 #: A process with ColossalAI and a small model takes 0.8 GiB; a run's images, logs and checkpoints
 #: more than this.
 _LITTLE_MEMORY, _LITTLE_DISK = 2 * GIB, 1 * GIB
-_HUB_S = 6
+_HUB_S, _NAME_S = 6, 6
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,34 @@ def hub() -> Check:
         return Check("hub", "ok", f"{endpoint} answers")
     fix = "check the network, the proxy and HF_ENDPOINT; local folders and 'digits' need no hub"
     return Check("hub", "warn", f"{endpoint} cannot be reached ({answer})", fix)
+
+
+def host_name(resolve: Callable[..., list[Any]] = socket.getaddrinfo) -> Check:
+    """Whether this machine's name leads other machines here; one machine by itself needs no name.
+
+    torchrun compares the address of its name with that of the meeting point, and gloo tells the
+    other ranks the address of the name. Debian and Ubuntu write 127.0.1.1 beside it.
+
+    Args:
+        resolve: as `socket.getaddrinfo`.
+    """
+    name = socket.gethostname()
+    problem = within(_NAME_S, lambda: _leads_nowhere(name, resolve))
+    if problem is None:
+        return Check("host name", "ok", f"{name} is an address that other machines may know")
+    fix = f"for more than one machine, give {name} the address that the others use in /etc/hosts"
+    return Check("host name", "warn", f"{name} {problem}", fix)
+
+
+def _leads_nowhere(name: str, resolve: Callable[..., list[Any]]) -> str | None:
+    """What is wrong with a name's first address, which is the one that gloo takes."""
+    try:
+        address = str(resolve(name, None, proto=socket.IPPROTO_TCP)[0][4][0])
+    except OSError as error:
+        return f"cannot be resolved ({error.strerror or error})"
+    if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        return None
+    return f"resolves to {address}, so others find themselves: torchrun waits 60 s and fails"
 
 
 def _ask(endpoint: str) -> str | None:
