@@ -26,8 +26,10 @@ from vit_colossal.text import shown
 T = TypeVar("T")
 logger = logging.getLogger("vit_colossal")
 
-#: A rank with a problem says it by itself when the others have not come by then.
+#: What keeps a rank here is said when the others have not come by then.
 _PATIENCE_S = 10
+#: For how long a rank with a problem waits for those that have to hear of it.
+_NEWS_S = 120
 #: How long rank 0, which may hold the store, stays for the others to read why nobody starts.
 _LINGER_S = 10
 
@@ -109,9 +111,10 @@ def together(
     if "RANK" not in os.environ:
         return decide(), None
     mine = _decided(decide, facts_of, mends=mend is not None)
-    with _said_after(_PATIENCE_S, mine.statement.problems):
+    limit_s = min(timeout_s, _NEWS_S) if mine.statement.problems else timeout_s
+    with _said_after(_PATIENCE_S, mine.statement.problems, limit_s):
         try:
-            store = join(timeout_s)
+            store = join(limit_s)
             verdict = _exchange(store, topology, mine.statement)
         except ConfigError as unreached:  # what is wrong here comes first
             raise mine.failure or unreached from None
@@ -204,21 +207,22 @@ def _statement(text: bytes) -> Statement:
 
 
 @contextmanager
-def _said_after(seconds: float, problems: Sequence[str]) -> Iterator[None]:
-    """Say a problem here when the others keep this rank waiting; all will say it again."""
-    text = "\n".join(problems)
-    if not problems:
+def _said_after(seconds: float, problems: Sequence[str], limit_s: float) -> Iterator[None]:
+    """Say what keeps this rank waiting, once it has been for a while; of a problem, all will hear.
+
+    Without a problem, one rank of each host says that it waits.
+    """
+    rank, limit = os.environ["RANK"], f"at most {limit_s:g} s"
+    if not problems and os.environ.get("LOCAL_RANK", rank) != "0":
         yield
         return
-    timer = threading.Timer(
-        seconds,
-        lambda: logger.error(
-            "error on rank %s (%s): %s\nwaiting for the other ranks to hear of it",
-            os.environ["RANK"],
-            socket.gethostname(),
-            text,
-        ),
-    )
+    place = f"rank {rank} ({socket.gethostname()})"
+    text = f"{place} is ready and waits for the other ranks, {limit}"
+    if problems:
+        lines = "\n".join(problems)
+        text = f"error on {place}: {lines}\nwaiting for the other ranks to hear of it, {limit}"
+    level = logging.ERROR if problems else logging.INFO
+    timer = threading.Timer(seconds, logger.log, (level, "%s", text))
     timer.daemon = True
     timer.start()
     try:

@@ -113,14 +113,24 @@ def join(timeout_s: float) -> dist.Store:
     except TimeoutError as error:
         raise ConfigError([f"environment: {error}"]) from None
     except RuntimeError as error:
-        taken = "EADDRINUSE" in str(error)
-        if not taken and not isinstance(error, dist.DistNetworkError):
+        if not (of_address := _problem_of_address(error, timeout_s)):
             raise
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        reason = "in use by another program" if taken else str(error).splitlines()[0]
-        raise ConfigError(
-            [f"environment: MASTER_ADDR and MASTER_PORT, {where}: {reason}: choose another"]
-        ) from None
+        raise ConfigError([f"environment: {of_address}"]) from None
+
+
+def _problem_of_address(error: RuntimeError, timeout_s: float) -> str:
+    """Why the ranks cannot meet; nothing when the error is about something else."""
+    text, world = str(error).splitlines()[0].rstrip("."), os.environ["WORLD_SIZE"]
+    if isinstance(error, dist.DistStoreError):  # here is the store, and nobody came
+        return f"not all {world} ranks have come within {timeout_s:g} s: start the others, too"
+    where = f"MASTER_ADDR and MASTER_PORT, {os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if "EADDRINUSE" in str(error):
+        return f"{where}: in use by another program: choose another"
+    if not isinstance(error, dist.DistNetworkError):
+        return ""
+    if "timed out" in text:
+        return f"{where}: no rank 0 there within {timeout_s:g} s: start it, or give its address"
+    return f"{where}: {text}: choose another"
 
 
 def start(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -149,3 +151,30 @@ def test_all_ranks_mend_or_none_does() -> None:
     assert not compare([able[0], Statement("b", ["unreadable"], code=2)]).mends
     assert compare([able[0], Statement("b", ["no checkpoint"], code=2, mends=True)]).mends
     assert not compare([Statement(host, mends=True) for host in "ab"]).mends
+
+
+# --- Where the others never come ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_alone_says_its_problem_and_ends(
+    rank: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Soon, and in another time than it would wait for without one; the real store is used."""
+    place = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place["MASTER_PORT"] = free.getsockname()[1]
+    for name, value in place.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(agreement, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(agreement, "_NEWS_S", 1)
+    topology = Topology(rank, 2, 0, 1)
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(logging.getLogger("vit_colossal"), "propagate", True)
+    with pytest.raises(DataError, match=r"^no folder$"):
+        together(topology, partial(fail, DataError(["no folder"])), lambda _: {}, timeout_s=600)
+    assert f"error on rank {rank} ({socket.gethostname()}): no folder\nwaiting" in caplog.text
+    nobody = "not all 2 ranks have come" if rank == 0 else "no rank 0 there within 1 s"
+    with pytest.raises(ConfigError, match=nobody):
+        together(topology, lambda: "x", lambda _: {}, timeout_s=1)
+    assert f"rank {rank} ({socket.gethostname()}) is ready and waits" in caplog.text
