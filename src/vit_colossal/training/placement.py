@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from vit_colossal.plan.parallel_dims import ParallelDims
+from vit_colossal.plan.parallel_dims import Coordinate, ParallelDims
 
 
 def placement(dims: ParallelDims, hosts: Sequence[str]) -> list[str]:
-    """A line for each host, and one on what crosses hosts that should not; none for one host.
+    """A line for each host, one on what crosses them, and a warning where that is ``--tp``.
+
+    Nothing for a single host.
 
     Args:
         dims: the degrees.
@@ -20,13 +23,29 @@ def placement(dims: ParallelDims, hosts: Sequence[str]) -> list[str]:
     for host in dict.fromkeys(hosts):
         ranks = [rank for rank, name in enumerate(hosts) if name == host]
         lines.append(f"{host}: " + ", ".join(_described(dims, rank) for rank in ranks))
-    starts = range(0, dims.world_size, dims.tp)
-    if any(len(set(hosts[start : start + dims.tp])) > 1 for start in starts):
+    crossing = _crossing(dims, hosts)
+    words = {"pp": f"activations of {dims.pp} stages", "dp": f"gradients of {dims.dp} replicas"}
+    if sent := [text for degree, text in words.items() if degree in crossing]:
+        lines.append(f"between hosts: {', '.join(sent)}")
+    if "tp" in crossing:
         lines.append(
             f"--tp {dims.tp} crosses hosts, and exchanges activations twice in each layer: choose "
             "one that divides the processes of a host, and let --pp or the replicas cross"
         )
     return lines
+
+
+def _crossing(dims: ParallelDims, hosts: Sequence[str]) -> set[str]:
+    """The degrees along which ranks of one line of the mesh are on several hosts."""
+    found = set()
+    for degree in ("dp", "pp", "tp"):
+        lines: dict[Coordinate, set[str]] = {}
+        for rank, host in enumerate(hosts):
+            line = replace(dims.coordinate(rank), **{degree: 0})
+            lines.setdefault(line, set()).add(host)
+        if any(len(those) > 1 for those in lines.values()):
+            found.add(degree)
+    return found
 
 
 def _described(dims: ParallelDims, rank: int) -> str:
