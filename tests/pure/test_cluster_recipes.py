@@ -77,12 +77,12 @@ def test_the_example_of_the_batch_script_is_one() -> None:
 #: In place of Slurm's commands and torchrun: each writes down what it was given.
 STAND_INS = {
     "srun": 'shift; SLURM_NODEID=0 exec "$@"',
-    "scancel": 'kill -USR2 "$(cat node)"',
+    "scancel": "kill -USR2 $(cat all)",
     "scontrol": 'echo "scontrol $*" >> said',
     "torchrun": """
 echo "torchrun $*" >> said
-echo "$PPID" > node
-sh -c 'trap "echo saved >> said; exit 143" TERM; touch trained; while :; do sleep 0.05; done'
+echo "$PPID $$" > all
+sh -c 'trap "echo saved >> said; exit 143" TERM; touch trained; for i in $(seq 300); do sleep 0.05; done'
 exit 1""",
 }
 
