@@ -82,7 +82,8 @@ STAND_INS = {
     "torchrun": """
 echo "torchrun $*" >> said
 echo "$PPID $$" > all
-sh -c 'trap "echo saved >> said; exit 143" TERM; touch trained; for i in $(seq 300); do sleep 0.05; done'
+sh -c 'trap "echo saved >> said; exit 143" TERM; touch trained
+       for i in $(seq 300); do sleep 0.05; done'
 exit 1""",
 }
 
