@@ -14,6 +14,15 @@ from vit_colossal.redaction import hide_secrets
 if TYPE_CHECKING:
     from huggingface_hub.utils import httpx
 
+#: How the file begins that a clone of a repository without git LFS has in the place of another.
+LFS_POINTER = b"version https://git-lfs"
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether a clone without git LFS left a line on the file in its place."""
+    with file.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
+
 
 @contextmanager
 def reaching_hub() -> Iterator[bool]:

@@ -14,8 +14,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from vit_colossal.data import heic
-from vit_colossal.data.sources.images import LFS_POINTER, encoded
+from vit_colossal.data.sources.images import encoded
 from vit_colossal.data.sources.webdataset import open_file
+from vit_colossal.hub import LFS_POINTER
 from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.text import cell, printable
 

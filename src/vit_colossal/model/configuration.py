@@ -13,9 +13,13 @@ from vit_colossal.plan.model_spec import ModelSpec
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-#: Keys that say in which form a model answers, and no word of what it computes. They are another
-#: program's wishes: what is saved has transformers' defaults. Those of labels are set anew.
-_FORM_OF_OUTPUTS = ("return_dict", "torchscript", "output_attentions", "output_hidden_states")
+#: Keys that say in which form a model answers, and by which kernels; no word of what it computes.
+#: They are another program's wishes: what is saved has transformers' defaults. Those of labels are
+#: set anew.
+_FORM_OF_OUTPUTS = (
+    *("return_dict", "use_return_dict", "torchscript", "output_attentions"),
+    *("output_hidden_states", "attn_implementation", "_attn_implementation"),
+)
 _LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 
 
@@ -79,7 +83,10 @@ def blueprint(spec: ModelSpec, image_size: int) -> PreTrainedModel:
             return classifier_of(spec)(config)
     except Exception as error:  # whatever sizes lead the library to
         raise ModelError(
-            [f"--model {spec.name}: no model of its config.json ({reason_of(error)})"]
+            [
+                f"--model {spec.name}: transformers builds no model of its config.json "
+                f"({reason_of(error)})"
+            ]
         ) from None
 
 

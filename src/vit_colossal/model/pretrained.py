@@ -15,7 +15,7 @@ from vit_colossal.model.configuration import (
     quiet,
     reason_of,
 )
-from vit_colossal.model.head import Head
+from vit_colossal.model.head import Head, misfit
 from vit_colossal.plan.model_files import model_folder, weight_files
 from vit_colossal.plan.model_spec import ModelSpec
 
@@ -50,7 +50,7 @@ def load_pretrained(
         files = weight_files(spec.name, model_folder(spec.name))
         stored = {key: tensor for file in files for key, tensor in load_file(file).items()}
         weights = {new: stored[old] for old, new in plain_names(stored).items()}
-        _fit_head(weights, head, len(labels), spec.family.head)
+        _fit_head(weights, head, len(labels), spec)
         if spec.resized and spec.family.positions:
             _fit_positions(weights, spec)
         with quiet():
@@ -69,10 +69,14 @@ def load_pretrained(
 
 
 def _fit_head(
-    weights: dict[str, torch.Tensor], head: Head | None, num_labels: int, module: str
+    weights: dict[str, torch.Tensor], head: Head | None, num_labels: int, spec: ModelSpec
 ) -> None:
     """Put the classifier's rows in the order of the labels, or leave it out to be made anew."""
-    for name in {f"{module}.weight", f"{module}.bias"} & weights.keys():
+    names = [f"{spec.family.head}.{part}" for part in ("weight", "bias")]
+    shapes = {name: tuple(weights[name].shape) for name in names if name in weights}
+    if head is None and names[0] in shapes and (reason := misfit(spec, shapes)):
+        raise ValueError(reason)
+    for name in shapes:
         if head is None:
             if len(weights[name]) != num_labels:
                 rows = len(weights[name])

@@ -11,6 +11,7 @@ from typing import Any
 from vit_colossal.errors import ModelError
 from vit_colossal.families.family import Family
 from vit_colossal.families.names import plain_names, split_shapes
+from vit_colossal.hub import is_lfs_pointer
 from vit_colossal.model.configuration import blueprint
 from vit_colossal.plan.model_files import model_folder, weight_files
 from vit_colossal.plan.model_spec import ModelSpec
@@ -57,12 +58,16 @@ def stored_shapes(name: str, row: Family) -> dict[str, tuple[int, ...]]:
         ModelError: weights are unreadable, of another type, or two have one name.
     """
     shapes: dict[str, tuple[int, ...]] = {}
+    files: dict[str, str] = {}
     for file in weight_files(name, model_folder(name)):
         with _opened(name, file) as weights:
             for key in weights.keys():  # noqa: SIM118 - it is no mapping
                 part = weights.get_slice(key)
                 if key.endswith(_COUNTED):
                     continue
+                if files.setdefault(key, file.name) != file.name:
+                    reason = f"{key} is in {files[key]} and in {file.name}: save the model again"
+                    raise ModelError([f"--model {name}: {reason}"])
                 if part.get_dtype() not in _FLOATS:
                     kind = part.get_dtype()
                     reason = f"{key} is of type {kind}, not one of {', '.join(_FLOATS)}"
@@ -99,9 +104,10 @@ def _opened(name: str, file: Path) -> Iterator[Any]:
         with safe_open(file, framework="pt") as weights:
             yield weights
     except (OSError, SafetensorError) as error:
-        raise ModelError(
-            [f"--model {name}: {file.name} cannot be read ({error}): fetch it again"]
-        ) from None
+        reason = f"{file.name} cannot be read ({error}): fetch it again"
+        if is_lfs_pointer(file):
+            reason = f"{file.name} is a pointer of git LFS: run git lfs pull in that folder"
+        raise ModelError([f"--model {name}: {reason}"]) from None
 
 
 def _wrong(spec: ModelSpec, stored: dict[str, tuple[int, ...]]) -> list[str]:
@@ -116,18 +122,27 @@ def _wrong(spec: ModelSpec, stored: dict[str, tuple[int, ...]]) -> list[str]:
         return [f"they have {len(blocks)} layers, {named} {spec.shape.num_layers}"]
     if not blocks:
         return [
-            f"they are named like {next(iter(stored), 'nothing')!r}, where a {row.title}'s are "
+            f"they are named like {_in_a_block(row, stored)!r}, where a {row.title}'s are "
             f"named like {_example(row)!r}"
         ]
     try:
         expected = expected_shapes(spec)
-    except ModelError:
-        return ["transformers builds no model of it"]
+    except ModelError as error:
+        return [line.removeprefix(f"--model {spec.name}: ") for line in error.problems]
     return [
         f"{key} is {list(shapes[key]) if key in shapes else 'missing'}, not {list(shape)}"
         for key, shape in expected.items()
         if shapes.get(key, shape if row.is_unused(prefix + key) else ()) != shape
+    ] + [
+        f"they have {key}, which a {row.title} of this config.json has not"
+        for key in shapes.keys() - expected.keys()
+        if re.match(rf"{row.layer}|embeddings\.(?!mask_token)", key)
     ]
+
+
+def _in_a_block(row: Family, stored: dict[str, tuple[int, ...]]) -> str:
+    """The stored name that is most like one in a block."""
+    return next((key for key in stored if re.search(row.layer, key)), next(iter(stored), "nothing"))
 
 
 def _example(row: Family) -> str:

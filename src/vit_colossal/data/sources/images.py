@@ -24,8 +24,6 @@ IMAGE_SUFFIXES = frozenset((
     ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
 ))
 # fmt: on
-#: How the file begins that a clone without git LFS has in the place of another.
-LFS_POINTER = b"version https://git-lfs"
 _ADDRESS = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+://")
 _DATA_URI = re.compile(r"data:(image/[\w.+-]+|application/octet-stream)?(;[\w=.+-]+)*,", re.I)
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{40,}[\sA-Za-z0-9+/_-]*={0,2}\s*")

@@ -10,7 +10,7 @@ from typing import Any
 
 from vit_colossal.data.sources.columns import image_columns, sampler
 from vit_colossal.data.sources.image_files import ImageFiles, with_files
-from vit_colossal.data.sources.images import IMAGE_SUFFIXES, LFS_POINTER
+from vit_colossal.data.sources.images import IMAGE_SUFFIXES
 from vit_colossal.data.sources.repeated_images import in_several_splits
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.rows import Rows
@@ -19,6 +19,7 @@ from vit_colossal.data.sources.split_names import kind_of_split, matching
 from vit_colossal.data.sources.tables import TEXT_SUFFIXES, TrainingColumns, read_tables
 from vit_colossal.data.sources.webdataset import read_shards
 from vit_colossal.errors import DataError
+from vit_colossal.hub import is_lfs_pointer
 from vit_colossal.text import cell
 
 #: What can be made of other files.
@@ -49,19 +50,13 @@ def common_suffix(path: Path, files: list[Path]) -> str:
         raise DataError(
             [f"--dataset {path}: expected files of one kind ({known}), found {found}{fix}"]
         )
-    missing = [file for file in files if _is_pointer(file)]
+    missing = [file for file in files if is_lfs_pointer(file)]
     if missing:
         count = f"{len(missing)} of {len(files)} files ({missing[0].name} ...)"
         raise DataError(
             [f"--dataset {path}: {count} are pointers of git LFS: run git lfs pull in that folder"]
         )
     return suffixes.pop()
-
-
-def _is_pointer(file: Path) -> bool:
-    """Whether a clone without git LFS left a line on the file in its place."""
-    with file.open("rb") as stream:
-        return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _read_library(
