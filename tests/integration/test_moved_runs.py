@@ -14,6 +14,7 @@ from moved_runs import JOB, LABELS, contents, draw, invoke, save_base
 from vit_colossal import TrainConfig
 from vit_colossal.cli import main
 from vit_colossal.errors import ConfigError
+from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.segments import read_segments
 from vit_colossal.runtime.group import Topology
 from vit_colossal.trained.saved import load_model, locate
@@ -129,6 +130,111 @@ def test_another_model_s_processor_is_no_continuation(orphan: Path, tmp_path: Pa
     )  # fmt: skip
     with pytest.raises(ConfigError, match="image processor is not the run's: image_mean"):
         plan_run(config, Topology())
+
+
+def continuing(run_dir: Path, **settings: Any) -> RunPlan:
+    """The plan of going on, in the folder that the data and the other models lie in."""
+    values = {"dataset": "ph", "model": "./base", "epochs": 2, "resume": "auto", **settings}
+    config = TrainConfig(
+        device="cpu", global_batch_size=6, save_every=4, output_dir=run_dir, **values
+    )
+    return plan_run(config, Topology())[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_act", "relu"),
+        ("layer_norm_eps", 1e-3),
+        ("hidden_dropout_prob", 0.3),
+        ("attention_probs_dropout_prob", 0.3),
+        ("initializer_range", 0.5),
+    ],
+)
+def test_another_model_s_configuration_is_no_continuation(
+    key: str, value: object, orphan: Path, tmp_path: Path
+) -> None:
+    save_base(tmp_path / "other")
+    path = tmp_path / "other" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(ConfigError, match=f"its configuration is not the run's: {key}: "):
+        continuing(orphan, model="./other")
+
+
+@pytest.mark.parametrize("asked", ["flag", "config.yaml"])
+def test_a_model_that_is_not_read_is_not_written_down(
+    asked: str, orphan: Path, tmp_path: Path
+) -> None:
+    """Its weights are others; the run is still of those that it began with."""
+    save_base(tmp_path / "other")
+    path = orphan / "config.yaml"
+    path.write_text(path.read_text().replace("model: ./base", "model: ./other"))
+    plan = continuing(orphan, model="./other")
+    assert plan.config.model == "./base"
+    note = next(note for note in plan.notes if "--model ./other is not read" in note)
+    assert "this stays the run of ./base" in note
+    assert {part.settings["model"] for part in plan.segments} == {"./base"}
+
+
+@pytest.mark.parametrize("size", [8, 12, 20, 32, 64])
+def test_another_image_size_is_no_continuation(size: int, orphan: Path, home: Path) -> None:
+    shutil.copytree(home / "base", orphan.parents[1] / "base")
+    with pytest.raises(ConfigError, match=f"model.image_size: 16 in the checkpoint, {size} here"):
+        continuing(orphan, image_size=size)
+
+
+def test_the_run_s_own_image_size_changes_nothing(orphan: Path) -> None:
+    plan = continuing(orphan, image_size=16)
+    assert plan.spec.image_size == 16
+    assert not any("interpolated" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("which", ["step-000004", "checkpoints/step-000004"])
+def test_a_checkpoint_is_called_by_its_name_in_the_run(which: str, orphan: Path) -> None:
+    name = which if "/" not in which else str(orphan / which)
+    checkpoint = continuing(orphan, resume=name).checkpoint
+    assert checkpoint is not None and checkpoint.step == 4
+    assert locate(str(orphan), name).step == 4
+
+
+@pytest.mark.parametrize("which", ["", "checkpoints", "4", "step-000005", "checkpoints/step-4"])
+def test_what_is_no_checkpoint_is_answered_with_those_there_are(which: str, orphan: Path) -> None:
+    name = str(orphan / which) if which in ("", "checkpoints") or "/" in which else which
+    for ask in (lambda: continuing(orphan, resume=name), lambda: locate(str(orphan), name)):
+        with pytest.raises(ConfigError, match="checkpoints has step-000008, step-000004"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("learning_rat: 3", "learning_rat: no such setting"),
+        ("lr: fast", "--lr fast: "),
+        ("epochs: 0", "--epochs 0: "),
+        ("plugin: [1]", "--plugin "),
+        ("- 1", "expected 'key: value' lines"),
+        ("", "expected 'key: value' lines"),
+    ],
+)
+def test_an_edited_configuration_is_told_what_is_wrong(text: str, words: str, orphan: Path) -> None:
+    (orphan / "config.yaml").write_text(text)
+    found = refused(orphan)
+    assert "config.yaml: not the configuration of a run" in found and words in found
+
+
+def test_a_finished_model_is_not_lost_unasked(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    run_dir = tmp_path / "run"
+    shutil.copytree(home / "runs" / "one", run_dir, symlinks=True)
+    shutil.rmtree(run_dir / "checkpoints")
+    with pytest.raises(ConfigError, match="has a model and no checkpoint to go on from"):
+        continuing(run_dir)
+    assert continuing(run_dir, overwrite=True).checkpoint is None
+    for settings in ({"overwrite": True, "resume": None}, {}):
+        with pytest.raises(ConfigError, match=r"lies in --output-dir .*, which is begun anew"):
+            continuing(run_dir, model=str(run_dir / "model"), **settings)
 
 
 def evaluated(run_dir: Path, **settings: Any) -> tuple[int, str]:

@@ -304,6 +304,14 @@ CHANGES = {
     "global batch size": ("--global-batch-size", "32"),
     "seed": ("--seed", "7"),
 }
+#: The same sizes, and other numbers.
+OTHER_MODELS = {
+    "hidden_act: gelu in the run, relu here": "hidden_act=relu",
+    "layer_norm_eps: 1e-12 in the run, 0.001 here": "layer_norm_eps=0.001",
+    "hidden_dropout_prob: 0.0 in the run, 0.5 here": "hidden_dropout_prob=0.5",
+    "attention_probs_dropout_prob: 0.0 in the run, 0.1 here": "attention_probs_dropout_prob=0.1",
+    "qkv_bias: True in the run, False here": "qkv_bias=false",
+}
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -317,6 +325,17 @@ def test_another_run_s_checkpoint_is_refused(
     assert "belongs to another run" in error
     assert f"{what}: " in error
     assert "in the checkpoint" in error
+
+
+@pytest.mark.parametrize("what", OTHER_MODELS)
+def test_another_model_of_the_same_sizes_is_refused(
+    what: str, alone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [*JOB, "--output-dir", str(alone), "--resume", "auto"]
+    assert main(["train", *flags, "--model-config", OTHER_MODELS[what]]) == 2
+    error = capsys.readouterr().err
+    assert "its configuration is not the run's: " in error
+    assert what in error
 
 
 def test_another_label_set_is_refused(

@@ -190,12 +190,31 @@ def listed(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
 
 
+def in_run(root: Path | None, which: str) -> Path:
+    """The checkpoint that a person means by ``which``: of a run a name, else a path.
+
+    Args:
+        root: the run's ``checkpoints`` folder, where there is a run.
+        which: ``best``, ``step-000120``, or a path.
+    """
+    if root is None:
+        return Path(which)
+    return next((path for path in (root / which, Path(which)) if path.is_dir()), root / which)
+
+
 def named(path: Path, flag: str) -> Checkpoint:
     """The checkpoint that ``flag`` names.
 
     Raises:
         ConfigError: there is none, or it does not verify.
     """
+    is_one = path.is_dir() and _NAME.fullmatch(path.resolve().name)
+    if not is_one and not (path / MANIFEST).exists():
+        # A run, the folder of its checkpoints, or a name that is none of those in it.
+        for root in (path / run_folder.CHECKPOINTS, path, path.parent):
+            if found := [checkpoint.name for checkpoint in listed(root)]:
+                there = f"{root} has {', '.join(found[:5])}{' ...' if len(found) > 5 else ''}"
+                raise ConfigError([f"{flag}: no checkpoint at {path}: {there}"])
     if not path.is_dir():
         raise ConfigError([f"{flag}: no checkpoint at {path}"])
     try:

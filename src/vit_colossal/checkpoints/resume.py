@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
-from vit_colossal.checkpoints.files import listed, named, newest_valid
+from vit_colossal.checkpoints.files import in_run, listed, named, newest_valid
 from vit_colossal.config.optimizers import moments_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.prepare import RunData
@@ -79,7 +78,9 @@ def find_checkpoint(config: TrainConfig, *, report: bool) -> Checkpoint | None:
     if which is None:
         return None
     if which not in ("auto", run_folder.LAST, run_folder.BEST):
-        return named(Path(which), f"--resume {which}")
+        run_dir = config.output_dir
+        root = None if run_dir is None else run_dir / run_folder.CHECKPOINTS
+        return named(in_run(root, which), f"--resume {which}")
     if config.output_dir is None:
         if which == "auto":
             return None

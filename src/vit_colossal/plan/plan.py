@@ -97,7 +97,7 @@ def make_plan(
     found = [*found, *optimizer_problems(config)]
     config, notes = _default_subject(config, device)
     try:
-        config = _image_size(config)
+        config = with_image_size(config)
         spec = spec or read_spec(config.model or "", config.model_overrides)
     except ConfigError as error:
         found = [*found, *plugin_problems(config, device.kind), *augmentation_problems(config)]
@@ -196,7 +196,7 @@ def _default_subject(config: TrainConfig, device: Device) -> tuple[TrainConfig, 
     return config.replace(dataset=dataset, model=model), notes
 
 
-def _image_size(config: TrainConfig) -> TrainConfig:
+def with_image_size(config: TrainConfig) -> TrainConfig:
     """One place for the image size, from whichever spelling was used."""
     size, other = config.image_size, config.model_overrides.get("image_size")
     if size is None:

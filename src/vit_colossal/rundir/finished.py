@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from vit_colossal.config.train_config import RECIPE, TrainConfig
+from vit_colossal.config.train_config import RECIPE, TrainConfig, problems_of
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.rundir.events import EndEvent, EvalEvent
@@ -183,11 +183,13 @@ def read_run_config(directory: Path) -> TrainConfig:
 
 
 def _config_of(values: Any, path: Path) -> TrainConfig:
+    what = f"{path}: not the configuration of a run"
+    if not isinstance(values, dict):
+        raise ConfigError([f"{what} (expected 'key: value' lines)"])
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError([f"{path}: not the configuration of a run ({reason})"]) from None
+        raise ConfigError([f"{what}: {line}" for line in problems_of(error)]) from None
 
 
 def _read_events(path: Path) -> list[dict[str, Any]]:

@@ -13,12 +13,13 @@ from vit_colossal.config.settings.strategy import StrategySettings
 from vit_colossal.config.train_config import CUTS, TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
+from vit_colossal.model.configuration import configuration_of
 from vit_colossal.model.optim import rate_after
 from vit_colossal.model.processor import build_processor
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint, Segment
 from vit_colossal.plan.model_spec import PRESETS, ModelSpec, read_spec
-from vit_colossal.plan.plan import RunPlan, steps_per_epoch, total_steps
+from vit_colossal.plan.plan import RunPlan, steps_per_epoch, total_steps, with_image_size
 from vit_colossal.rundir.data_record import (
     DataRecord,
     data_differences,
@@ -30,6 +31,10 @@ from vit_colossal.rundir.data_record import (
 from vit_colossal.rundir.finished import read_run_config
 from vit_colossal.rundir.segments import Change, changes, read_segments, settings_of, until
 
+#: Keys of a model's files that change nothing of what it computes.
+_WRITTEN_BY_WHOM = (
+    *("image_processor_type", "architectures", "transformers_version", "dtype", "_name_or_path"),
+)
 _LAYOUT = (*StrategySettings.model_fields, *CUTS)
 
 
@@ -89,9 +94,13 @@ def own_spec(config: TrainConfig, origin: Origin) -> ModelSpec | None:
     if config.model is None or preset or not (origin.base / "config.json").is_file():
         return None
     run = read_run_config(origin.run_dir)
-    if (config.model, config.model_overrides) != (run.model, run.model_overrides):
+    # Not what config.yaml says: people edit it.
+    trained = origin.segments[-1].settings if origin.segments else {}
+    if config.model != trained.get("model", run.model):
         return None
-    return read_spec(str(origin.base), {}, weights=False)
+    spec = read_spec(str(origin.base), {}, weights=False)
+    asked, own = (with_image_size(one).model_overrides for one in (config, run))
+    return spec if asked in (own, {"image_size": spec.image_size}) else None
 
 
 def where_data_lie(config: TrainConfig, origin: Origin) -> tuple[TrainConfig, list[str]]:
@@ -123,6 +132,9 @@ def continued(plan: RunPlan, data: RunData, origin: Origin) -> RunPlan:
     before = origin.segments[-1].settings if origin.segments else now
     found = changes(before, now)
     _refuse_another_run(plan, data, origin, found)
+    plan, told = _of_its_model(plan, before)
+    now = settings_of(plan.config.dump())
+    found = changes(before, now)
     step, per_epoch = origin.checkpoint.step, steps_per_epoch(plan.config, len(data.train))
     total = total_steps(plan.config, per_epoch)
     if total < step:
@@ -135,9 +147,20 @@ def continued(plan: RunPlan, data: RunData, origin: Origin) -> RunPlan:
         segments = origin.segments
         if found or not segments:
             segments = (*segments, Segment(step, now))
-    return replace(
-        plan, checkpoint=origin.checkpoint, segments=segments, notes=(*plan.notes, *notes)
+    notes = [*plan.notes, *told, *notes]
+    return replace(plan, checkpoint=origin.checkpoint, segments=segments, notes=tuple(notes))
+
+
+def _of_its_model(plan: RunPlan, before: dict[str, Any]) -> tuple[RunPlan, list[str]]:
+    """The plan of a run of the model that it began with, which another name does not change."""
+    model, asked = before.get("model"), plan.config.model
+    if model in (None, asked):
+        return plan, []
+    note = (
+        f"--model {asked} is not read, as all weights lie in the checkpoint: this stays the run of "
+        f"{model}; to begin with another model, name another --output-dir, without --resume"
     )
+    return replace(plan, config=plan.config.replace(model=model)), [note]
 
 
 def _refuse_another_run(plan: RunPlan, data: RunData, origin: Origin, found: list[Change]) -> None:
@@ -149,7 +172,8 @@ def _refuse_another_run(plan: RunPlan, data: RunData, origin: Origin, found: lis
         details = data_differences(origin.data, describe_data(plan.config, data))
         place = origin.data.path or origin.data.dataset
         problems.append(f"the run's data were {place}; --dataset {plan.config.dataset}: {details}")
-    problems += _other_processor(plan, origin)
+    if not any(line.startswith("model.") for line in wrong):
+        problems += _other_model(plan, data, origin)
     if not problems:
         return
     if found:
@@ -163,18 +187,27 @@ def _refuse_another_run(plan: RunPlan, data: RunData, origin: Origin, found: lis
     raise ConfigError(problems)
 
 
-def _other_processor(plan: RunPlan, origin: Origin) -> list[str]:
-    """Another model of the same shape would prepare images in another way."""
-    is_own = plan.spec.name == str(origin.base)
-    if is_own or not (origin.base / "preprocessor_config.json").is_file():
+def _other_model(plan: RunPlan, data: RunData, origin: Origin) -> list[str]:
+    """Another model of the same shape may compute, or prepare images, in another way."""
+    if plan.spec.name == str(origin.base):
         return []
-    own = replace(plan.spec, name=str(origin.base), pretrained=True)
-    before, now = (build_processor(spec).to_dict() for spec in (own, plan.spec))
-    names = [n for n in before if n != "image_processor_type" and before[n] != now.get(n)]
+    own, problems = replace(plan.spec, name=str(origin.base), pretrained=True), []
+    if (origin.base / "config.json").is_file():
+        own = replace(own, overrides={})
+        values = [configuration_of(spec, data.labels).to_dict() for spec in (own, plan.spec)]
+        problems += _differing(plan, "configuration", *values)
+    if (origin.base / "preprocessor_config.json").is_file():
+        values = [build_processor(spec).to_dict() for spec in (own, plan.spec)]
+        problems += _differing(plan, "image processor", *values)
+    return problems
+
+
+def _differing(plan: RunPlan, what: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    names = [n for n in before if n not in _WRITTEN_BY_WHOM and before[n] != now.get(n)]
     if not names:
         return []
     values = "; ".join(f"{name}: {before[name]} in the run, {now.get(name)} here" for name in names)
-    return [f"--model {plan.config.model}: its image processor is not the run's: {values}"]
+    return [f"--model {plan.config.model}: its {what} is not the run's: {values}"]
 
 
 def _too_few(config: TrainConfig, origin: Origin, per_epoch: int) -> str:
@@ -186,7 +219,8 @@ def _too_few(config: TrainConfig, origin: Origin, per_epoch: int) -> str:
         enough = f"--epochs {math.ceil(step / per_epoch)}"
     return (
         f"{asked} is less than was trained: {origin.checkpoint.path} has {step} steps "
-        f"({step / per_epoch:.3g} epochs): give {enough} or more, or --overwrite to begin anew"
+        f"({step / per_epoch:.3g} epochs): give {enough} or more, or --overwrite without "
+        "--resume to begin anew"
     )
 
 

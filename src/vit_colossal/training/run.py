@@ -70,6 +70,8 @@ def plan_run(
         if origin is not None:
             config, notes = where_data_lie(config, origin)
             spec = own_spec(config, origin)
+        else:
+            found += _lost_problems(config)
     except ConfigError as error:
         found += error.problems
     found += [*_reference_problems(config), *_path_problems(config), *tracker_problems(config)]
@@ -232,6 +234,22 @@ def _path_problems(config: TrainConfig) -> list[str]:
             f"--output-dir {path} holds a run: add --resume auto or --overwrite, or name another"
         )
     return problems
+
+
+def _lost_problems(config: TrainConfig) -> list[str]:
+    """A model that beginning in its folder would delete: before it is read, or unasked."""
+    run_dir, name = config.output_dir, Path(config.model or "")
+    if run_dir is None or not (run_dir / run_folder.MODEL / "config.json").is_file():
+        return []
+    place = f"--output-dir {run_dir}"
+    if config.model and run_dir.resolve() in name.resolve().parents:
+        return [f"--model {name} lies in {place}, which is begun anew: name another folder"]
+    if wants_resume(config) and not config.overwrite:
+        return [
+            f"--resume {wants_resume(config)}: {place} has a model and no checkpoint to go on "
+            "from: add --overwrite to replace it, or name another folder"
+        ]
+    return []
 
 
 def _unwritable(folder: Path) -> str | None:
