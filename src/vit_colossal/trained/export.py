@@ -18,6 +18,7 @@ from vit_colossal.data.transforms import normalize
 from vit_colossal.errors import ConfigError, UserError
 from vit_colossal.model.directory import save_directory
 from vit_colossal.model.processor import build_processor
+from vit_colossal.plan import run_folder
 from vit_colossal.trained.card import model_card
 from vit_colossal.trained.saved import SavedModel, load_model
 from vit_colossal.trained.split import EvalSplit
@@ -31,6 +32,8 @@ ONNX_FILE = "model.onnx"
 OPSET = 18
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _BATCH = 64
+#: What a run needs as it wrote it.
+_OF_A_RUN = (run_folder.MODEL, run_folder.BASE, run_folder.CHECKPOINTS)
 
 
 class ExportError(UserError):
@@ -69,6 +72,9 @@ def new_directory(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Raise ConfigError for a directory that is in the way; only a model's is ever replaced."""
+    whole = path.absolute()
+    if whole.name in _OF_A_RUN and (whole.parent / run_folder.CONFIG).is_file():
+        raise ConfigError([f"{path} is a part of the run {path.parent}: name another"])
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path.is_dir() and (path / "config.json").is_file()):

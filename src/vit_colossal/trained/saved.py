@@ -80,10 +80,26 @@ def locate(name: str, checkpoint: str | None = None) -> SavedModel:
         beside = path.parent != Path() and path.parent.is_dir()
         if not path.exists() and (beside or name.startswith((".", "/", "~"))):
             raise ModelError([f"{name}: no such model, run or checkpoint"])
+        if problem := _no_model(path):
+            raise ModelError([problem])
         return _of_directory(str(path) if path.exists() else name, _run_of(path))
     except ModelError as error:
         # There may be a positional argument behind it.
         raise ModelError([line.removeprefix("--model ") for line in error.problems]) from None
+
+
+def _no_model(path: Path) -> str:
+    """What a person named instead of a model or a run, and what to name; empty for a folder."""
+    if path.is_file():
+        return f"{path} is a file: name the folder of the model, or the run"
+    if not path.is_dir() or ((path / "config.json").is_file() and path.name != run_folder.BASE):
+        return ""
+    above = path.parent if path.name != ".." else path.resolve().parent
+    if (above / run_folder.CONFIG).is_file():
+        return f"{path} is a part of a run: name the run, {above}"
+    runs = sorted(config.parent.name for config in path.glob(f"*/{run_folder.CONFIG}"))
+    more = ", ..." if len(runs) > 5 else ""
+    return f"{path} is a folder of runs: name one of {', '.join(runs[:5])}{more}" if runs else ""
 
 
 def _run_of(path: Path) -> Path | None:
@@ -117,7 +133,7 @@ def _of_directory(name: str, run_dir: Path | None) -> SavedModel:
 
 
 def _find(run_dir: Path, which: str) -> Checkpoint:
-    from vit_colossal.checkpoints.files import named, newest_valid
+    from vit_colossal.checkpoints.files import in_run, named, newest_valid
 
     root = run_dir / run_folder.CHECKPOINTS
     if which == run_folder.LAST:
@@ -127,9 +143,7 @@ def _find(run_dir: Path, which: str) -> Checkpoint:
         if found is None:
             raise ModelError([f"--checkpoint last: {root} has no valid checkpoint"])
         return found
-    # A path, or a name inside of the run: best, step-000120.
-    path = next((p for p in (root / which, Path(which)) if p.is_dir()), root / which)
-    return named(path, "--checkpoint")
+    return named(in_run(root, which), f"--checkpoint {which}")
 
 
 def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> SavedModel:

@@ -40,6 +40,18 @@ def test_flags_are_read_as_the_types_of_their_fields() -> None:
     assert config.output_dir == Path("runs/a b")
 
 
+@pytest.mark.parametrize("name", ["output_dir", "model", "dataset", "cache_dir", "resume"])
+def test_a_path_from_home_is_spelled_out(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a shell does, which does not see what stands in a file."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = load("--config", str(yaml_file(tmp_path, **{name: "~/a b"})))
+    assert str(getattr(config, name)) == "/home/somebody/a b"
+    assert load(f"--{name.replace('_', '-')}=~/a b") == config
+    assert load("--model", "a~/b").model == "a~/b"
+
+
 def test_underscores_and_hyphens_are_the_same_in_flags() -> None:
     assert load("--global_batch_size", "8", "--warmup_ratio=0.5") == load(
         "--global-batch-size", "8", "--warmup-ratio", "0.5"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliUnknownArgs,
@@ -43,6 +44,12 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
         cli_avoid_json=True,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _home(cls, value: Any) -> Any:
+        """A path from the home directory, which shells spell out, but not in files or quotes."""
+        return os.path.expanduser(value) if isinstance(value, str) and value[:2] == "~/" else value
 
     @classmethod
     def settings_customise_sources(

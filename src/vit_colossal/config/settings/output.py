@@ -20,7 +20,8 @@ class OutputSettings(Settings):
     overwrite: bool = Field(False, exclude=True)
     """Replace the run that --output-dir holds."""
     resume: str | None = None
-    """Continue: auto (if the run has a checkpoint), last, best, or the path of a checkpoint."""
+    """Continue: auto (if the run has a checkpoint), last, best, or a checkpoint by its name in the
+    run or its path."""
     save_every: int | None = Field(None, ge=0)
     """Steps between checkpoints; default after each epoch, 0 for none."""
     async_save: bool = False
