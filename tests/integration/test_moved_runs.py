@@ -201,7 +201,7 @@ def test_a_checkpoint_is_called_by_its_name_in_the_run(which: str, orphan: Path)
 def test_what_is_no_checkpoint_is_answered_with_those_there_are(which: str, orphan: Path) -> None:
     name = str(orphan / which) if which in ("", "checkpoints") or "/" in which else which
     for ask in (lambda: continuing(orphan, resume=name), lambda: locate(str(orphan), name)):
-        with pytest.raises(ConfigError, match="checkpoints has step-000008, step-000004"):
+        with pytest.raises(ConfigError, match="has step-000008, step-000006, step-000004"):
             ask()
 
 
