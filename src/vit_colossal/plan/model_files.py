@@ -13,6 +13,7 @@ from typing import Any
 
 from vit_colossal.errors import ModelError
 from vit_colossal.hub import fetch
+from vit_colossal.plan import run_folder
 from vit_colossal.text import json_object
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -47,7 +48,10 @@ def read_config(name: str, *, weights: bool = True) -> dict[str, Any]:
     if is_local(name):
         file: Path | None = path / "config.json"
         if not (path / "config.json").is_file():
-            raise ModelError([f"--model {name}: no config.json in it, so not a model directory"])
+            what = "no config.json in it, so not a model directory"
+            if (path / run_folder.CONFIG).is_file():
+                what = f"it is a run: its model is {path / run_folder.MODEL}"
+            raise ModelError([f"--model {name}: {what}"])
         if weights and not any(path.glob("*.safetensors")):
             raise ModelError(
                 [

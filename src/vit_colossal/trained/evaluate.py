@@ -57,6 +57,8 @@ def plan_evaluation(config: TrainConfig, topology: Topology, found: Sequence[str
         name = config.run or config.model
     if config.check_reference is not None:
         problems.append("--check-reference judges a training run: drop it, or use check")
+    if config.dry_run:
+        problems.append("--dry-run rehearses a training run: drop it")
     if name is None:
         problems.append("no model: name a run or model directory (vit-colossal eval RUN)")
         raise ConfigError(problems)

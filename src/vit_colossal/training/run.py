@@ -220,6 +220,12 @@ def _path_problems(config: TrainConfig) -> list[str]:
     path = config.output_dir
     if path is None:
         return problems
+    # What a run leaves there would be data, or part of a model, the next time.
+    problems += [
+        f"--output-dir {path} is the folder of --{flag}: name another"
+        for flag, name in (("dataset", config.dataset), ("model", config.model))
+        if name and os.path.exists(name) and Path(name).resolve() == path.resolve()
+    ]
     nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not nearest.is_dir():
         problems.append(f"--output-dir {path}: {nearest} is a file: name a folder")
