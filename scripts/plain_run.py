@@ -16,6 +16,7 @@ import torch
 from vit_colossal.config.reading import load_config
 from vit_colossal.errors import UserError
 from vit_colossal.parity.plain_loop import Grouping, train_plain
+from vit_colossal.plan.plan import steps_per_epoch, total_steps
 from vit_colossal.rundir.metrics import RunReporter
 from vit_colossal.rundir.record import describe_run
 from vit_colossal.runtime.group import Topology
@@ -42,8 +43,8 @@ def main(arguments: list[str]) -> None:
     text = json.dumps({**environment, "plain_loop": True}, indent=2) + "\n"
     (run_dir / "environment.json").write_text(text, encoding="utf-8")
 
-    per_epoch = len(data.train) // plan.batches.global_batch
-    steps = plan.config.max_steps or (plan.config.epochs or 1) * per_epoch
+    per_epoch = steps_per_epoch(plan.config, len(data.train))
+    steps = total_steps(plan.config, per_epoch)
     trace = train_plain(plan, data, steps, Grouping())
     accuracy = trace.correct / trace.total
     reporter = RunReporter(run_dir, tensorboard=False)

@@ -276,7 +276,7 @@ FOLDERS = (
     ),
     Case(
         "fewer images than a batch",
-        "+ --dataset photos --global-batch-size 64",
+        "+ --dataset photos --global-batch-size 64 --last-batch drop",
         ("fewer than one global batch of 64", "smaller --global-batch-size"),
         folder,
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from layouts import GROUPS, LABELS, VARIANTS, Band, Layout, cases
-from plain_loop import Images, PlainRun, Recipe, movement, read_split, train_plain
+from plain_loop import Images, PlainRun, Recipe, read_split, spread, train_plain
 
 from launching import Launch, Outcome
 
@@ -69,10 +69,8 @@ def band(reference: Reference) -> Callable[[Layout, str], Band]:
         recipe = VARIANTS[variant].recipe
         recipes = [replace(recipe, precision=precision, parts=parts) for parts in (1, 2, 4, 8)]
         runs = [reference(r) for r in (*recipes, replace(recipe, precision=of_reference))]
-        steps = zip(*(run.losses for run in runs), strict=True)
-        moved = [movement(run.weights[-1], run.weights[0]) for run in runs]
-        apart = [float((a - b).norm() / a.norm()) for a in moved for b in moved]
-        return Band(3 * max(max(step) / min(step) - 1 for step in steps), 3 * max(apart))
+        losses, moved = spread(runs)
+        return Band(3 * losses, 3 * moved)
 
     def choose(layout: Layout, variant: str) -> Band:
         if layout.exact:

@@ -18,7 +18,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
 from transformers.trainer_pt_utils import get_parameter_names
 
-from vit_colossal.data.loaders import epoch_order
+from vit_colossal.data.order import epoch_order
 
 #: The second epoch, of 12 steps each, is entered.
 STEPS, BATCH, LR, DECAY, SEED, CLIP = 14, 16, 1e-3, 0.1, 42, 0.5
@@ -117,10 +117,11 @@ def _groups(model: PreTrainedModel) -> list[dict[str, object]]:
 
 
 def _batches(count: int) -> list[torch.Tensor]:
+    """The last one of an epoch is smaller."""
     batches: list[torch.Tensor] = []
     while len(batches) < STEPS:
-        epoch = len(batches) // (count // BATCH)
-        batches += epoch_order(count, SEED, epoch)[: count // BATCH * BATCH].split(BATCH)
+        epoch = len(batches) // math.ceil(count / BATCH)
+        batches += epoch_order(count, SEED, epoch).split(BATCH)
     return batches[:STEPS]
 
 
@@ -137,7 +138,7 @@ def _accumulate(
     total = 0.0
     for images, right in zip(pixels.chunk(parts), labels.chunk(parts), strict=True):
         logits = model(pixel_values=images.to(model.dtype)).logits
-        loss = cross_entropy(logits.float(), right) / parts
+        loss = cross_entropy(logits.float(), right, reduction="sum") / len(labels)
         loss.backward()
         total += loss.item()
     return total

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vit_colossal.data.loaders import Batch
+from vit_colossal.data.samples import Batch
 from vit_colossal.parity import worker as parity_worker
 from vit_colossal.strategies.engine import Engine
 from vit_colossal.training import loop

@@ -9,6 +9,7 @@ documentation promises.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy, one_hot
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.core_model_loading import revert_weight_conversion
 
-from vit_colossal.data.loaders import epoch_order
 from vit_colossal.data.mixing import Mixing
+from vit_colossal.data.order import balanced_order, epoch_order
 from vit_colossal.data.transforms import Augmentation, augment
 
 MODEL = {
@@ -85,6 +87,8 @@ class Recipe:
     ema: float = 0.0
     optimizer: Literal["adamw", "sgd"] = "adamw"
     schedule: Literal["cosine", "cosine-restarts", "constant-cooldown"] = "cosine"
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    class_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,12 +132,13 @@ def train_plain(data: Images, recipe: Recipe, num_labels: int) -> PlainRun:
     _freeze(working, recipe)
     optimizer = _optimizer(master, recipe)
     losses, norms, weights, average = [], [], [_copy(working)], _copy(master)
-    per_epoch = len(data.labels) // recipe.global_batch_size
-    for step, rows in enumerate(_batches(len(data.labels), recipe)):
+    class_weights = _class_weights(data.labels, num_labels) if recipe.class_weights else None
+    per_epoch = math.ceil(len(data.labels) / recipe.global_batch_size)
+    for step, rows in enumerate(_batches(data.labels, recipe)):
         optimizer.zero_grad()
         working.zero_grad()
         batch = _augmented(data, rows, recipe, *divmod(step, per_epoch), num_labels)
-        losses.append(_accumulate(working, *batch, recipe))
+        losses.append(_accumulate(working, *batch, recipe, class_weights))
         if working is not master:
             for ours, theirs in zip(master.parameters(), working.parameters(), strict=True):
                 ours.grad = None if theirs.grad is None else theirs.grad.float()
@@ -213,6 +218,14 @@ def movement(weights: Weights, start: Weights) -> torch.Tensor:
     return torch.cat([(weights[name].float() - start[name].float()).flatten() for name in names])
 
 
+def spread(runs: Sequence[PlainRun]) -> tuple[float, float]:
+    """Largest relative distance of a step's loss, and of the whole movement, between any two."""
+    steps = zip(*(run.losses for run in runs), strict=True)
+    moved = [movement(run.weights[-1], run.weights[0]) for run in runs]
+    apart = [float((a - b).norm() / a.norm()) for a in moved for b in moved]
+    return max(max(step) / min(step) - 1 for step in steps), max(apart)
+
+
 def published_names(model: ViTForImageClassification) -> dict[str, str]:
     """For each name in the model, the one that transformers itself writes into files."""
     names = list(model.state_dict())
@@ -276,20 +289,35 @@ def _augmented(
     return pixels, labels
 
 
-def _batches(count: int, recipe: Recipe) -> list[torch.Tensor]:
-    """Step s of an epoch takes ``order[s * G : (s + 1) * G]``; the rest of an epoch is dropped."""
-    per_epoch = count // recipe.global_batch_size
+def _batches(labels: torch.Tensor, recipe: Recipe) -> list[torch.Tensor]:
+    """Step s of an epoch takes ``order[s * G : (s + 1) * G]``, the last one what is left."""
     batches: list[torch.Tensor] = []
     epoch = 0
     while len(batches) < recipe.steps:
-        order = epoch_order(count, recipe.seed, epoch)[: per_epoch * recipe.global_batch_size]
+        if recipe.sampler == "balanced":
+            order = balanced_order(labels.numpy(), recipe.seed, epoch)
+        else:
+            order = epoch_order(len(labels), recipe.seed, epoch)
         batches += order.split(recipe.global_batch_size)
         epoch += 1
     return batches[: recipe.steps]
 
 
+def _class_weights(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
+    """scikit-learn's, for the labels that it knows of; 1 for the others."""
+    known = labels.unique().numpy()
+    weights = torch.ones(num_labels)
+    found = compute_class_weight("balanced", classes=known, y=labels.numpy())
+    weights[known] = torch.from_numpy(found).float()
+    return weights
+
+
 def _accumulate(
-    model: ViTForImageClassification, pixels: torch.Tensor, labels: torch.Tensor, recipe: Recipe
+    model: ViTForImageClassification,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    recipe: Recipe,
+    class_weights: torch.Tensor | None,
 ) -> float:
     dtype = next(model.parameters()).dtype
     context: AbstractContextManager[Any] = nullcontext()
@@ -299,7 +327,13 @@ def _accumulate(
     for images, soft in zip(pixels.chunk(recipe.parts), labels.chunk(recipe.parts), strict=True):
         with context:
             logits = model(pixel_values=images.to(dtype)).logits
-        loss = cross_entropy(logits.float(), soft, label_smoothing=recipe.smoothing) / recipe.parts
+        if class_weights is None:
+            loss = cross_entropy(logits.float(), soft, label_smoothing=recipe.smoothing)
+            loss = loss * len(images) / len(pixels)
+        else:
+            mean = torch.nn.CrossEntropyLoss(class_weights, label_smoothing=recipe.smoothing)
+            share = class_weights[soft.argmax(1)].sum() / class_weights[labels.argmax(1)].sum()
+            loss = mean(logits.float(), soft.argmax(1)) * share
         loss.backward()
         total += loss.item()
     return total

@@ -49,11 +49,13 @@ class BenchConfig(TrainConfig):
         """
         if self.order is not None or "order" in changes:
             raise ConfigError(["--order: what is timed comes in the data's own order: drop it"])
+        if "train" in (self.last_batch, changes.get("last_batch")):
+            raise ConfigError(["--last-batch train: what is timed are whole batches: leave it out"])
         own = set(BenchConfig.model_fields) - set(TrainConfig.model_fields)
         values = {key: value for key, value in dict(self).items() if key not in own}
         fixed: dict[str, Any] = {"nproc": None, "output_dir": None, "save_every": 0, "epochs": 1}
         fixed |= {"max_steps": steps, "lr_schedule": "constant", "warmup_ratio": 0.0}
-        fixed |= {"tensorboard": False, "overwrite": False}
+        fixed |= {"tensorboard": False, "overwrite": False, "last_batch": "drop"}
         if self.model is None and "model" not in changes:
             fixed["model"] = "vit-micro"
         if self.dataset is None and "dataset" not in changes:

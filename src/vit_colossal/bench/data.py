@@ -29,7 +29,8 @@ from vit_colossal.training.run import choose_device, plan_run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vit_colossal.data.loaders import Batch, TrainBatches
+    from vit_colossal.data.loaders import TrainBatches
+    from vit_colossal.data.samples import Batch
 
 #: Synthetic global batches that are held in memory, one after the other, again and again.
 SYNTHETIC_BATCHES = 4

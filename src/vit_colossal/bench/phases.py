@@ -18,7 +18,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from vit_colossal.bench.timing import synchronize
-from vit_colossal.data.loaders import Batch
+from vit_colossal.data.samples import Batch
 from vit_colossal.strategies.engine import Engine
 from vit_colossal.training.step import train_step
 

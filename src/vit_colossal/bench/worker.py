@@ -23,7 +23,7 @@ import torch.distributed as dist
 from vit_colossal.bench.case import LOSSES, Order, write_result
 from vit_colossal.bench.data import InMemory, plan_case
 from vit_colossal.bench.timing import synchronize
-from vit_colossal.data.loaders import Batch
+from vit_colossal.data.samples import Batch
 from vit_colossal.rundir.metrics import NullReporter, peak_memory_bytes
 from vit_colossal.runtime.group import Topology, in_group
 from vit_colossal.training.stop import LossWatch, StopRequest

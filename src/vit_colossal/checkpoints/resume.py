@@ -13,8 +13,8 @@ from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint
+from vit_colossal.plan.epoch_cut import epoch_cut
 from vit_colossal.plan.plan import RunPlan
-from vit_colossal.plan.trainer_cut import trainer_cut
 
 logger = logging.getLogger("vit_colossal")
 
@@ -33,7 +33,10 @@ def identity(plan: RunPlan, data: RunData) -> dict[str, Any]:
         "weight average": True if config.ema else None,
         "global batch size": plan.batches.global_batch,
         "optimizer": None if config.optimizer == "adamw" else _optimizer(config),
-        "order": f"Trainer's on {cut}" if (cut := trainer_cut(config)) else None,
+        "order": None if config.order is None else f"Trainer's on {epoch_cut(config)}",
+        "last batch": "train" if config.last_batch == "train" and config.order is None else None,
+        "sampler": None if config.sampler == "shuffle" else config.sampler,
+        "class weights": None if config.class_weights == "none" else config.class_weights,
         "seed": config.seed,
     }
 

@@ -6,6 +6,7 @@ several fields, the number of processes, the model or the data is checked in ``p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import yaml
@@ -83,6 +84,11 @@ RECIPE = (
     *AugmentationSettings.model_fields,
     *("max_train_samples", "jpeg_draft", "precision"),
 )
+
+
+def implied(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings mean that name no ``last_batch``, as earlier versions wrote them."""
+    return {"last_batch": "train" if settings.get("order") else "drop"}
 
 
 def problems_of(error: ValidationError) -> list[str]:

@@ -4,41 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from vit_colossal.data.mixing import Draw, Mix, Mixing
+from vit_colossal.data.order import (
+    balanced_order,
+    epoch_order,
+    repetitions,
+    steps_of,
+    trainer_order,
+)
 from vit_colossal.data.pixels import CachedSplit
-from vit_colossal.data.trainer_order import trainer_steps
-from vit_colossal.data.transforms import Augmentation, augment, stable_seed
+from vit_colossal.data.samples import IGNORED_LABEL, PADDING_INDEX, Batch, Samples, load
+from vit_colossal.data.transforms import Augmentation
 from vit_colossal.errors import DataError
-from vit_colossal.plan.trainer_cut import TrainerCut
-
-IGNORED_LABEL = -100
-PADDING_INDEX = -1
-
-
-class Batch(NamedTuple):
-    """Samples of one process for one forward pass.
-
-    Attributes:
-        images: uint8 [b, 3, H, W].
-        labels: int64 [b]; -100 marks padding.
-        indices: int64 [b], the samples' places in the split; -1 marks padding.
-        mix: how they are to be mixed, if they are; ``images`` and ``labels`` are unmixed.
-        step_size: images of the whole step, where its batches may differ in size; None where all
-            batches are alike.
-    """
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    mix: Mix | None = None
-    step_size: int | None = None
+from vit_colossal.plan.epoch_cut import EpochCut, TrainerCut
 
 
 @dataclass(frozen=True)
@@ -60,19 +43,16 @@ class Shard:
             raise ValueError(f"shard rank {self.rank} of {self.size}")
 
 
-def epoch_order(num_samples: int, seed: int, epoch: int) -> torch.LongTensor:
-    """The order of one epoch's samples.
+class _Part(NamedTuple):
+    """What one shard gets of a slice.
 
-    Args:
-        num_samples: Size N of the split.
-        seed: The run's seed.
-        epoch: Epoch, from 0.
-
-    Returns:
-        A permutation of 0 to N - 1, int64 [N].
+    Attributes:
+        rows: samples by their numbers (see :class:`Samples`); to be mixed, one more in front.
+        places: int64 [b], where they stand in the global batch; 0 for padding.
     """
-    generator = torch.Generator().manual_seed(stable_seed("order", seed, epoch))
-    return torch.randperm(num_samples, generator=generator)  # type: ignore[return-value]
+
+    rows: list[int]
+    places: Tensor
 
 
 @dataclass(frozen=True)
@@ -80,66 +60,70 @@ class TrainBatches:
     """A split's training batches, as one process sees them.
 
     Step s of an epoch trains on ``order[s * G : (s + 1) * G]`` for the global batch size G. Its
-    accumulation slices are contiguous parts of that, the shards contiguous parts of a slice. The
-    samples left over by the last full batch are dropped; shuffling drops others each epoch.
+    accumulation slices are contiguous parts of that, the shards contiguous parts of a slice. In a
+    smaller last step there are fewer slices, and the shards are padded until they are equal.
 
     Attributes:
         split: The decoded samples.
-        global_batch_size: Samples per optimizer step, over all processes and slices.
-        accumulation: Slices (forward and backward passes) per optimizer step.
+        cut: Sizes of the steps, and the order of Trainer where it is Trainer's.
+        accumulation: Slices that a step keeps apart; 1 takes all of a step as one batch, as a
+            pipeline does.
         shard: This process's part.
         seed: Chooses order and augmentation, together with the epoch.
         augmentation: Random changes of the images.
         mixing: Mixup or CutMix within the global batch.
         shuffle: Whether to shuffle; otherwise the split's own order.
+        balanced: Draw with replacement, each label as often as any other, rather than shuffle.
+        class_weights: fp32 [labels], what the loss of an image of each counts; None for 1.
         num_workers: Loader processes; never changes a value.
         pin_memory: Whether batches lie in page-locked memory.
         pixels: Whether this process reads the images; without, they have no channels.
-        trainer: Sizes of the Trainer run whose batches these are, in place of the above.
-        full: Whether short batches of such a run are padded to ``batch_size`` rows, as a pipeline
-            wants them; otherwise only until the shards are equal.
+        full: Whether short batches are padded to ``batch_size`` rows, as a pipeline and compiled
+            layers want them; otherwise only until the shards are equal.
     """
 
     split: CachedSplit
-    global_batch_size: int
+    cut: EpochCut
     accumulation: int
     shard: Shard
     seed: int
     augmentation: Augmentation
     mixing: Mixing = field(default_factory=Mixing)
     shuffle: bool = True
+    balanced: bool = False
+    class_weights: Tensor | None = None
     num_workers: int = 0
     pin_memory: bool = False
     pixels: bool = True
-    trainer: TrainerCut | None = None
     full: bool = False
 
     def __post_init__(self) -> None:
         parts = self.accumulation * self.shard.size
-        if self.global_batch_size < 1 or parts < 1 or self.global_batch_size % parts:
+        size = self.cut.global_batch
+        if size < 1 or parts < 1 or size % parts:
             raise ValueError(
-                f"global batch {self.global_batch_size} is no multiple of {self.accumulation} "
-                f"accumulation slices x {self.shard.size} shards"
+                f"global batch {size} is no multiple of {self.accumulation} accumulation slices x "
+                f"{self.shard.size} shards"
             )
-        if len(self.split) < self.global_batch_size:
+        if self.accumulation not in (1, self.cut.accumulation):
+            raise ValueError(f"{self.accumulation} slices of {self.cut.accumulation}")
+        if self.steps_per_epoch < 1:
             raise DataError(
                 [
-                    f"--global-batch-size {self.global_batch_size}: the training split has only "
-                    f"{len(self.split)} images; lower it"
+                    f"--global-batch-size {size}: the training split has only {len(self.split)} "
+                    "images; lower it, or add --last-batch train"
                 ]
             )
 
     @property
     def batch_size(self) -> int:
         """Rows b of each batch that this process gets."""
-        return self.global_batch_size // (self.accumulation * self.shard.size)
+        return self.cut.global_batch // (self.accumulation * self.shard.size)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one epoch."""
-        if self.trainer is not None:
-            return self.trainer.steps_per_epoch(len(self.split))
-        return len(self.split) // self.global_batch_size
+        return self.cut.steps_per_epoch(len(self.split))
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """Iterate over one epoch, or over the rest of one.
@@ -149,72 +133,83 @@ class TrainBatches:
             first_step: Steps of this epoch that are already done.
 
         Yields:
-            For each optimizer step ``accumulation`` batches of ``batch_size`` rows; in Trainer's
-            order fewer and shorter ones at the end of an epoch.
+            For each optimizer step ``accumulation`` batches of ``batch_size`` rows; fewer and
+            shorter ones where the last step of an epoch is smaller.
 
         Raises:
             ValueError: ``first_step`` lies outside of the epoch.
         """
         if not 0 <= first_step <= self.steps_per_epoch:
             raise ValueError(f"first_step {first_step} of {self.steps_per_epoch}")
-        cut = self.trainer
-        rows = self._rows(epoch) if cut is None else self._trainer_rows(epoch, cut)
-        return self._batches(rows[first_step:], epoch, first_step)
+        steps = steps_of(self._order(epoch), self.cut)[first_step:]
+        return self._batches(steps, epoch, first_step)
 
     def _batches(
-        self, steps: list[list[list[int]]], epoch: int, first_step: int
+        self, steps: list[list[Tensor]], epoch: int, first_step: int
     ) -> Iterator[list[Batch]]:
-        """Load what :meth:`_rows` names."""
-        samples = _Samples(self.split, self.augmentation, self.seed, epoch, self.pixels)
-        rows = [batch for step in steps for batch in step]
-        loader = iter(_loader(samples, rows, self.num_workers, self.pin_memory))
-        for step, places in enumerate(steps, start=first_step):
-            batches = [next(loader) for _ in places]
+        """Load this shard's part of each step."""
+        samples = Samples(self.split, self.augmentation, self.seed, epoch, self.pixels)
+        parts = [self._parts(slices) for slices in steps]
+        rows = [part.rows for step in parts for part in step]
+        loader = iter(load(samples, rows, self.num_workers, self.pin_memory))
+        for step, (slices, mine) in enumerate(zip(steps, parts, strict=True), start=first_step):
+            batches = [next(loader) for _ in mine]
             if self.mixing.active:
                 height, width = batches[0].images.shape[-2:]
                 draw = self.mixing.draw(self.seed, epoch, step, (height, width))
                 batches = [_mixed(batch, draw) for batch in batches]
-            if self.trainer is not None:
-                last = step == self.steps_per_epoch - 1
-                size = self.trainer.last_step(len(self.split)) if last else self.global_batch_size
-                batches = [batch._replace(step_size=size) for batch in batches]
-            yield batches
+            total = self._total(torch.cat(slices))
+            yield [
+                batch._replace(total=total, places=part.places)
+                for batch, part in zip(batches, mine, strict=True)
+            ]
 
-    def _rows(self, epoch: int) -> list[list[list[int]]]:
-        """This shard's samples: for each step, for each batch; with one more to mix in front."""
+    def _order(self, epoch: int) -> Tensor:
+        """The numbers of an epoch's samples, in order."""
         count = len(self.split)
-        order = epoch_order(count, self.seed, epoch) if self.shuffle else torch.arange(count)
-        used = order[: self.steps_per_epoch * self.global_batch_size]
-        steps = used.view(self.steps_per_epoch, self.global_batch_size)
-        layout = (self.steps_per_epoch, self.accumulation, self.shard.size, self.batch_size)
-        mine = steps.view(layout)[:, :, self.shard.rank]
-        if self.mixing.active:
-            before = steps.roll(1, dims=1).view(layout)[:, :, self.shard.rank, :1]
-            mine = torch.cat([before, mine], dim=-1)
-        rows: list[list[list[int]]] = mine.tolist()
-        return rows
+        if isinstance(self.cut, TrainerCut):
+            return trainer_order(count, self.seed, epoch, self.cut)
+        if self.balanced:
+            order = balanced_order(self.split.labels, self.seed, epoch)
+            return order + repetitions(order) * count
+        return epoch_order(count, self.seed, epoch) if self.shuffle else torch.arange(count)
 
-    def _trainer_rows(self, epoch: int, cut: TrainerCut) -> list[list[list[int]]]:
-        """The same of a Trainer run's batches; row -1 is padding."""
-        steps = []
-        for slices in trainer_steps(len(self.split), self.seed, epoch, cut):
-            # A pipeline takes all of a step as one batch.
-            whole = slices if self.accumulation > 1 else [torch.cat(slices)]
-            steps.append([self._share(rows).tolist() for rows in whole])
-        return steps
+    def _parts(self, slices: list[Tensor]) -> list[_Part]:
+        """This shard's contiguous part of each slice of a step."""
+        whole, first, parts = torch.cat(slices), 0, []
+        for rows in slices if self.accumulation > 1 else [whole]:
+            places = self._share(torch.arange(first, first + len(rows)))
+            mine = whole[places].masked_fill(places == PADDING_INDEX, PADDING_INDEX)
+            if self.mixing.active:
+                # Of the first sample the step's last, be it a whole step or not.
+                before = whole[places[:1].clamp(min=0) - 1]
+                mine = torch.cat([before, mine])
+            parts.append(_Part(mine.tolist(), places.clamp(min=0)))
+            first += len(rows)
+        return parts
 
-    def _share(self, rows: Tensor) -> Tensor:
+    def _share(self, places: Tensor) -> Tensor:
         """This shard's contiguous part of a slice, int64 [b]."""
-        size = self.batch_size if self.full else -(-len(rows) // self.shard.size)
-        padded = rows.new_full((self.shard.size * size,), PADDING_INDEX)
-        padded[: len(rows)] = rows
+        size = self.batch_size if self.full else -(-len(places) // self.shard.size)
+        padded = places.new_full((self.shard.size * size,), PADDING_INDEX)
+        padded[: len(places)] = places
         return padded.view(self.shard.size, size)[self.shard.rank]
+
+    def _total(self, rows: Tensor) -> float | None:
+        """What the losses of a step's samples are divided by; see :class:`Batch`."""
+        if self.class_weights is not None:
+            labels = torch.from_numpy(self.split.labels[(rows % len(self.split)).numpy()])
+            return float(self.class_weights[labels].double().sum())
+        if isinstance(self.cut, TrainerCut) or len(rows) < self.cut.global_batch:
+            return float(len(rows))
+        return None
 
 
 def _mixed(batch: Batch, draw: Draw) -> Batch:
     """Take a batch of which row 0 is only there to be mixed into row 1."""
-    images, labels, indices, _, _ = batch
-    return Batch(images[1:], labels[1:], indices[1:], Mix(images[:1], labels[:-1], draw))
+    images, labels, indices = batch[:3]
+    partners = labels[:-1].masked_fill(labels[1:] == IGNORED_LABEL, IGNORED_LABEL)
+    return Batch(images[1:], labels[1:], indices[1:], Mix(images[:1], partners, draw))
 
 
 @dataclass(frozen=True)
@@ -223,7 +218,7 @@ class EvalBatches:
 
     Every shard gets the same number of batches, each with exactly ``batch_size`` rows, as
     collectives and pipeline schedules need. Block k of ``batch_size * shard.size`` samples is
-    dealt to the shards in contiguous parts; rows beyond the split repeat the pixels of sample 0
+    dealt to the shards in contiguous parts; rows beyond the split repeat pixels of another one
     under label -100 and index -1.
 
     Attributes:
@@ -261,55 +256,5 @@ class EvalBatches:
         rows = torch.full((self.num_batches * self.shard.size * self.batch_size,), PADDING_INDEX)
         rows[: len(self.split)] = torch.arange(len(self.split))
         mine = rows.view(layout)[:, self.shard.rank]
-        samples = _Samples(self.split, Augmentation(), seed=0, epoch=0, pixels=self.pixels)
-        return iter(_loader(samples, mine.tolist(), self.num_workers, self.pin_memory))
-
-
-@dataclass(frozen=True)
-class _Samples(Dataset[Batch]):
-    """The samples of one epoch; made anew for each, so no worker can hold an old epoch."""
-
-    split: CachedSplit
-    augmentation: Augmentation
-    seed: int
-    epoch: int
-    pixels: bool
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitems__(self, rows: list[int]) -> Batch:
-        """One gather for a whole batch; row -1 is padding."""
-        indices = torch.tensor(rows, dtype=torch.int64)
-        padding = indices == PADDING_INDEX
-        places = indices.masked_fill(padding, 0).numpy()
-        labels = torch.from_numpy(self.split.labels[places]).masked_fill(padding, IGNORED_LABEL)
-        if not self.pixels:
-            shape = (len(rows), 0, *self.split.images.shape[2:])
-            return Batch(torch.empty(shape, dtype=torch.uint8), labels, indices)
-        images = torch.from_numpy(np.asarray(self.split.images[places]))
-        if self.augmentation.active:
-            keyed = zip(images, rows, strict=True)
-            images = torch.stack(
-                [augment(x, self.seed, self.epoch, row, self.augmentation) for x, row in keyed]
-            )
-        return Batch(images, labels, indices)
-
-
-def _loader(
-    samples: _Samples, rows: list[list[int]], num_workers: int, pin_memory: bool
-) -> DataLoader:
-    """A loader that yields one batch for each line of ``rows``."""
-    return DataLoader(
-        samples,
-        batch_sampler=rows,
-        collate_fn=_as_is,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        # Its own generator: otherwise each loader draws from the global one, and moves dropout.
-        generator=torch.Generator(),
-    )
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
+        samples = Samples(self.split, Augmentation(), seed=0, epoch=0, pixels=self.pixels)
+        return iter(load(samples, mine.tolist(), self.num_workers, self.pin_memory))

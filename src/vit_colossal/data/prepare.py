@@ -19,8 +19,8 @@ from vit_colossal.data.sources.source import ImageSource, choose, load
 from vit_colossal.data.streams import StreamedSource, read_streams
 from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing
+from vit_colossal.plan.epoch_cut import epoch_cut
 from vit_colossal.plan.plan import RunPlan
-from vit_colossal.plan.trainer_cut import trainer_cut
 
 if TYPE_CHECKING:
     from vit_colossal.config.train_config import TrainConfig
@@ -66,6 +66,7 @@ def train_batches(
 
     Later pipeline stages need labels and how to mix them, and so neither decode nor augment.
     """
+    from vit_colossal.data.balance import balanced_weights
     from vit_colossal.data.loaders import TrainBatches
     from vit_colossal.data.mixing import Mixing
     from vit_colossal.data.transforms import Augmentation
@@ -81,19 +82,21 @@ def train_batches(
         erasing=config.random_erasing or 0.0,
         fill=data.preprocessing.fill,
     )
+    weighted = config.class_weights == "balanced"
     return TrainBatches(
         data.train,
-        plan.batches.global_batch,
+        epoch_cut(config),
         plan.batches.accumulation,
         shard,
         config.seed,
         augmentation,
         Mixing(config.mixup or 0.0, config.cutmix or 0.0),
+        balanced=config.sampler == "balanced",
+        class_weights=balanced_weights(data.train.labels, len(data.labels)) if weighted else None,
         num_workers=loader_workers(config, busy=on_cuda and augmentation.active) if pixels else 0,
         pin_memory=on_cuda,
         pixels=pixels,
-        trainer=trainer_cut(config),
-        full=plan.dims.pp > 1,
+        full=plan.dims.pp > 1 or config.compile,
     )
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.functional import cross_entropy
 
-from vit_colossal.data.loaders import IGNORED_LABEL, PADDING_INDEX, Batch
+from vit_colossal.data.samples import IGNORED_LABEL, PADDING_INDEX, Batch
 from vit_colossal.evaluation.predictions import Predictions
 from vit_colossal.evaluation.scores import Evaluation
 from vit_colossal.strategies.engine import Engine

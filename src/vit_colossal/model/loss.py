@@ -13,6 +13,7 @@ def criterion(
     partners: Tensor | None = None,
     weight: float = 1.0,
     total: Tensor | None = None,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy in fp32; labels of -100 do not count.
 
@@ -27,14 +28,21 @@ def criterion(
             arXiv:1512.00567).
         partners: int64 [B], the labels that are mixed in.
         weight: share of ``labels``.
-        total: divide the sum by this count, on the device, rather than by that of the labels;
-            nothing is mixed then.
+        total: divide the sum by this number, on the device, rather than by that of the labels (or
+            the sum of their weights).
+        class_weights: fp32 [labels], what a label counts in a weighted mean, as in PyTorch's
+            ``CrossEntropyLoss``.
     """
     logits = logits.float()
-    if total is not None:
-        return cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing) / total
-    own = cross_entropy(logits, labels, label_smoothing=smoothing)
+
+    def mean(targets: Tensor) -> Tensor:
+        reduction = "mean" if total is None else "sum"
+        loss = cross_entropy(
+            logits, targets, class_weights, reduction=reduction, label_smoothing=smoothing
+        )
+        return loss if total is None else loss / total
+
+    own = mean(labels)
     if partners is None:
         return own
-    other = cross_entropy(logits, partners, label_smoothing=smoothing)
-    return weight * own + (1.0 - weight) * other
+    return weight * own + (1.0 - weight) * mean(partners)

@@ -25,11 +25,11 @@ from vit_colossal.config.train_config import RECIPE, TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.errors import ConfigError
 from vit_colossal.parity.case import Case
-from vit_colossal.parity.config import ParityConfig
+from vit_colossal.parity.config import AS_PEERS, ParityConfig
 from vit_colossal.parity.plain_loop import Grouping, train_plain
 from vit_colossal.parity.trace import Difference, Trace, compare, first_beyond
 from vit_colossal.plan.layouts import AUTOCAST, MASTERS, Layout, fitting_layouts, select
-from vit_colossal.plan.plan import RunPlan
+from vit_colossal.plan.plan import RunPlan, steps_per_epoch, total_steps
 from vit_colossal.runtime.group import Topology
 from vit_colossal.runtime.spawn import Program, launch
 from vit_colossal.training.run import choose_device, plan_run
@@ -172,7 +172,8 @@ def _refuse_what_peers_lack(config: ParityConfig) -> None:
     found = [
         f"--{name.replace('_', '-')}"
         for name in RECIPE
-        if name not in _SHARED and getattr(config, name) != fields[name].default
+        if name not in _SHARED
+        and getattr(config, name) not in (fields[name].default, AS_PEERS.get(name))
     ]
     if found:
         flags = ", ".join(found)
@@ -267,8 +268,7 @@ def _judge(case: Case, references: _References, exit_code: int | None) -> Row:
 
 
 def _total_steps(plan: RunPlan, data: RunData) -> int:
-    per_epoch = len(data.train) // plan.batches.global_batch
-    return plan.config.max_steps or (plan.config.epochs or 1) * per_epoch
+    return total_steps(plan.config, steps_per_epoch(plan.config, len(data.train)))
 
 
 def _problems(

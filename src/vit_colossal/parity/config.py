@@ -9,6 +9,9 @@ from pydantic import Field, FiniteFloat
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 
+#: On several processes Trainer fills the last batch with the epoch's first images.
+AS_PEERS = {"last_batch": "drop"}
+
 
 class ParityConfig(TrainConfig):
     """Compare every layout, a plain PyTorch loop and transformers' Trainer step by step."""
@@ -32,6 +35,8 @@ class ParityConfig(TrainConfig):
         if self.order is not None:
             raise ConfigError(["--order: parity compares all subjects in its own order: drop it"])
         defaults: dict[str, Any] = {"nproc": None, "output_dir": None}
+        if self.peers and self.last_batch is None:
+            defaults |= AS_PEERS
         if self.max_steps is None and self.epochs is None:
             defaults["max_steps"] = 50
         if self.global_batch_size is None:

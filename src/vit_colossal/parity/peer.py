@@ -18,7 +18,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers import Trainer as HubTrainer
 
 from vit_colossal.config.train_config import TrainConfig
-from vit_colossal.data.loaders import epoch_order
+from vit_colossal.data.order import epoch_order
 from vit_colossal.data.prepare import RunData
 from vit_colossal.data.transforms import normalize
 from vit_colossal.families.names import named_weights
@@ -26,7 +26,7 @@ from vit_colossal.model.build import build_model
 from vit_colossal.model.optim import SCHEDULES, schedule_shape
 from vit_colossal.parity.plain_loop import count_correct
 from vit_colossal.parity.trace import Trace
-from vit_colossal.plan.plan import RunPlan
+from vit_colossal.plan.plan import RunPlan, steps_per_epoch, total_steps
 from vit_colossal.runtime.group import Topology
 from vit_colossal.training.run import plan_run
 
@@ -106,9 +106,7 @@ def record_transformers(config: TrainConfig, topology: Topology, optim: str) -> 
     plan, data = plan_run(config, topology)
     config = plan.config
     model = build_model(plan.spec, data.labels, config.seed)
-    steps = config.max_steps or (config.epochs or 1) * (
-        len(data.train) // plan.batches.global_batch
-    )
+    steps = total_steps(config, steps_per_epoch(config, len(data.train)))
     recorder = _Recorder()
     with tempfile.TemporaryDirectory() as folder:
         order = _Order(len(data.train), plan.batches.global_batch, config.seed)

@@ -18,9 +18,10 @@ from transformers import PreTrainedModel
 
 from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import TrainConfig
-from vit_colossal.data.loaders import Batch, Shard
+from vit_colossal.data.loaders import Shard, TrainBatches
 from vit_colossal.data.mixing import mix_pixels
 from vit_colossal.data.prepare import RunData, train_batches
+from vit_colossal.data.samples import Batch
 from vit_colossal.data.transforms import normalize
 from vit_colossal.families.family import Family
 from vit_colossal.families.names import named_weights
@@ -33,7 +34,7 @@ from vit_colossal.model.optim import (
     parameter_groups,
 )
 from vit_colossal.parity.trace import Trace
-from vit_colossal.plan.parallel_dims import BatchPlan
+from vit_colossal.plan.parallel_dims import BatchPlan, ParallelDims
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.runtime.group import compute_exactly
 from vit_colossal.strategies.drop_path import take_over
@@ -98,10 +99,12 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     losses: list[float] = []
     norms, lrs = [], []
     averages = [p.detach().clone() for p in master.parameters()]
-    for batch in _global_batches(plan, data, total_steps):
+    source = _whole_batches(plan, data)
+    weights = None if source.class_weights is None else source.class_weights.to(device)
+    for batch in _global_batches(source, total_steps):
         lrs.append(float(schedule.get_last_lr()[0]))
-        drops.begin(len(losses), _places(plan.batches.global_batch, grouping))
-        losses.append(_backward(model, batch, plan, data, grouping))
+        drops.begin(len(losses), _places(batch, grouping))
+        losses.append(_backward(model, batch, plan, data, grouping, weights))
         if halved:
             for mine, working in zip(master.parameters(), model.parameters(), strict=True):
                 mine.grad, working.grad = _as_float(working.grad), None
@@ -116,9 +119,9 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
             torch._foreach_lerp_(averages, [p.detach() for p in master.parameters()], weight)
     if config.ema is not None:
         _assign(model, averages)
-    weights = {name: p.detach().float().cpu().clone() for name, p in named_weights(model)}
+    final = {name: p.detach().float().cpu().clone() for name, p in named_weights(model)}
     correct = count_correct(model, plan, data)
-    return Trace(losses, norms, lrs, correct, len(data.evaluation), weights)
+    return Trace(losses, norms, lrs, correct, len(data.evaluation), final)
 
 
 def _optimizer(
@@ -157,10 +160,19 @@ def count_correct(model: PreTrainedModel, plan: RunPlan, data: RunData) -> int:
     return correct
 
 
-def _global_batches(plan: RunPlan, data: RunData, total_steps: int) -> list[Batch]:
+def _whole_batches(plan: RunPlan, data: RunData) -> TrainBatches:
+    """The run's batches on one process, in one piece and without padding."""
+    whole = replace(
+        plan,
+        batches=BatchPlan(plan.batches.global_batch, 1, 1, 1),
+        dims=ParallelDims(1, 1, 1),
+        config=plan.config.replace(compile=False),
+    )
+    return train_batches(whole, data, Shard(0, 1))
+
+
+def _global_batches(source: TrainBatches, total_steps: int) -> list[Batch]:
     """Every step's global batch, in the run's order."""
-    whole = replace(plan, batches=BatchPlan(plan.batches.global_batch, 1, 1, 1))
-    source = train_batches(whole, data, Shard(0, 1))
     batches: list[Batch] = []
     epoch = 0
     while len(batches) < total_steps:
@@ -170,9 +182,17 @@ def _global_batches(plan: RunPlan, data: RunData, total_steps: int) -> list[Batc
 
 
 def _backward(
-    model: PreTrainedModel, batch: Batch, plan: RunPlan, data: RunData, grouping: Grouping
+    model: PreTrainedModel,
+    batch: Batch,
+    plan: RunPlan,
+    data: RunData,
+    grouping: Grouping,
+    class_weights: torch.Tensor | None,
 ) -> float:
-    """Gradients of one global batch; returns its mean loss, summed as the layout would."""
+    """Gradients of one global batch; returns its mean loss, summed as the layout would.
+
+    A batch that names what its losses are divided by may be smaller and is cut as far as it goes.
+    """
     device = model.device
     pixels, targets = _normalized(batch.images.to(device), data), batch.labels.to(device)
     smoothing, partners, weight = plan.config.label_smoothing or 0.0, targets, 1.0
@@ -180,32 +200,38 @@ def _backward(
         first = _normalized(batch.mix.image.to(device), data)
         pixels = mix_pixels(pixels, first, batch.mix.draw)
         partners, weight = batch.mix.labels.to(device), batch.mix.draw.weight
-    pieces = []
-    for replica in range(grouping.replicas):
-        parts = [
-            values.chunk(grouping.replicas)[replica].chunk(grouping.parts)
-            for values in (pixels, targets, partners)
-        ]
-        pieces.append(list(zip(*parts, strict=True)))
-    if grouping.backwards:
-        pieces = [piece[::-1] for piece in pieces[::-1]]
+    divisor = None if batch.total is None else pixels.new_tensor(batch.total)
+    pieces = _pieces((pixels, targets, partners), grouping)
     replica_losses = []
     for piece in pieces:
         total = torch.zeros((), device=device)
         for images, labels, others in piece:
             logits = _logits(model, images, plan)
             mixed_in = None if batch.mix is None else others
-            loss = criterion(logits, labels, smoothing, mixed_in, weight) / len(piece)
-            (loss / grouping.replicas).backward()
+            loss = criterion(logits, labels, smoothing, mixed_in, weight, divisor, class_weights)
+            loss = loss / len(piece) if divisor is None else loss * len(pieces)
+            (loss / len(pieces)).backward()
             total += loss.detach()
         replica_losses.append(total.item())
     return sum(replica_losses) / len(replica_losses)
 
 
-def _places(global_batch: int, grouping: Grouping) -> torch.Tensor:
+def _pieces(
+    values: Sequence[torch.Tensor], grouping: Grouping
+) -> list[list[tuple[torch.Tensor, ...]]]:
+    """A batch's tensors, cut alike: for each replica, for each of its parts."""
+    replicas = zip(*(each.chunk(grouping.replicas) for each in values), strict=True)
+    pieces = [
+        list(zip(*(each.chunk(grouping.parts) for each in replica), strict=True))
+        for replica in replicas
+    ]
+    return [piece[::-1] for piece in pieces[::-1]] if grouping.backwards else pieces
+
+
+def _places(batch: Batch, grouping: Grouping) -> list[torch.Tensor]:
     """The places in the global batch of each forward pass of ``_backward``, in its order."""
-    parts = torch.arange(global_batch).view(grouping.replicas * grouping.parts, -1)
-    return parts.flip(0) if grouping.backwards else parts
+    pieces = _pieces([torch.arange(len(batch.labels))], grouping)
+    return [part for piece in pieces for [part] in piece]
 
 
 def _normalized(images: torch.Tensor, data: RunData) -> torch.Tensor:

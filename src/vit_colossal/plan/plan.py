@@ -13,10 +13,12 @@ from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.checkpoint import Checkpoint, Segment
+from vit_colossal.plan.epoch_cut import epoch_cut, order_problems
 from vit_colossal.plan.model_spec import ModelSpec, read_spec
 from vit_colossal.plan.parallel_dims import BatchPlan, ParallelDims, plan_batches
 from vit_colossal.plan.problems import (
     augmentation_problems,
+    balance_problems,
     freeze_problems,
     model_problems,
     optimizer_problems,
@@ -24,7 +26,6 @@ from vit_colossal.plan.problems import (
     refuses_fp32,
 )
 from vit_colossal.plan.stages import layers_of_stages, stage_problems
-from vit_colossal.plan.trainer_cut import order_problems, trainer_cut
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def make_plan(
         problems += error.problems
     problems += augmentation_problems(config)
     problems += [*freeze_problems(config, spec), *order_problems(config)]
+    problems += balance_problems(config)
     if problems or plan is None:
         raise ConfigError(problems)
     return RunPlan(config, device, spec, dims, plan, tuple(notes))
@@ -131,11 +133,14 @@ def make_plan(
 
 def check_data(plan: RunPlan, num_train: int, num_eval: int) -> None:
     """Raise ConfigError when the splits are too small for the batch."""
-    if num_train < plan.batches.global_batch:
+    if num_train < 1:
+        raise ConfigError(["the training split is empty: choose another --train-split"])
+    if steps_per_epoch(plan.config, num_train) < 1:
         raise ConfigError(
             [
                 f"the training split has {num_train} images, fewer than one global batch of "
-                f"{plan.batches.global_batch}: use a smaller --global-batch-size"
+                f"{plan.batches.global_batch}: use a smaller --global-batch-size or "
+                "--last-batch train"
             ]
         )
     if num_eval < 1:
@@ -149,9 +154,7 @@ def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
 
 def steps_per_epoch(config: TrainConfig, num_train: int) -> int:
     """Optimizer steps of one epoch of a resolved configuration."""
-    cut = trainer_cut(config)
-    batch = config.global_batch_size or num_train
-    return num_train // batch if cut is None else cut.steps_per_epoch(num_train)
+    return epoch_cut(config).steps_per_epoch(num_train)
 
 
 def fit_batch(plan: RunPlan, asked: TrainConfig, num_train: int) -> RunPlan:
@@ -235,7 +238,7 @@ def _bf16_advice(config: TrainConfig, device: Device) -> list[str]:
 
 
 def _default_recipe(config: TrainConfig, spec: ModelSpec, device: Device) -> TrainConfig:
-    """Precision, epochs and learning rate, where not given."""
+    """Precision, epochs, learning rate and what becomes of the last batch, where not given."""
     precision = config.precision
     if precision is None:
         if device.kind == "cuda":
@@ -244,7 +247,11 @@ def _default_recipe(config: TrainConfig, spec: ModelSpec, device: Device) -> Tra
             precision = "bf16" if refuses_fp32(config) else "fp32"
     epochs = config.epochs or (3 if spec.pretrained else 20)
     lr = config.lr if config.lr is not None else (2e-4 if spec.pretrained else 1e-3)
-    return config.replace(precision=precision, epochs=epochs, lr=lr, device=device.kind)
+    last_batch = config.last_batch
+    if last_batch is None:  # the references of the digits were recorded without the last images
+        last_batch = "drop" if config.dataset == "digits" and config.order is None else "train"
+    filled_in = {"precision": precision, "epochs": epochs, "lr": lr, "last_batch": last_batch}
+    return config.replace(**filled_in, device=device.kind)
 
 
 def _global_batch(config: TrainConfig, spec: ModelSpec, dims: ParallelDims) -> TrainConfig:

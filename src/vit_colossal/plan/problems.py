@@ -115,6 +115,23 @@ def augmentation_problems(config: TrainConfig) -> list[str]:
     return problems
 
 
+def balance_problems(config: TrainConfig) -> list[str]:
+    """Two corrections of one imbalance, or of a run that has none."""
+    flags = [
+        flag
+        for flag, value in (
+            ("--class-weights balanced", config.class_weights),
+            ("--sampler balanced", config.sampler),
+        )
+        if value == "balanced"
+    ]
+    if len(flags) == 2:
+        return [f"{' and '.join(flags)} correct the same imbalance twice: choose one"]
+    if flags and config.order is not None:
+        return [f"{flags[0]} is nothing that Trainer does: drop it or --order"]
+    return []
+
+
 def freeze_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
     """Frozen layers that are not there, or settings that freezing makes idle."""
     problems = []

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from vit_colossal.config.train_config import RECIPE, TrainConfig, problems_of
+from vit_colossal.config.train_config import RECIPE, TrainConfig, implied, problems_of
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.rundir.events import EndEvent, EvalEvent
@@ -158,7 +158,8 @@ def has_gone_on(directory: Path) -> bool:
 
 def with_defaults(settings: Mapping[str, Value]) -> dict[str, Value]:
     """The settings of a reference, with those that did not exist yet as they act when not given."""
-    return {**hyperparameters(TrainConfig.model_validate({})), **settings}
+    defaults = hyperparameters(TrainConfig.model_validate({}))
+    return {**defaults, **implied(settings), **settings}
 
 
 def hyperparameters(config: TrainConfig) -> dict[str, Value]:

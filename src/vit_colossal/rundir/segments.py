@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from vit_colossal.config.train_config import CUTS, RECIPE, TrainConfig
+from vit_colossal.config.train_config import CUTS, RECIPE, TrainConfig, implied
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Segment
@@ -53,7 +53,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """The settings that differ, in the order of config.yaml; without those of places."""
     # Other versions know other settings: what one does not name has its default.
     defaults = TrainConfig.model_validate({}).model_dump(mode="json", by_alias=True)
-    before, now = ({**defaults, **values} for values in (before, now))
+    before, now = ({**defaults, **implied(values), **values} for values in (before, now))
     names = [name for name in defaults if name not in PLACES and before[name] != now[name]]
     same_end = before["max_steps"] is not None and "max_steps" not in names
     scheduled = any(v["lr_schedule"] != "constant" or v["warmup_ratio"] for v in (before, now))

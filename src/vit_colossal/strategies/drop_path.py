@@ -8,7 +8,7 @@ arXiv:1603.09382.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -17,7 +17,6 @@ import torch
 from vit_colossal.data.transforms import seeded, stable_seed
 from vit_colossal.model.build import blocks
 from vit_colossal.plan.model_spec import ModelSpec
-from vit_colossal.plan.parallel_dims import BatchPlan
 
 #: Residual paths of one block: around attention and MLP.
 _PATHS = 2
@@ -39,13 +38,13 @@ class Drops:
         self._parts: list[torch.Tensor] = []
         self._next = 0
 
-    def begin(self, step: int, parts: torch.Tensor) -> None:
+    def begin(self, step: int, parts: Iterable[torch.Tensor]) -> None:
         """Draw those of a step.
 
         Args:
             step: optimizer steps that are done.
-            parts: int64 [parts, b], the places in the global batch that this process computes,
-                in the order of its forward passes.
+            parts: of each forward pass, in their order, the places in the global batch of the
+                samples that this process computes, int64 [b].
         """
         if not self.active:
             return
@@ -133,14 +132,3 @@ def take_over(
     if drops.active:
         model.register_forward_pre_hook(lambda each, _: drops.advance() if each.training else None)
     return drops
-
-
-def parts_of(batches: BatchPlan, replica: int) -> torch.Tensor:
-    """The places in the global batch that a replica computes, one row for each forward pass.
-
-    As ``data.loaders`` deals them out, in the order of accumulation and micro-batches: int64
-    [accumulation * micro-batches, b].
-    """
-    places = torch.arange(batches.global_batch)
-    slices = places.view(batches.accumulation, batches.dp, batches.num_microbatches, -1)
-    return slices[:, replica].reshape(-1, batches.microbatch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.parallel_dims import Coordinate, ParallelDims
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.strategies.choice import strategy_of
-from vit_colossal.strategies.drop_path import Drops, parts_of, take_over
+from vit_colossal.strategies.drop_path import Drops, take_over
 from vit_colossal.strategies.parts import Part
 from vit_colossal.strategies.strategy import Boosted, Strategy
 
@@ -47,6 +48,7 @@ class Engine(Boosted):
         preprocessing: how pixels become inputs.
         drops: which residual paths are dropped, where some are.
         ema: the average of the weights, where one is kept.
+        class_weights: fp32 [labels] on the device, what a label counts in the training loss.
     """
 
     strategy: Strategy
@@ -55,6 +57,7 @@ class Engine(Boosted):
     preprocessing: Preprocessing
     drops: Drops
     ema: Average | None = None
+    class_weights: torch.Tensor | None = None
 
     @property
     def dims(self) -> ParallelDims:
@@ -86,9 +89,14 @@ class Engine(Boosted):
         """The ranks that hold the same weights for other samples; None is the whole world."""
         return self.strategy.replicas(self)
 
-    def begin_step(self) -> None:
-        """Draw what a step drops."""
-        parts = parts_of(self.plan.batches, self.coordinate.dp)
+    def begin_step(self, places: Sequence[torch.Tensor]) -> None:
+        """Draw what a step drops.
+
+        Args:
+            places: of each batch of this replica, where its samples stand in the global batch.
+        """
+        size = self.plan.batches.microbatch
+        parts = [part for batch in places for part in batch.split(size)]
         self.drops.begin(self.schedule.last_epoch, parts)
 
     @property
@@ -176,5 +184,6 @@ def build_engine(
         drops=drops,
     )
     strategy.settle(engine)
-    engine.begin_step()
+    # For a forward pass before the first step.
+    engine.begin_step([torch.arange(plan.batches.forward_batch)])
     return engine

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from vit_colossal.data.loaders import Batch
 from vit_colossal.data.mixing import mix_pixels
+from vit_colossal.data.samples import Batch
 from vit_colossal.strategies.engine import Engine
 
 

@@ -6,6 +6,7 @@ import logging
 
 from vit_colossal.model.build import flops_per_image
 from vit_colossal.model.fused_adamw import FusedAdamW
+from vit_colossal.plan.epoch_cut import TrainerCut
 from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.strategies.memory_use import StateMemory
 from vit_colossal.text import printable, shown
@@ -65,15 +66,19 @@ def _first_labels(labels: tuple[str, ...]) -> str:
 
 def _order(job: Job) -> str:
     """What becomes of the images that fill no global batch."""
-    count, cut = len(job.data.train), job.train_batches.trainer
-    if cut is None:
-        dropped = count % job.plan.batches.global_batch
-        return f"{dropped} images sit out each epoch, others each time"
-    again = cut.repeated(count)
-    return (
-        f"in the order of transformers.Trainer on {cut}: the last has {cut.last_step(count)} images"
-        + (f", {again} of them for the second time" if again else "")
-    )
+    count, cut = len(job.data.train), job.train_batches.cut
+    last = f"the last has {cut.last_step(count)} images"
+    if isinstance(cut, TrainerCut):
+        again = cut.repeated(count)
+        repeated = f", {again} of them for the second time" if again else ""
+        return f"in the order of transformers.Trainer on {cut}: {last}{repeated}"
+    if not cut.keeps_last:
+        last = f"{count - cut.samples(count)} images sit out each epoch, others each time"
+    elif cut.last_step(count) == cut.global_batch:
+        last = "no image sits out"
+    if job.train_batches.balanced:
+        last += "; drawn with replacement, each label as often as any other"
+    return last
 
 
 def _augmentation(job: Job) -> str:
@@ -93,6 +98,9 @@ def _training(job: Job) -> str:
     parts = {f"{job.num_trained / 1e6:.2f} M parameters": True}
     parts[f"learning rate x {config.layer_decay} per layer"] = (config.layer_decay or 1) < 1
     parts[f"weights averaged with decay {config.ema}"] = config.ema is not None
+    weights = job.train_batches.class_weights
+    if weights is not None:
+        parts[f"labels weighted from {weights.min():.3g} to {weights.max():.3g}"] = True
     patience = config.early_stopping_patience
     parts[f"stops after {patience} evaluations without gain"] = patience is not None
     return ", ".join(text for text, active in parts.items() if active)

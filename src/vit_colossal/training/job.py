@@ -101,6 +101,8 @@ def build_job(plan: RunPlan, data: RunData, device: torch.device) -> Job:
     engine = build_engine(plan, model, data.preprocessing, steps, device)
     if config.ema is not None:
         engine.ema = Ema(engine, config.ema)
+    if batches.class_weights is not None:
+        engine.class_weights = batches.class_weights.to(device)
     return Job(
         plan=plan,
         data=data,

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from vit_colossal.checkpoints.writer import Checkpointer, checkpoint_bytes
-from vit_colossal.data.loaders import Batch
+from vit_colossal.data.samples import Batch
 from vit_colossal.errors import UserError
 from vit_colossal.evaluation.exact import Evaluation
 from vit_colossal.rundir.metrics import Reporter

@@ -59,7 +59,7 @@ class Meter:
         values = {
             "loss": mean.item(),
             "lr": self.lr,
-            "images_per_second": job.plan.batches.global_batch / seconds,
+            "images_per_second": self._images(step) / (seconds * self.steps),
             "peak_memory_mib": memory.item() / 2**20,
         }
         epoch = step / job.steps_per_epoch
@@ -67,6 +67,11 @@ class Meter:
         self.reporter.event("train", step, epoch, **values, **norm)
         self._show(step, epoch, values, seconds * (job.total_steps - step))
         self.loss_sum, self.steps, self.since = None, 0, time.monotonic()
+
+    def _images(self, step: int) -> int:
+        """Trained on since the last line."""
+        cut, count = self.job.train_batches.cut, len(self.job.data.train)
+        return cut.trained(count, step) - cut.trained(count, step - self.steps)
 
     def _show(self, step: int, epoch: float, values: dict[str, float], left_s: float) -> None:
         """One line, or the bar's words; ``left_s`` is what the steps to come will take."""

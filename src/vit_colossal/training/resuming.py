@@ -103,6 +103,14 @@ def own_spec(config: TrainConfig, origin: Origin) -> ModelSpec | None:
     return spec if asked in (own, {"image_size": spec.image_size}) else None
 
 
+def own_last_batch(config: TrainConfig, origin: Origin) -> TrainConfig:
+    """The configuration with what the run does with its last batches, where that is not given."""
+    if config.last_batch is not None or config.order is not None:
+        return config
+    trains = origin.checkpoint.identity.get("last batch") is not None
+    return config.replace(last_batch="train" if trains else "drop")
+
+
 def where_data_lie(config: TrainConfig, origin: Origin) -> tuple[TrainConfig, list[str]]:
     """The configuration with the place of the run's data, and what to say about it.
 

@@ -38,7 +38,13 @@ from vit_colossal.rundir.trackers import tracker_problems
 from vit_colossal.runtime.agreement import Facts, together
 from vit_colossal.runtime.group import Topology, choose_device, hosts_of_ranks, in_group
 from vit_colossal.runtime.pins import require_colossalai
-from vit_colossal.training.resuming import continued, find_origin, own_spec, where_data_lie
+from vit_colossal.training.resuming import (
+    continued,
+    find_origin,
+    own_last_batch,
+    own_spec,
+    where_data_lie,
+)
 from vit_colossal.training.weak import weakness
 
 if TYPE_CHECKING:
@@ -68,7 +74,7 @@ def plan_run(
     try:
         origin = find_origin(config, report=topology.rank == 0)
         if origin is not None:
-            config, notes = where_data_lie(config, origin)
+            config, notes = where_data_lie(own_last_batch(config, origin), origin)
             spec = own_spec(config, origin)
         else:
             found += _lost_problems(config)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from vit_colossal.data.loaders import Batch
+from vit_colossal.data.samples import Batch
 from vit_colossal.model.loss import criterion
 from vit_colossal.strategies.engine import Engine
 from vit_colossal.strategies.inputs import pixels, stage_inputs
@@ -38,7 +38,7 @@ def train_step(engine: Engine, batches: list[Batch]) -> StepOutput:
         batches: this replica's share of the global batch, one entry per accumulation step
             (always one under a pipeline, whose micro-batches accumulate).
     """
-    engine.begin_step()
+    engine.begin_step([batch.places for batch in batches if batch.places is not None])
     loss = _pipeline(engine, batches[0]) if engine.pipelined else _accumulate(engine, batches)
     lr = float(engine.schedule.get_last_lr()[0])
     norm = engine.strategy.update(engine)
@@ -59,7 +59,7 @@ def _accumulate(engine: Engine, batches: list[Batch]) -> torch.Tensor:
             labels = batch.labels.to(engine.device, non_blocking=True)
             [partners] = _partners(engine, batch, len(labels))
             loss = _loss(engine, batch, logits, labels, partners)
-            if batch.step_size is None:
+            if batch.total is None:
                 loss = loss / len(batches)
             engine.booster.backward(loss, engine.optimizer)
         total += loss.detach()
@@ -97,11 +97,13 @@ def _loss(
     partners: torch.Tensor | None,
 ) -> torch.Tensor:
     smoothing = engine.plan.config.label_smoothing or 0.0
-    if batch.step_size is not None:
-        # As Trainer does (`compute_loss`): each image counts alike, however the step is cut; the
-        # gradients of the replicas are averaged, and the schedule divides by its micro-batches.
-        total = logits.new_full((), batch.step_size, dtype=torch.float32)
-        parts = engine.dims.dp * engine.plan.batches.num_microbatches
-        return criterion(logits, labels, smoothing, total=total) * parts
     weight = 1.0 if batch.mix is None else batch.mix.draw.weight
-    return criterion(logits, labels, smoothing, partners, weight)
+    if batch.total is None:
+        return criterion(logits, labels, smoothing, partners, weight)
+    # Each image counts alike (or by its label), however the step is cut, as in Trainer
+    # (`compute_loss`); the gradients of the replicas are averaged, and the schedule divides by its
+    # micro-batches.
+    total = logits.new_full((), batch.total, dtype=torch.float32)
+    parts = engine.dims.dp * engine.plan.batches.num_microbatches
+    weights = engine.class_weights
+    return criterion(logits, labels, smoothing, partners, weight, total, weights) * parts

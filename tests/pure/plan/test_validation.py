@@ -9,7 +9,14 @@ import pytest
 
 from vit_colossal import ConfigError, TrainConfig
 from vit_colossal.plan.model_spec import PRESETS
-from vit_colossal.plan.plan import Device, RunPlan, check_data, fit_batch, make_plan
+from vit_colossal.plan.plan import (
+    Device,
+    RunPlan,
+    check_data,
+    fit_batch,
+    make_plan,
+    steps_per_epoch,
+)
 
 CPU, CUDA, OLD_CUDA = Device("cpu"), Device("cuda"), Device("cuda", bf16=False)
 
@@ -374,6 +381,34 @@ def test_a_split_smaller_than_a_batch() -> None:
     assert "--global-batch-size" in line
     with pytest.raises(ConfigError, match="evaluation split is empty"):
         check_data(resolved, num_train=64, num_eval=0)
+
+
+def test_the_last_batch_trains_but_for_the_digits_whose_results_are_recorded() -> None:
+    assert plan(dataset="digits").config.last_batch == "drop"
+    assert plan(dataset="photos", model="vit-micro").config.last_batch == "train"
+    assert plan(dataset="digits", last_batch="train").config.last_batch == "train"
+    few = plan(dataset="photos", model="vit-micro", global_batch_size=64)
+    check_data(few, num_train=1, num_eval=1)
+    assert [steps_per_epoch(few.config, count) for count in (1, 64, 65, 128)] == [1, 1, 2, 2]
+    with pytest.raises(ConfigError, match="training split is empty"):
+        check_data(few, num_train=0, num_eval=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"class_weights": "balanced", "sampler": "balanced"}, "choose one"),
+        ({"order": "transformers", "order_processes": 1, "sampler": "balanced"}, "--sampler"),
+        (
+            {"order": "transformers", "order_processes": 1, "class_weights": "balanced"},
+            "--class-weights",
+        ),
+        ({"order": "transformers", "order_processes": 1, "last_batch": "drop"}, "--last-batch"),
+    ],
+)
+def test_what_does_not_go_together(values: dict[str, object], expected: str) -> None:
+    (line,) = problems(dataset="digits", **values)
+    assert expected in line
 
 
 def test_a_default_batch_is_made_to_fit_few_images() -> None:

@@ -23,6 +23,7 @@ from vit_colossal.data.prepare import loader_workers
 from vit_colossal.data.transforms import Augmentation
 from vit_colossal.errors import ConfigError, DataError
 from vit_colossal.model.preprocessing import Preprocessing
+from vit_colossal.plan.epoch_cut import EpochCut
 
 FEATURES = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
 
@@ -69,8 +70,10 @@ def test_batches_are_the_caches_in_every_layout(tmp_path: Path, workers: int) ->
     change = Augmentation(random_resized_crop=True, horizontal_flip=True)
     for rank in range(2):
         shard = Shard(rank, 2)
-        ours = TrainBatches(fresh, 8, 2, shard, 42, change, num_workers=workers).batches(1)
-        theirs = TrainBatches(cached, 8, 2, shard, 42, change).batches(1)
+        ours = TrainBatches(
+            fresh, EpochCut(4, 2), 2, shard, 42, change, num_workers=workers
+        ).batches(1)
+        theirs = TrainBatches(cached, EpochCut(4, 2), 2, shard, 42, change).batches(1)
         for step, reference in zip(ours, theirs, strict=True):
             for a, b in zip(step, reference, strict=True):
                 assert a.images.equal(b.images) and a.indices.equal(b.indices)

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from vit_colossal.data.loaders import Batch, EvalBatches, Shard, TrainBatches, epoch_order
+from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
 from vit_colossal.data.mixing import Mixing
+from vit_colossal.data.order import epoch_order
 from vit_colossal.data.pixels import CachedSplit
+from vit_colossal.data.samples import Batch
 from vit_colossal.data.transforms import Augmentation, augment
 from vit_colossal.errors import DataError
+from vit_colossal.plan.epoch_cut import EpochCut
 
 ONE = Shard(0, 1)
 BOTH = Augmentation(random_resized_crop=True, horizontal_flip=True)
@@ -31,8 +34,11 @@ def train(count: int = 50, shard: Shard = ONE, **options: object) -> TrainBatche
         "accumulation": 1,
         "seed": 42,
         "augmentation": Augmentation(),
-    }
-    return TrainBatches(split_of(count), shard=shard, **(settings | options))
+        "keeps_last": False,
+    } | options
+    batch, accumulation = settings.pop("global_batch_size"), settings["accumulation"]
+    cut = EpochCut(batch // (accumulation or 1), accumulation, settings.pop("keeps_last"))
+    return TrainBatches(split_of(count), cut, shard=shard, **settings)
 
 
 def same(left: Batch, right: Batch) -> bool:
@@ -186,9 +192,9 @@ def test_every_sample_is_evaluated_exactly_once(count: int, size: int, batch_siz
         for number, batch in enumerate(batches):
             assert batch.images.shape == (batch_size, 3, 6, 5)
             padding = batch.indices == -1
-            places = batch.indices.masked_fill(padding, 0)
-            assert np.array_equal(batch.images.numpy(), split.images[places.numpy()])
-            assert torch.equal(batch.labels, (places * 10).masked_fill(padding, -100))
+            real = batch.indices[~padding]
+            assert np.array_equal(batch.images[~padding].numpy(), split.images[real.numpy()])
+            assert torch.equal(batch.labels, (batch.indices * 10).masked_fill(padding, -100))
             start = (number * size + rank) * batch_size
             expected = [i if i < count else -1 for i in range(start, start + batch_size)]
             assert batch.indices.tolist() == expected

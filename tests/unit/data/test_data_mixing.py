@@ -10,12 +10,15 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 from torchvision.transforms import v2
 
-from vit_colossal.data.loaders import Batch, Shard, TrainBatches, epoch_order
+from vit_colossal.data.loaders import Shard, TrainBatches
 from vit_colossal.data.mixing import Box, Draw, Mixing, mix_pixels
+from vit_colossal.data.order import epoch_order
 from vit_colossal.data.pixels import CachedSplit
+from vit_colossal.data.samples import Batch
 from vit_colossal.data.transforms import Augmentation, normalize, seeded, stable_seed
 from vit_colossal.model.loss import criterion
 from vit_colossal.model.preprocessing import Preprocessing
+from vit_colossal.plan.epoch_cut import EpochCut
 
 GLOBAL, COUNT, LABELS = 12, 40, 5
 EVERYTHING = Augmentation(
@@ -36,7 +39,8 @@ def split_of(count: int = COUNT) -> CachedSplit:
 
 def batches(size: int = 1, rank: int = 0, **options: object) -> TrainBatches:
     settings = {"accumulation": 1, "augmentation": EVERYTHING, "mixing": BOTH} | options
-    return TrainBatches(split_of(), GLOBAL, shard=Shard(rank, size), seed=42, **settings)
+    cut = EpochCut(GLOBAL // settings["accumulation"], settings["accumulation"])
+    return TrainBatches(split_of(), cut, shard=Shard(rank, size), seed=42, **settings)
 
 
 def pixels(batch: Batch) -> torch.Tensor:

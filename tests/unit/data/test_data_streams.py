@@ -23,6 +23,7 @@ from vit_colossal.data.streams import StreamedSource, read_streams
 from vit_colossal.data.transforms import Augmentation
 from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing
+from vit_colossal.plan.epoch_cut import EpochCut
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +181,7 @@ def test_a_streamed_split_is_shuffled_and_shared_out_like_any_other(tmp_path: Pa
     plain = Augmentation()
     for rank in range(2):
         batches = [
-            TrainBatches(split, 8, 2, Shard(rank, 2), 42, plain).batches(3)
+            TrainBatches(split, EpochCut(4, 2), 2, Shard(rank, 2), 42, plain).batches(3)
             for split in (found.train, train)
         ]
         for ours, theirs in zip(*batches, strict=True):

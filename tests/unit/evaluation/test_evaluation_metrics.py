@@ -16,8 +16,9 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from vit_colossal.data.loaders import IGNORED_LABEL, PADDING_INDEX, EvalBatches, Shard
+from vit_colossal.data.loaders import EvalBatches, Shard
 from vit_colossal.data.pixels import CachedSplit
+from vit_colossal.data.samples import IGNORED_LABEL, PADDING_INDEX
 from vit_colossal.evaluation.exact import Evaluation, _Sums
 
 CPU = torch.device("cpu")

@@ -12,20 +12,11 @@ from families import LABELS, SIDE, TINY
 from vit_colossal.families.table import FAMILIES
 from vit_colossal.model.build import build_model
 from vit_colossal.plan.model_spec import read_spec
-from vit_colossal.plan.parallel_dims import BatchPlan
-from vit_colossal.strategies.drop_path import DroppedPath, Drops, parts_of, take_over
+from vit_colossal.strategies.drop_path import DroppedPath, Drops, take_over
 from vit_colossal.strategies.engine import checkpoint_activations
 
 CPU = torch.device("cpu")
 DROPPING = [name for name, t in TINY.items() if FAMILIES[t.model_type].drop_path is not None]
-
-
-def test_the_places_are_those_that_the_loader_deals_out() -> None:
-    """``order.view(accumulation, replicas, b)`` of one step, each cut into micro-batches."""
-    assert parts_of(BatchPlan(8, 2, 2, 1), 1).tolist() == [[2, 3], [6, 7]]
-    assert parts_of(BatchPlan(8, 2, 1, 2), 0).tolist() == [[0, 1], [2, 3]]
-    everyone = [parts_of(BatchPlan(24, 2, 3, 2), replica).flatten() for replica in (0, 1)]
-    assert torch.cat(everyone).sort().values.tolist() == list(range(24))
 
 
 def test_numbers_depend_on_seed_step_and_place_alone() -> None:

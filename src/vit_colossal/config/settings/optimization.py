@@ -34,6 +34,16 @@ class OptimizationSettings(Settings):
     """Passes over the training split. Default 3 for a pretrained model, 20 from scratch."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many optimizer steps; the schedule spans them."""
+    last_batch: Literal["train", "drop"] | None = None
+    """What becomes of the images at the end of an epoch that fill no global batch: they train as a
+    smaller one, each image counting alike, or sit out, others in each epoch. Default train; drop
+    for the built-in digits, whose recorded results left them out."""
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """Each image once an epoch, in random order; or as many images drawn with replacement, each
+    label as often as any other."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weigh each image's loss by its label: images / (labels x images of the label), as
+    scikit-learn's balanced does; training only."""
     lr: FiniteFloat | None = alias("lr", "learning_rate", ge=0)
     """Peak learning rate, never scaled. Default 2e-4 for a pretrained model, 1e-3 from scratch; an
     optimizer other than AdamW needs one of its own."""
@@ -78,7 +88,7 @@ class OptimizationSettings(Settings):
     """End with the weights of the best evaluation instead of the last ones."""
     order: Literal["transformers"] | None = None
     """Train on the batches of a transformers.Trainer run, in its order and with its optimizer;
-    default an order of our own, in which each epoch leaves out what fills no global batch."""
+    default an order of our own."""
     order_processes: int | None = Field(None, ge=1)
     """The number of processes of that Trainer run, whatever the number here: its batches depend on
     it. Part of what makes a run, with --grad-accumulation, its gradient_accumulation_steps."""
