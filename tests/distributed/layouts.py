@@ -11,7 +11,7 @@ from plain_loop import MODEL, Recipe
 
 from launching import Case
 
-STEPS = 14  # 200 images make 12 steps: the second epoch is entered
+STEPS = 14  # 200 images make 12 steps and one of 8 images: the second epoch is entered
 
 #: AdamW as people use it. Its steps hardly depend on the gradients' scale.
 ADAM = Recipe(steps=STEPS, lr=1e-3)

@@ -6,6 +6,7 @@ several micro-batches, leaves most of these with padding alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,7 +18,7 @@ from plain_loop import Images, PlainRun, Recipe, movement, spread, train_plain
 from test_layouts import distance
 
 from conftest import EXACT
-from launching import Case, Launch
+from launching import Case, Launch, run, warm
 
 STEPS, BATCH = 9, 16
 
@@ -136,3 +137,28 @@ def test_what_was_left_out_would_be_found(
     data = Images(train_images.pixels[:count], train_images.labels[:count])
     other = train_plain(data, replace(recipe_of(variant), **without), LABELS)
     assert distance(other.losses, plain(variant, "fp32").losses) > 1e-3
+
+
+@pytest.mark.slow
+def test_a_run_is_continued_within_an_epoch_under_another_layout(
+    eleven: Path, plain: Plain, tmp_path: Path
+) -> None:
+    """Four steps an epoch; after the second one of the second epoch."""
+    flags = [*common_flags(eleven, recipe_of("drawn")), *VARIANTS["drawn"].flags.split()]
+    flags += ["--max-train-samples", "49", "--max-eval-samples", "2", "--log-every", "1"]
+    flags += ["--nproc", "2", "--save-every", "3", "--no-tensorboard"]
+    checkpoint = str(tmp_path / "one/checkpoints/step-000006")
+    for name, more in (
+        ("one", ["--plugin", "zero1"]),
+        ("two", ["--plugin", "hybrid", "--pp", "2", "--resume", checkpoint]),
+    ):
+        command = warm("-m", "vit_colossal", "train", *flags, *more)
+        finished = run([*command, "--output-dir", str(tmp_path / name)], timeout_s=200)
+        assert finished.returncode == 0, finished.output
+    assert "this is no longer the same run" not in finished.output
+    assert "the last has 1 image; drawn with replacement" in finished.output
+    expected = plain("drawn", "fp32").losses
+    for name, first in (("one", 0), ("two", 6)):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses = [event["loss"] for event in map(json.loads, lines) if event["event"] == "train"]
+        assert losses[-STEPS + first :] == pytest.approx(expected[first:], rel=2e-6)

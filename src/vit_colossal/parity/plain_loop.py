@@ -96,15 +96,13 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     freeze(model, plan.spec, config)
     optimizer = _optimizer(parameter_groups(master, plan.spec, config), config, device)
     schedule = build_schedule(optimizer, config, total_steps)
-    losses: list[float] = []
-    norms, lrs = [], []
+    losses, norms, lrs = list[float](), list[float](), list[float]()
     averages = [p.detach().clone() for p in master.parameters()]
     source = _whole_batches(plan, data)
-    weights = None if source.class_weights is None else source.class_weights.to(device)
     for batch in _global_batches(source, total_steps):
         lrs.append(float(schedule.get_last_lr()[0]))
         drops.begin(len(losses), _places(batch, grouping))
-        losses.append(_backward(model, batch, plan, data, grouping, weights))
+        losses.append(_backward(model, batch, plan, data, grouping, source.class_weights))
         if halved:
             for mine, working in zip(master.parameters(), model.parameters(), strict=True):
                 mine.grad, working.grad = _as_float(working.grad), None
@@ -119,9 +117,9 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
             torch._foreach_lerp_(averages, [p.detach() for p in master.parameters()], weight)
     if config.ema is not None:
         _assign(model, averages)
-    final = {name: p.detach().float().cpu().clone() for name, p in named_weights(model)}
+    weights = {name: p.detach().float().cpu().clone() for name, p in named_weights(model)}
     correct = count_correct(model, plan, data)
-    return Trace(losses, norms, lrs, correct, len(data.evaluation), final)
+    return Trace(losses, norms, lrs, correct, len(data.evaluation), weights)
 
 
 def _optimizer(
@@ -201,6 +199,8 @@ def _backward(
         pixels = mix_pixels(pixels, first, batch.mix.draw)
         partners, weight = batch.mix.labels.to(device), batch.mix.draw.weight
     divisor = None if batch.total is None else pixels.new_tensor(batch.total)
+    if class_weights is not None:
+        class_weights = class_weights.to(device)
     pieces = _pieces((pixels, targets, partners), grouping)
     replica_losses = []
     for piece in pieces:

@@ -67,14 +67,15 @@ def _first_labels(labels: tuple[str, ...]) -> str:
 def _order(job: Job) -> str:
     """What becomes of the images that fill no global batch."""
     count, cut = len(job.data.train), job.train_batches.cut
-    last = f"the last has {cut.last_step(count)} images"
+    size = cut.last_step(count)
+    last = f"the last has {size} image{'' if size == 1 else 's'}"
     if isinstance(cut, TrainerCut):
         again = cut.repeated(count)
         repeated = f", {again} of them for the second time" if again else ""
         return f"in the order of transformers.Trainer on {cut}: {last}{repeated}"
     if not cut.keeps_last:
         last = f"{count - cut.samples(count)} images sit out each epoch, others each time"
-    elif cut.last_step(count) == cut.global_batch:
+    elif size == cut.global_batch:
         last = "no image sits out"
     if job.train_batches.balanced:
         last += "; drawn with replacement, each label as often as any other"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +12,9 @@ from vit_colossal import TrainConfig
 from vit_colossal.checkpoints.resume import identity, layout
 from vit_colossal.config.train_config import RECIPE
 from vit_colossal.data.prepare import RunData
+from vit_colossal.plan.checkpoint import Checkpoint
 from vit_colossal.plan.plan import Device, RunPlan, make_plan
+from vit_colossal.training.resuming import Origin, own_last_batch
 
 #: These may be changed on the way: the schedule is a function of the step, the rest of the future.
 MAY_CHANGE = {
@@ -59,6 +62,9 @@ OTHER: dict[str, Any] = {
     "freeze_layers": 1,
     "layer_decay": 0.5,
     "ema": 0.9,
+    "last_batch": "train",
+    "sampler": "balanced",
+    "class_weights": "balanced",
 }
 
 
@@ -124,3 +130,16 @@ def test_what_changes_the_order_of_sums_is_another_layout(
 ) -> None:
     assert layout(plan(**one)) != layout(plan(**other))
     assert layout(plan(**one)) == layout(plan(**one))
+
+
+def test_a_run_goes_on_with_its_last_batches_as_it_began() -> None:
+    """Checkpoints of earlier versions say nothing of them: they were left out."""
+    for given, saved, expected in (
+        (None, "train", "train"),
+        (None, None, "drop"),
+        ("train", None, "train"),  # and is refused, as the identities differ
+    ):
+        checkpoint = Checkpoint(Path("x"), 1, {"last batch": saved}, {})
+        origin = Origin(checkpoint, Path("x"), (), None)
+        config = TrainConfig(dataset="photos", last_batch=given)
+        assert own_last_batch(config, origin).last_batch == expected

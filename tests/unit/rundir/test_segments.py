@@ -42,6 +42,9 @@ def described(before: dict[str, Any], now: dict[str, Any]) -> dict[str, bool]:
         ({"plugin": "zero1"}, {"--plugin ddp -> zero1": False}),
         ({"grad_accumulation": 4}, {"--grad-accumulation 1 -> 4": False}),
         ({"save_every": 7, "log_every": 3}, {"--save-every none -> 7": False, "": False}),
+        # What earlier versions wrote has no such setting: they left the last batch out.
+        ({"last_batch": "train"}, {"--last-batch drop -> train": True}),
+        ({"last_batch": "drop"}, {}),
         # Places are no settings of a run.
         ({"output_dir": "elsewhere", "resume": "auto", "cache_dir": "/x"}, {}),
         ({"dataset": "/data/Fotos von mir"}, {"--dataset ./Fotos von mir": False}),
