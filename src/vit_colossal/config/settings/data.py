@@ -40,7 +40,7 @@ class DataSettings(Settings):
     title: ClassVar[str] = "the images"
 
     dataset: str | None = None
-    """A local folder or file (parquet, arrow, csv, tsv, jsonl, tar), digits (built in), beans,
+    """A local folder or file (parquet, arrow, csv, tsv, jsonl, tar, zip), digits (built in), beans,
     cifar10, or any hub name."""
     dataset_config: str | None = None
     """Configuration name of a hub data set, or of a local copy with a README.md."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from vit_colossal.data.sources.scan import FolderNode, Scan, scan
 from vit_colossal.data.sources.split_names import matching, splits_of_files
 from vit_colossal.data.sources.tables import TEXT_SUFFIXES
 from vit_colossal.data.sources.webdataset import expand_braces
+from vit_colossal.data.sources.zip_archive import is_zip, unpacked
 from vit_colossal.errors import DataError
 
 
@@ -43,7 +44,7 @@ class Local(NamedTuple):
 
 
 def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
-    """Load files, a folder of files, or a folder of images.
+    """Load files, a folder of files, a folder of images, or such a folder in a zip archive.
 
     Args:
         path: An existing file or folder, or a pattern of files (``train-{000..003}.tar``).
@@ -56,6 +57,8 @@ def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
     try:
         if os.path.isdir(path):
             return _load_folder(path, request, memory)._replace(root=path.resolve())
+        if is_zip(path):
+            return _load_zip(path, request, memory)
         if request.dataset_config is not None:
             find_configuration(path, path, request.dataset_config)
         require_no_folders(request)
@@ -64,6 +67,20 @@ def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
         return local._replace(root=root)
     except OSError as error:
         raise DataError([f"--dataset {path}: cannot be read ({error})"]) from error
+
+
+def _load_zip(path: Path, request: SourceRequest, memory: Path) -> Local:
+    """The folder in an archive; what is said of it names the archive in the folder's place."""
+    folder = unpacked(path, memory).resolve()
+
+    def named(lines: Iterable[str]) -> list[str]:
+        return [line.replace(str(folder), str(path)) for line in lines]
+
+    try:
+        local = _load_folder(folder, request, memory)
+    except DataError as error:
+        raise DataError(named(error.problems)) from error
+    return local._replace(root=folder, notes=tuple(named(local.notes)))
 
 
 def require_no_folders(request: SourceRequest) -> None:

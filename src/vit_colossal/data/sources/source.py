@@ -200,7 +200,8 @@ def _first_rows(dataset: datasets.Dataset, limit: int | None, flag: str) -> data
 def missing_path(name: str) -> bool:
     """Whether ``name`` can only be meant as a path, and nothing is there."""
     path = Path(name).expanduser()
-    is_path = name[:1] in (".", "/", "~") or name.count("/") > 1 or path.suffix in READERS
+    is_file = path.suffix in READERS or path.suffix == ".zip"
+    is_path = name[:1] in (".", "/", "~") or name.count("/") > 1 or is_file
     return not name or (is_path and not os.path.exists(path) and not is_pattern(name))
 
 
