@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -149,11 +150,19 @@ class TrainBatches:
     ) -> Iterator[list[Batch]]:
         """Load this shard's part of each step."""
         samples = Samples(self.split, self.augmentation, self.seed, epoch, self.pixels)
-        parts = [self._parts(slices) for slices in steps]
-        rows = [part.rows for step in parts for part in step]
-        loader = iter(load(samples, rows, self.num_workers, self.pin_memory))
-        for step, (slices, mine) in enumerate(zip(steps, parts, strict=True), start=first_step):
-            batches = [next(loader) for _ in mine]
+        asked_for: deque[list[_Part]] = deque()
+
+        def rows() -> Iterator[list[int]]:
+            """As far as loader processes are ahead: a million images take seconds to deal out."""
+            for slices in steps:
+                asked_for.append(self._parts(slices))
+                yield from (part.rows for part in asked_for[-1])
+
+        loader = iter(load(samples, rows(), self.num_workers, self.pin_memory))
+        for step, slices in enumerate(steps, start=first_step):
+            count = len(slices) if self.accumulation > 1 else 1
+            batches = [next(loader) for _ in range(count)]
+            mine = asked_for.popleft()
             if self.mixing.active:
                 height, width = batches[0].images.shape[-2:]
                 draw = self.mixing.draw(self.seed, epoch, step, (height, width))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,7 +83,9 @@ class Samples(Dataset[Batch]):
         return images[((~padding).cumsum(0) - 1).clamp(min=0)]
 
 
-def load(samples: Samples, rows: list[list[int]], num_workers: int, pin_memory: bool) -> DataLoader:
+def load(
+    samples: Samples, rows: Iterable[list[int]], num_workers: int, pin_memory: bool
+) -> DataLoader:
     """A loader that yields one batch for each line of ``rows``."""
     return DataLoader(
         samples,
