@@ -127,5 +127,6 @@ def schedule_shape(config: TrainConfig, total_steps: int) -> dict[str, Any]:
     if config.lr_schedule == "cosine-restarts":
         return {"num_cycles": config.lr_cycles}
     if config.lr_schedule == "constant-cooldown":
-        return {"num_decay_steps": math.ceil(config.cooldown_ratio * total_steps)}
+        steps = math.ceil(config.cooldown_ratio * total_steps)
+        return {"num_decay_steps": steps, "decay_type": "linear"}
     return {}

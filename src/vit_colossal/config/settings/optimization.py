@@ -49,7 +49,7 @@ class OptimizationSettings(Settings):
     optimizer other than AdamW needs one of its own."""
     lr_schedule: Schedule = "cosine"
     """Shape after the warm-up. cosine-restarts starts --lr-cycles times from the peak;
-    constant-cooldown falls to 0 over the last --cooldown-ratio of the steps."""
+    constant-cooldown falls evenly to 0 over the last --cooldown-ratio of the steps."""
     lr_cycles: int = Field(3, ge=1)
     """Cosines of --lr-schedule cosine-restarts."""
     cooldown_ratio: FiniteFloat = Field(0.2, gt=0, le=1)
