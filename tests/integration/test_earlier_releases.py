@@ -82,7 +82,7 @@ def test_other_names_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as refused:
         check_weights(read_spec(str(folder), {}))
     (problem,) = refused.value.problems
-    assert "'backbone.classifier.bias'" in problem and "vit.encoder.layer.0" in problem
+    assert "'backbone.vit.encoder.layer." in problem and "vit.encoder.layer.0" in problem
 
 
 def _renamed(tmp_path: Path, rename: object) -> Path:

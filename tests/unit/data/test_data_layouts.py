@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import datasets
 import pytest
 from PIL import Image
 
@@ -268,6 +269,46 @@ def test_what_systems_leave_is_no_data(tmp_path: Path) -> None:
     assert (source.labels, sizes(source)) == (("cat", "dog"), (6, 2))
     (note,) = (note for note in source.notes if "passed over" in note)
     assert "2 @eaDir" in note and "1 Thumbs.db" in note and "lost+found" in note
+
+
+@pytest.mark.parametrize("place", ["run", "runs/a", "runs/of/june", "cat/run"])
+def test_runs_among_the_photos_are_no_data(tmp_path: Path, place: str) -> None:
+    """People train where their photos lie; a run has thumbnails, and its predictions are rows."""
+    put(tmp_path, "cat", "dog", f"{place}/thumbnails")
+    (tmp_path / place / "predictions.parquet").write_bytes(b"rows")
+    for name in ("config.yaml", "environment.json"):
+        (tmp_path / place / name).write_text("{}")
+    source = read(tmp_path, val_split=0.25)
+    assert (source.labels, sizes(source)) == (("cat", "dog"), (6, 2))
+    assert f"{tmp_path}: passed over the runs in it: {place}" in source.notes
+
+
+@pytest.mark.parametrize("place", ["rows.parquet", "results/rows.parquet"])
+def test_images_in_folders_and_rows_beside_them_are_two_readings(
+    tmp_path: Path, place: str
+) -> None:
+    put(tmp_path, "cat", "dog")
+    images = [{"bytes": (tmp_path / "cat/000.png").read_bytes(), "path": None}] * 8
+    rows = datasets.Dataset.from_dict({"image": images, "label": ["a", "b"] * 4})
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    rows.to_parquet(tmp_path / place)
+    message = problems(tmp_path)
+    assert f"8 images in the folders cat, dog, and rows in {place}: " in message
+    given = tmp_path / Path(place).parts[0]
+    assert f"--classes-are-folders takes the images, --dataset {given} the rows" in message
+    assert read(given, val_split=0.25).labels == ("a", "b")
+    if given.suffix:
+        assert read(tmp_path, val_split=0.25, classes_are_folders=True).labels == ("cat", "dog")
+
+
+def test_pictures_of_a_data_card_beside_rows_are_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "assets", count=1)
+    images = [{"bytes": (tmp_path / "assets/000.png").read_bytes(), "path": None}] * 8
+    rows = datasets.Dataset.from_dict({"image": images, "label": ["a", "b"] * 4})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    source = read(tmp_path, val_split=0.25)
+    assert sizes(source) == (6, 2)
+    assert f"{tmp_path}: left out 1 image(s) beside the data's files" in source.notes
 
 
 def test_a_training_split_of_loose_images_says_what_is_missing(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Local(NamedTuple):
         notes: What a person should know, one line each.
         places: What each split was read from, for people.
         root: The data's own folder: nothing outside of it is read.
+        num_named: Files of images that rows name.
     """
 
     splits: dict[str, Any]
@@ -41,6 +42,7 @@ class Local(NamedTuple):
     notes: tuple[str, ...] = ()
     places: dict[str, str] = {}  # noqa: RUF012  (never changed)
     root: Path | None = None
+    num_named: int = 0
 
 
 def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
@@ -109,8 +111,6 @@ def _load_folder(path: Path, request: SourceRequest, memory: Path) -> Local:
         if not images:
             require_no_folders(request)
         files = []
-    if files and images:
-        notes.append(f"{path}: left out {images} image(s) beside the data's files")
     others = found.root.files(*TEXT_SUFFIXES, ".tar") if files else []
     if others:
         names = _first_names(found.root.path, others)
@@ -120,9 +120,33 @@ def _load_folder(path: Path, request: SourceRequest, memory: Path) -> Local:
     if files:
         by_split = _by_split(path, chosen.root, files)
         local = _read_files(path, chosen.root, by_split, request, memory)
+        notes += _images_beside(path, found.root, files, local)
     else:
         local = _read_images(path, found, request, memory)
     return local._replace(notes=(*notes, *local.notes))
+
+
+def _images_beside(path: Path, root: FolderNode, files: list[Path], local: Local) -> list[str]:
+    """A line about the images that lie beside files of rows, if there are any.
+
+    Raises:
+        DataError: They may as well be the data set: rows name few, and they fill several folders.
+    """
+    left = root.count - local.num_named
+    if left <= 0:
+        return []
+    if 2 * local.num_named >= root.count or len(root.filled) < 2:
+        return [f"{path}: left out {left} image(s) beside the data's files"]
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    place = (path / (folder if folder != root.path else files[0]).relative_to(root.path)).as_posix()
+    names = ", ".join(list(root.filled)[:3]) + (" ..." if len(root.filled) > 3 else "")
+    raise DataError(
+        [
+            f"--dataset {path}: {root.count} images in the folders {names}, and rows in "
+            f"{_first_names(root.path, files)}: --classes-are-folders takes the images, "
+            f"--dataset {place} the rows"
+        ]
+    )
 
 
 def _read_images(path: Path, found: Scan, request: SourceRequest, memory: Path) -> Local:
@@ -271,7 +295,8 @@ def _read_files(
     rows = READERS[suffix](path, by_split, request)
     places = {name: _place(root, by_split[name]) for name in rows.splits}
     files = list(dict.fromkeys([*files, *rows.images]))
-    return Local(rows.splits, content_of(root, files, memory), rows.notes, places)
+    content = content_of(root, files, memory)
+    return Local(rows.splits, content, rows.notes, places, num_named=len(set(rows.images)))
 
 
 def _place(root: Path, files: list[Path]) -> str:

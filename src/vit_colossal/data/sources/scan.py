@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vit_colossal.data.sources.images import IMAGE_SUFFIXES
 from vit_colossal.data.sources.system_files import is_left_by_system
+from vit_colossal.plan import run_folder
 
 # fmt: off
 #: What has to be unpacked first; ``.tar`` can be shards.
@@ -85,18 +86,25 @@ class Scan:
         root: What is in it.
         links: Links that lead out of it, and links to folders, one line each.
         left_by_systems: How often each name of a system's was passed over; no hidden files.
+        runs: Run directories, whose thumbnails and predictions are no data.
     """
 
     root: FolderNode
     links: list[str] = field(default_factory=list)
     left_by_systems: Counter[str] = field(default_factory=Counter)
+    runs: list[Path] = field(default_factory=list)
 
     def passed_over(self) -> tuple[str, ...]:
-        """A line about what systems left, if there is any."""
-        if not self.left_by_systems:
-            return ()
-        names = ", ".join(f"{n} {name}" for name, n in sorted(self.left_by_systems.items()))
-        return (f"{self.root.path}: passed over what systems leave: {names}",)
+        """A line each about what systems left and about runs, if there are any."""
+        lines, where = [], self.root.path
+        if self.left_by_systems:
+            names = ", ".join(f"{n} {name}" for name, n in sorted(self.left_by_systems.items()))
+            lines.append(f"{where}: passed over what systems leave: {names}")
+        if self.runs:
+            first = self.runs[0].relative_to(where)
+            more = f" and {len(self.runs) - 1} more" if self.runs[1:] else ""
+            lines.append(f"{where}: passed over the runs in it: {first}{more}")
+        return tuple(lines)
 
 
 def scan(root: Path) -> Scan:
@@ -129,8 +137,21 @@ def _fill(node: FolderNode, found: Scan) -> None:
             elif entry.is_file():
                 is_image = path.suffix.lower() in IMAGE_SUFFIXES
                 (node.images if is_image else node.others).append(path)
-    for folder in node.folders.values():
-        _fill(folder, found)
+    for name, folder in list(node.folders.items()):
+        before = len(found.runs)
+        if _is_run(folder.path):
+            found.runs.append(folder.path)
+        else:
+            _fill(folder, found)
+        # What held runs alone is none of the data's folders either.
+        if len(found.runs) > before and not (folder.folders or folder.images or folder.others):
+            del node.folders[name]
+
+
+def _is_run(folder: Path) -> bool:
+    """People train where their photos lie: `runs/` is then among them."""
+    names = (run_folder.CONFIG, run_folder.ENVIRONMENT)
+    return all((folder / name).is_file() for name in names)
 
 
 def _link_out(path: Path, root: Path) -> str | None:
