@@ -123,6 +123,7 @@ def test_what_cannot_be_evaluated(
         (str(trained), "--dataset", "digits"): "numbers do not say which of these they mean",
         ("moved/alone",): "--dataset: name the data set",
         (str(trained), "--eval-split", "nope"): "--eval-split nope: no such split",
+        (str(trained), "--val-split", "0.5"): "--val-split 0.5: a run is evaluated on the images",
         (str(trained), "--check-reference", "x"): "judges a training run",
         (str(trained), "--tp", "2", "--checkpoint", "nope"): "no checkpoint at",
         (str(trained), "--plugin", "gemini", "--precision", "fp32"): "refuses --precision fp32",

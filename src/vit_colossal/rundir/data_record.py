@@ -142,7 +142,10 @@ def read_data_record(run_dir: Path) -> DataRecord:
         return DataRecord.model_validate(json_object(path.read_bytes()))
     except FileNotFoundError:
         return _of_earlier_version(run_dir)
-    except (OSError, ValueError, ValidationError) as error:
+    except ValidationError as error:
+        keys = (".".join(map(str, item["loc"])) or "the whole" for item in error.errors())
+        raise ConfigError([f"{path}: damaged ({', '.join(keys)})"]) from None
+    except (OSError, ValueError) as error:
         raise ConfigError([f"{path}: unreadable ({str(error).splitlines()[0]})"]) from None
 
 

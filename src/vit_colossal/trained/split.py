@@ -150,6 +150,13 @@ def _open(config: TrainConfig, choice: Choice, options: CacheOptions) -> Source:
     request = source_request(choice.settings, keep_test=choice.keep_test)
     request = replace(request, min_labels=1)
     given = config.model_fields_set
+    if "val_split" in given and config.dataset is None and choice.of_run:
+        raise ConfigError(
+            [
+                f"--val-split {config.val_split:g}: a run is evaluated on the images that it held "
+                "out: drop it, or name data with --dataset"
+            ]
+        )
     if "eval_split" in given and config.eval_split is not None:
         return _open_named(request, config.eval_split, options)
     return _open_default(request, options, held_out=choice.of_run or "val_split" in given)
