@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy, one_hot
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.core_model_loading import revert_weight_conversion
@@ -304,12 +303,10 @@ def _batches(labels: torch.Tensor, recipe: Recipe) -> list[torch.Tensor]:
 
 
 def _class_weights(labels: torch.Tensor, num_labels: int) -> torch.Tensor:
-    """scikit-learn's, for the labels that it knows of; 1 for the others."""
-    known = labels.unique().numpy()
-    weights = torch.ones(num_labels)
-    found = compute_class_weight("balanced", classes=known, y=labels.numpy())
-    weights[known] = torch.from_numpy(found).float()
-    return weights
+    """Images over labels that occur times images of the label; 1 for labels without any."""
+    counts = torch.bincount(labels, minlength=num_labels).double()
+    weights = len(labels) / ((counts > 0).sum() * counts)
+    return weights.where(counts > 0, 1.0).float()
 
 
 def _accumulate(

@@ -8,11 +8,10 @@ from torch import Tensor
 
 
 def balanced_weights(labels: np.ndarray, num_labels: int) -> Tensor:
-    """n / (k * count) for each label, the formula of scikit-learn's ``class_weight="balanced"``.
+    """n / (k * count) for each label: n samples, k labels that have any, by scikit-learn.
 
-    n are the samples, k the labels that have any; scikit-learn names King & Zeng 2001, "Logistic
-    Regression in Rare Events Data", as its origin. A label without samples has 1: only label
-    smoothing meets it.
+    It names King & Zeng 2001, "Logistic Regression in Rare Events Data", as the formula's origin. A
+    label without samples has 1: only label smoothing meets it.
 
     Args:
         labels: int64 [n].
@@ -21,8 +20,9 @@ def balanced_weights(labels: np.ndarray, num_labels: int) -> Tensor:
     Returns:
         fp32 [num_labels].
     """
-    counts = np.bincount(labels, minlength=num_labels)
-    occurring = counts > 0
+    from sklearn.utils.class_weight import compute_class_weight  # takes most of a second
+
+    occurring = np.unique(labels)
     weights = np.ones(num_labels)
-    weights[occurring] = len(labels) / (occurring.sum() * counts[occurring])
+    weights[occurring] = compute_class_weight("balanced", classes=occurring, y=labels)
     return torch.from_numpy(weights).float()

@@ -27,12 +27,7 @@ from vit_colossal.families.family import Family
 from vit_colossal.families.names import named_weights
 from vit_colossal.model.build import build_model
 from vit_colossal.model.loss import criterion
-from vit_colossal.model.optim import (
-    build_schedule,
-    ema_decay,
-    freeze,
-    parameter_groups,
-)
+from vit_colossal.model.optim import build_schedule, ema_decay, freeze, parameter_groups
 from vit_colossal.parity.trace import Trace
 from vit_colossal.plan.parallel_dims import BatchPlan, ParallelDims
 from vit_colossal.plan.plan import RunPlan
