@@ -220,9 +220,12 @@ def _end_of(worker: BaseProcess) -> int:
     """A descriptor that becomes readable when a process ends.
 
     Not multiprocessing's own where there is another: a process that becomes another program closes
-    that at once, and whoever waits for it goes round in circles from then on.
+    that at once, and whoever waits for it goes round in circles from then on. One that ended while
+    the next ones were started may have been collected by then, and has no number any more.
     """
-    return os.pidfd_open(worker.pid or 0) if sys.platform == "linux" else worker.sentinel
+    if sys.platform != "linux" or worker.exitcode is not None:
+        return worker.sentinel
+    return os.pidfd_open(worker.pid or 0)
 
 
 def _close_end(end: int, worker: BaseProcess) -> None:

@@ -127,6 +127,14 @@ def test_another_program_is_run_in_each(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
 
 
+def test_one_that_ends_before_the_next_one_starts_is_waited_for() -> None:
+    workers = [multiprocessing.get_context("spawn").Process(target=int) for _ in range(2)]
+    for worker in workers:
+        worker.start()  # collects those that have ended
+        worker.join()
+    assert spawn._wait(workers) is None
+
+
 @pytest.mark.parametrize(("code", "said"), [(2, False), (3, False), (143, False), (7, True)])
 def test_the_code_of_the_first_that_fails_is_the_answer(
     code: int, said: bool, capfd: pytest.CaptureFixture[str]
