@@ -64,3 +64,7 @@ class DataError(ConfigError):
 
 class ModelError(ConfigError):
     """The model cannot be used as given. Exit code 2."""
+
+
+class FetchError(ModelError):
+    """The model lies on the hub, and something of it cannot be had from there. Exit code 2."""

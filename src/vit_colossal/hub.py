@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vit_colossal.errors import ModelError
+from vit_colossal.errors import FetchError, ModelError
 from vit_colossal.redaction import hide_secrets
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def fetch(name: str, file: str, revision: str | None = None) -> Path | None:
         name.
 
     Raises:
-        ModelError: it cannot be fetched; says why, and what to do.
+        FetchError: it cannot be fetched; says why, and what to do.
+        ModelError: it cannot be the name of a model.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
@@ -120,7 +121,7 @@ def fetch(name: str, file: str, revision: str | None = None) -> Path | None:
         if missing and not isinstance(error, LocalEntryNotFoundError):
             return None
         problem = f"--model {name}: cannot fetch its {file} from the hub: {explain(error)}"
-        raise ModelError([hide_secrets(problem)]) from error
+        raise FetchError([hide_secrets(problem)]) from error
 
 
 def explain(error: BaseException) -> str:

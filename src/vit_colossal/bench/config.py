@@ -56,6 +56,9 @@ class BenchConfig(TrainConfig):
         fixed: dict[str, Any] = {"nproc": None, "output_dir": None, "save_every": 0, "epochs": 1}
         fixed |= {"max_steps": steps, "lr_schedule": "constant", "warmup_ratio": 0.0}
         fixed |= {"tensorboard": False, "overwrite": False, "last_batch": "drop"}
+        # Cases and peers train the whole model on plain images, but where something else is asked.
+        unasked = {"freeze": "none", "random_resized_crop": False}
+        fixed |= {name: value for name, value in unasked.items() if values[name] is None}
         if self.model is None and "model" not in changes:
             fixed["model"] = "vit-micro"
         if self.dataset is None and "dataset" not in changes:

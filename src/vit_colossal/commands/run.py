@@ -88,12 +88,14 @@ def _print_error(error: UserError, by: str = "") -> None:
     # A file's name may hold what ends a line or steers a terminal.
     found = error.problems if isinstance(error, ConfigError) else str(error).splitlines()
     lines = [printable(hide_secrets(line)) for line in found]
-    if len(lines) == 1:
-        print(f"error{by}: {lines[0]}", file=sys.stderr)
+    # A line that begins with blanks goes on with the problem before it.
+    count = sum(not line.startswith("  ") for line in lines)
+    if count == 1:
+        print(f"error{by}: {lines[0]}", *lines[1:], sep="\n", file=sys.stderr)
         return
-    print(f"error{by}: {len(lines)} problems:", file=sys.stderr)
+    print(f"error{by}: {count} problems:", file=sys.stderr)
     for line in lines:
-        print(f"  - {line}", file=sys.stderr)
+        print(f"  {line}" if line.startswith("  ") else f"  - {line}", file=sys.stderr)
 
 
 def _set_up_logging(debug: bool) -> None:

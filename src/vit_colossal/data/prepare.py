@@ -73,8 +73,8 @@ def train_batches(
 
     config, on_cuda = plan.config, plan.device.kind == "cuda"
     augmentation = Augmentation(
-        random_resized_crop=config.random_resized_crop,
-        min_scale=config.min_crop_scale,
+        random_resized_crop=bool(config.random_resized_crop),
+        min_scale=config.min_crop_scale or 0.08,
         horizontal_flip=config.horizontal_flip,
         auto=config.auto_augment,
         num_ops=config.randaugment_num_ops or 2,

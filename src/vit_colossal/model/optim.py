@@ -116,7 +116,7 @@ def build_schedule(optimizer: Optimizer, config: TrainConfig, total_steps: int) 
     return get_scheduler(
         SCHEDULES[config.lr_schedule],
         optimizer,
-        num_warmup_steps=math.ceil(config.warmup_ratio * total_steps),
+        num_warmup_steps=math.ceil((config.warmup_ratio or 0.0) * total_steps),
         num_training_steps=total_steps,
         scheduler_specific_kwargs=schedule_shape(config, total_steps),
     )

@@ -37,6 +37,9 @@ class ParityConfig(TrainConfig):
         defaults: dict[str, Any] = {"nproc": None, "output_dir": None}
         if self.peers and self.last_batch is None:
             defaults |= AS_PEERS
+        # All subjects train the whole model on plain images, but where something else is asked for.
+        unasked = {"freeze": "none", "random_resized_crop": False}
+        defaults |= {name: value for name, value in unasked.items() if values[name] is None}
         if self.max_steps is None and self.epochs is None:
             defaults["max_steps"] = 50
         if self.global_batch_size is None:

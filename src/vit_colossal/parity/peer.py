@@ -148,7 +148,7 @@ def _arguments(
         max_grad_norm=config.clip_grad_norm,
         lr_scheduler_type=SCHEDULES[config.lr_schedule],
         lr_scheduler_kwargs=schedule_shape(config, steps),
-        warmup_steps=math.ceil(config.warmup_ratio * steps),
+        warmup_steps=math.ceil((config.warmup_ratio or 0.0) * steps),
         optim=optim,
         bf16=config.precision == "bf16",
         dataloader_drop_last=True,

@@ -13,6 +13,7 @@ from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.checkpoint import Checkpoint, Segment
+from vit_colossal.plan.default_subject import default_dataset, default_model, ways_on
 from vit_colossal.plan.epoch_cut import epoch_cut, order_problems
 from vit_colossal.plan.model_spec import ModelSpec, read_spec
 from vit_colossal.plan.parallel_dims import BatchPlan, ParallelDims, plan_batches
@@ -25,6 +26,7 @@ from vit_colossal.plan.problems import (
     plugin_problems,
     refuses_fp32,
 )
+from vit_colossal.plan.recipe import BUILT_IN, TrainingSet, choose, explained
 from vit_colossal.plan.stages import layers_of_stages, stage_problems
 
 
@@ -96,10 +98,12 @@ def make_plan(
     except ConfigError as error:
         raise ConfigError([*found, *error.problems]) from None
     found = [*found, *optimizer_problems(config)]
+    asked = config
     config, notes = _default_subject(config, device)
     try:
         config = with_image_size(config)
-        spec = spec or read_spec(config.model or "", config.model_overrides)
+        with ways_on(asked):
+            spec = spec or read_spec(config.model or "", config.model_overrides)
     except ConfigError as error:
         found = [*found, *plugin_problems(config, device.kind), *augmentation_problems(config)]
         raise ConfigError([*found, *error.problems]) from None
@@ -157,28 +161,57 @@ def steps_per_epoch(config: TrainConfig, num_train: int) -> int:
     return epoch_cut(config).steps_per_epoch(num_train)
 
 
-def fit_batch(plan: RunPlan, asked: TrainConfig, num_train: int) -> RunPlan:
-    """Halve the default global batch until the training images fill one.
+def draft(config: TrainConfig, device: Device) -> TrainConfig:
+    """The configuration to plan with while nobody knows how many images there are.
+
+    A batch that is yet to be chosen stands in it as one that any layout can cut.
+    """
+    built_in = (config.dataset or default_dataset(device.kind)) in BUILT_IN
+    if built_in or config.global_batch_size or config.batch_size:
+        return config
+    cut = (config.num_microbatches or 1) * (config.microbatch_size or 1) * config.pp
+    share = 2 * cut * config.grad_accumulation * (config.order_processes or 1)
+    return config.replace(batch_size=share)
+
+
+def fit_recipe(plan: RunPlan, asked: TrainConfig, images: int, labels: int) -> RunPlan:
+    """Give what nobody named the values that fit the images, and say why.
 
     Args:
-        plan: the run.
-        asked: its configuration before defaults were filled in; a batch named there is kept.
-        num_train: training images.
+        plan: the run, as planned before they were counted.
+        asked: its configuration before defaults were filled in; what is named there is kept.
+        images: of the training split.
+        labels: of the data set.
 
     Returns:
-        The plan with a smaller batch and a note; as it was, if that is not needed or possible.
+        The plan with those values and a note for each; of a built-in data set as it was, but for a
+        batch that its images do not fill.
+
+    Raises:
+        ConfigError: the layout cannot cut the batch.
     """
+    if plan.config.dataset in BUILT_IN or images < 1:
+        return _halved_batch(plan, asked, images)
+    data = TrainingSet(images, labels, plan.spec.pretrained, plan.device.kind)
+    choices = choose(asked, data)
+    config = asked.replace(**{choice.name: choice.value for choice in choices})
+    found = make_plan(config, plan.dims.world_size, plan.device, spec=plan.spec)
+    return replace(found, notes=(*found.notes, *explained(choices, data)))
+
+
+def _halved_batch(plan: RunPlan, asked: TrainConfig, images: int) -> RunPlan:
+    """With a default batch halved until the images fill one, where the layout allows it."""
     batch = plan.batches.global_batch
-    if asked.global_batch_size or asked.batch_size or not 0 < num_train < batch:
+    if asked.global_batch_size or asked.batch_size or not 0 < images < batch:
         return plan
-    while batch > num_train:
+    while batch > images:
         batch //= 2
     try:
         smaller = asked.replace(global_batch_size=batch)
         found = make_plan(smaller, plan.dims.world_size, plan.device, spec=plan.spec)
     except ConfigError:  # the layout needs more: `check_data` says how many images there are
         return plan
-    note = f"no --global-batch-size given: {batch}, as there are {num_train} training images"
+    note = f"no --global-batch-size given: {batch}, as there are {images} training images"
     return replace(found, notes=(*found.notes, note))
 
 
@@ -187,15 +220,11 @@ def _default_subject(config: TrainConfig, device: Device) -> tuple[TrainConfig, 
     notes = []
     dataset, model = config.dataset, config.model
     if dataset is None:
-        dataset = "beans" if device.kind == "cuda" else "digits"
+        dataset = default_dataset(device.kind)
         notes.append(f"no --dataset given: training on {dataset} ({device.kind} default)")
     if model is None:
-        small = dataset == "digits" or device.kind == "cpu"
-        model = "vit-micro" if small else "google/vit-base-patch16-224"
-        origin = "from scratch" if small else "pretrained"
-        if small and dataset != "digits":
-            origin += ", to try things out; for photos: --model google/vit-base-patch16-224"
-        notes.append(f"no --model given: {model} {origin}")
+        model, note = default_model(dataset, device.kind)
+        notes.append(note)
     return config.replace(dataset=dataset, model=model), notes
 
 
@@ -238,7 +267,7 @@ def _bf16_advice(config: TrainConfig, device: Device) -> list[str]:
 
 
 def _default_recipe(config: TrainConfig, spec: ModelSpec, device: Device) -> TrainConfig:
-    """Precision, epochs, learning rate and what becomes of the last batch, where not given."""
+    """What is not given, as it is for the built-in data sets; `fit_recipe` fits it to others."""
     precision = config.precision
     if precision is None:
         if device.kind == "cuda":
@@ -251,7 +280,7 @@ def _default_recipe(config: TrainConfig, spec: ModelSpec, device: Device) -> Tra
     if last_batch is None:  # the references of the digits were recorded without the last images
         last_batch = "drop" if config.dataset == "digits" and config.order is None else "train"
     filled_in = {"precision": precision, "epochs": epochs, "lr": lr, "last_batch": last_batch}
-    return config.replace(**filled_in, device=device.kind)
+    return config.settled().replace(**filled_in, device=device.kind)
 
 
 def _global_batch(config: TrainConfig, spec: ModelSpec, dims: ParallelDims) -> TrainConfig:

@@ -92,10 +92,10 @@ def optimizer_problems(config: TrainConfig) -> list[str]:
         if value != fields[name].default:
             flag = "--" + name.replace("_", "-")
             problems.append(f"{flag} {value:g} has no effect with {choice}: drop it")
-    cools = config.lr_schedule == "constant-cooldown"
-    if cools and config.warmup_ratio + config.cooldown_ratio > 1:
+    cools, warmup = config.lr_schedule == "constant-cooldown", config.settled().warmup_ratio or 0
+    if cools and warmup + config.cooldown_ratio > 1:
         problems.append(
-            f"--warmup-ratio {config.warmup_ratio:g} and --cooldown-ratio "
+            f"--warmup-ratio {warmup:g} and --cooldown-ratio "
             f"{config.cooldown_ratio:g} are more than all steps: lower one"
         )
     return problems

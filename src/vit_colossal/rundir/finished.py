@@ -158,7 +158,7 @@ def has_gone_on(directory: Path) -> bool:
 
 def with_defaults(settings: Mapping[str, Value]) -> dict[str, Value]:
     """The settings of a reference, with those that did not exist yet as they act when not given."""
-    defaults = hyperparameters(TrainConfig.model_validate({}))
+    defaults = hyperparameters(TrainConfig.model_validate({}).settled())
     return {**defaults, **implied(settings), **settings}
 
 

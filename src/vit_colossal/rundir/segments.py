@@ -52,7 +52,7 @@ class Change:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """The settings that differ, in the order of config.yaml; without those of places."""
     # Other versions know other settings: what one does not name has its default.
-    defaults = TrainConfig.model_validate({}).model_dump(mode="json", by_alias=True)
+    defaults = TrainConfig.model_validate({}).settled().model_dump(mode="json", by_alias=True)
     before, now = ({**defaults, **implied(values), **values} for values in (before, now))
     names = [name for name in defaults if name not in PLACES and before[name] != now[name]]
     same_end = before["max_steps"] is not None and "max_steps" not in names

@@ -20,6 +20,7 @@ from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint, Segment
 from vit_colossal.plan.model_spec import PRESETS, ModelSpec, read_spec
 from vit_colossal.plan.plan import RunPlan, steps_per_epoch, total_steps, with_image_size
+from vit_colossal.plan.recipe import BUILT_IN, CHOSEN
 from vit_colossal.rundir.data_record import (
     DataRecord,
     data_differences,
@@ -109,6 +110,24 @@ def own_last_batch(config: TrainConfig, origin: Origin) -> TrainConfig:
         return config
     trains = origin.checkpoint.identity.get("last batch") is not None
     return config.replace(last_batch="train" if trains else "drop")
+
+
+def as_chosen_there(config: TrainConfig, origin: Origin) -> TrainConfig:
+    """The configuration with the run's own model and recipe, where it names neither.
+
+    They were chosen to fit its images and its device, and may be chosen otherwise here.
+    """
+    before = origin.segments[-1].settings if origin.segments else {}
+    if config.dataset in (None, *BUILT_IN):
+        return config
+    names = ("model", *CHOSEN) if not config.model_overrides else CHOSEN
+    kept = {name: before[name] for name in names if name in before}
+    kept = {name: value for name, value in kept.items() if getattr(config, name) is None}
+    if "model" in kept:
+        kept["model_overrides"] = before.get("model_config", {})
+    if config.batch_size is not None:
+        kept.pop("global_batch_size", None)
+    return config.replace(**kept)
 
 
 def where_data_lie(config: TrainConfig, origin: Origin) -> tuple[TrainConfig, list[str]]:

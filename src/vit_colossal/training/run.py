@@ -22,7 +22,15 @@ from vit_colossal.errors import ConfigError
 from vit_colossal.model.head import match_head
 from vit_colossal.model.weights_fit import check_weights
 from vit_colossal.plan import run_folder
-from vit_colossal.plan.plan import Device, RunPlan, check_data, fit_batch, make_plan
+from vit_colossal.plan.default_subject import ways_on
+from vit_colossal.plan.plan import (
+    Device,
+    RunPlan,
+    check_data,
+    draft,
+    fit_recipe,
+    make_plan,
+)
 from vit_colossal.rundir.finished import Subject
 from vit_colossal.rundir.in_common import (
     checkpoint_facts,
@@ -39,6 +47,7 @@ from vit_colossal.runtime.agreement import Facts, together
 from vit_colossal.runtime.group import Topology, choose_device, hosts_of_ranks, in_group
 from vit_colossal.runtime.pins import require_colossalai
 from vit_colossal.training.resuming import (
+    as_chosen_there,
     continued,
     find_origin,
     own_last_batch,
@@ -74,7 +83,8 @@ def plan_run(
     try:
         origin = find_origin(config, report=topology.rank == 0)
         if origin is not None:
-            config, notes = where_data_lie(own_last_batch(config, origin), origin)
+            config = as_chosen_there(own_last_batch(config, origin), origin)
+            config, notes = where_data_lie(config, origin)
             spec = own_spec(config, origin)
         else:
             found += _lost_problems(config)
@@ -85,12 +95,13 @@ def plan_run(
         device = choose_device(config, topology)
     except ConfigError as error:
         found, device = [*found, *error.problems], Device("cuda")
-    plan = make_plan(config, topology.world_size, device, found, spec)
-    if origin is None:
-        check_weights(plan.spec)
+    plan = make_plan(draft(config, device), topology.world_size, device, found, spec)
     keep_test = origin is None or origin.data is None or origin.data.test_is_kept
-    data = prepare_data(plan, keep_test=keep_test, progress=topology.rank == 0)
-    plan = fit_batch(plan, config, len(data.train))
+    with ways_on(config):
+        if origin is None:
+            check_weights(plan.spec)
+        data = prepare_data(plan, keep_test=keep_test, progress=topology.rank == 0)
+    plan = fit_recipe(plan, config, len(data.train), len(data.labels))
     check_data(plan, len(data.train), len(data.evaluation))
     _check_subject(plan, data)
     plan = replace(plan, notes=(*plan.notes, *notes))

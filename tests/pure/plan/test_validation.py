@@ -13,7 +13,8 @@ from vit_colossal.plan.plan import (
     Device,
     RunPlan,
     check_data,
-    fit_batch,
+    draft,
+    fit_recipe,
     make_plan,
     steps_per_epoch,
 )
@@ -52,7 +53,6 @@ def test_without_dataset_and_model_the_cpu_trains_digits_from_scratch() -> None:
     assert len(resolved.notes) == 2
     assert "digits" in resolved.notes[0]
     assert "vit-micro" in resolved.notes[1] and "photos" not in resolved.notes[1]
-    assert "for photos: --model" in plan(dataset="photos").notes[0]
     assert plan(dataset="digits", model="vit-micro").notes == ()
 
 
@@ -413,16 +413,17 @@ def test_what_does_not_go_together(values: dict[str, object], expected: str) -> 
 
 def test_a_default_batch_is_made_to_fit_few_images() -> None:
     asked = TrainConfig(dataset="digits", model="vit-micro")
-    resolved = make_plan(asked, 2, Device("cpu"))
+    assert draft(asked, CPU) is asked
+    resolved = make_plan(asked, 2, CPU)
     assert resolved.batches.global_batch == 64
-    assert fit_batch(resolved, asked, 64) is resolved
-    smaller = fit_batch(resolved, asked, 27)
+    assert fit_recipe(resolved, asked, 64, 10) is resolved
+    smaller = fit_recipe(resolved, asked, 27, 10)
     assert (smaller.batches.global_batch, smaller.config.global_batch_size) == (16, 16)
     assert "no --global-batch-size given: 16, as there are 27 training images" in smaller.notes
     # One image for two replicas, and a batch that somebody named, are left to `check_data`.
-    assert fit_batch(resolved, asked, 1) is resolved
+    assert fit_recipe(resolved, asked, 1, 10) is resolved
     named = asked.replace(global_batch_size=64)
-    assert fit_batch(make_plan(named, 1, Device("cpu")), named, 27).batches.global_batch == 64
+    assert fit_recipe(make_plan(named, 1, CPU), named, 27, 10).batches.global_batch == 64
 
 
 # --- Optimizers and schedules ---------------------------------------------------------------------

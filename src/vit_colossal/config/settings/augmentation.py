@@ -12,14 +12,14 @@ AutoAugment = Literal["randaugment", "trivialaugment"]
 
 
 class AugmentationSettings(Settings):
-    """Off unless asked for; drawn from the seed, the epoch and the sample alone."""
+    """Off unless asked for, but for crops; drawn from the seed, the epoch and the sample alone."""
 
     title: ClassVar[str] = "augmentation"
 
-    random_resized_crop: bool = False
-    """Augment: random crops resized to the model's size."""
-    min_crop_scale: FiniteFloat = Field(0.08, gt=0, le=1)
-    """Smallest area share of a random crop."""
+    random_resized_crop: bool | None = None
+    """Augment: random crops resized to the model's size; default: as it fits the images."""
+    min_crop_scale: FiniteFloat | None = Field(None, gt=0, le=1)
+    """Smallest area share of a random crop; default 0.08, and 0.5 where crops are the default."""
     horizontal_flip: bool = False
     """Augment: mirror half of the images."""
     auto_augment: AutoAugment | None = None

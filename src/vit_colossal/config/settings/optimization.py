@@ -18,8 +18,8 @@ class OptimizationSettings(Settings):
     title: ClassVar[str] = "the recipe"
 
     global_batch_size: int | None = Field(None, ge=1)
-    """Samples per optimizer step over all replicas. Default 16 for a pretrained model, 64 from
-    scratch."""
+    """Samples per optimizer step over all replicas. Default: as it fits the number of images; for
+    digits 64, with a pretrained model 16."""
     batch_size: int | None = Field(None, ge=1)
     """Upstream's spelling: samples per data-parallel replica and step, in place of
     --global-batch-size."""
@@ -31,7 +31,8 @@ class OptimizationSettings(Settings):
     grad_accumulation: int = Field(1, ge=1)
     """Split each step's batch into this many sequential parts; the global batch stays the same."""
     epochs: int | None = alias("epochs", "num_epoch", "num_epochs", ge=1)
-    """Passes over the training split. Default 3 for a pretrained model, 20 from scratch."""
+    """Passes over the training split. Default: as it fits the numbers of images and labels; for
+    digits 20, with a pretrained model 3."""
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many optimizer steps; the schedule spans them."""
     last_batch: Literal["train", "drop"] | None = None
@@ -45,8 +46,8 @@ class OptimizationSettings(Settings):
     """Weigh each image's loss by its label: images / (labels x images of the label), as
     scikit-learn's balanced does; training only."""
     lr: FiniteFloat | None = alias("lr", "learning_rate", ge=0)
-    """Peak learning rate, never scaled. Default 2e-4 for a pretrained model, 1e-3 from scratch; an
-    optimizer other than AdamW needs one of its own."""
+    """Peak learning rate, never scaled. Default 2e-4 for a pretrained model, 3e-3 for its head
+    alone, 1e-3 from scratch; an optimizer other than AdamW needs one of its own."""
     lr_schedule: Schedule = "cosine"
     """Shape after the warm-up. cosine-restarts starts --lr-cycles times from the peak;
     constant-cooldown falls evenly to 0 over the last --cooldown-ratio of the steps."""
@@ -54,8 +55,9 @@ class OptimizationSettings(Settings):
     """Cosines of --lr-schedule cosine-restarts."""
     cooldown_ratio: FiniteFloat = Field(0.2, gt=0, le=1)
     """Share of all steps with falling learning rate under --lr-schedule constant-cooldown."""
-    warmup_ratio: FiniteFloat = Field(0.1, ge=0, lt=1)
-    """Share of all steps with linearly rising learning rate."""
+    warmup_ratio: FiniteFloat | None = Field(None, ge=0, lt=1)
+    """Share of all steps with linearly rising learning rate; default 0.1, and 0 where the default
+    is to train a head alone."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """What updates the weights; gemini has AdamW alone."""
     momentum: FiniteFloat = Field(0.9, ge=0, lt=1)
@@ -72,8 +74,9 @@ class OptimizationSettings(Settings):
     """AdamW epsilon."""
     clip_grad_norm: FiniteFloat = Field(0.0, ge=0)
     """Clip the global gradient norm to this value; 0 is off."""
-    freeze: Literal["backbone"] | None = None
-    """Train the classifier alone, on the features of a fixed backbone (a linear probe)."""
+    freeze: Literal["backbone", "none"] | None = None
+    """Train the classifier alone, on the features of a fixed backbone (a linear probe), or all;
+    default backbone for a pretrained model on a CPU, unless --lr or what is for all is given."""
     freeze_layers: int | None = Field(None, ge=0)
     """Keep the embeddings and the first N encoder layers as they are."""
     layer_decay: FiniteFloat | None = Field(None, gt=0, le=1)

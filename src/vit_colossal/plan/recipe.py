@@ -1,0 +1,179 @@
+"""The recipe that fits a set of people's photos: what nobody named, and the reason for each choice.
+
+A choice follows from the number of training images and labels, from whether the weights are
+pretrained, and from the device; never from the plugin, the degrees or the number of processes, as
+those may not change a result. docs/training.md has the same rules as a table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from vit_colossal.config.train_config import TrainConfig
+
+#: Data sets that the recorded numbers are of: their recipe stays as `plan.plan` has it.
+BUILT_IN = ("digits", "synthetic")
+
+#: What is chosen, and kept by a run that is continued.
+CHOSEN = (
+    *("global_batch_size", "freeze", "lr", "warmup_ratio", "epochs"),
+    *("random_resized_crop", "min_crop_scale"),
+)
+
+#: Settings that belong to training the whole model, in a way that somebody has thought of.
+_OF_THE_WHOLE_MODEL = ("lr", "order", "layer_decay", "freeze_layers", "drop_path")
+_SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
+#: A new head on fixed features; see docs/training.md for what was tried.
+_HEAD_LR = 3e-3
+_CROP_SCALE = 0.5
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a recipe has to fit.
+
+    Attributes:
+        images, labels: of the training split.
+        pretrained: the weights come from a directory or the hub.
+        device: cpu or cuda.
+    """
+
+    images: int
+    labels: int
+    pretrained: bool
+    device: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting, its value and why."""
+
+    name: str
+    value: Any
+    reason: str
+
+    def __str__(self) -> str:
+        flag = self.name.replace("_", "-")
+        if isinstance(self.value, bool):
+            return f"--{flag}: {self.reason}" if self.value else f"--no-{flag}: {self.reason}"
+        return f"--{flag} {self.value}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class _Length:
+    """How long to train: images to be seen, also for each label, in at least and at most epochs."""
+
+    images: int
+    per_label: int
+    least: int
+    most: int
+
+    def epochs(self, data: TrainingSet) -> int:
+        seen = max(self.images, self.per_label * data.labels)
+        return min(self.most, max(self.least, math.ceil(seen / data.images)))
+
+
+_PRETRAINED = _Length(3_000, per_label=100, least=3, most=30)
+_FROM_SCRATCH = _Length(20_000, per_label=200, least=20, most=60)
+
+
+def choose(asked: TrainConfig, data: TrainingSet) -> tuple[Choice, ...]:
+    """The settings that nobody named, in the order in which they are told.
+
+    Args:
+        asked: the configuration before defaults were filled in: what it names is left alone.
+        data: what to fit; at least one image.
+    """
+    own = any(getattr(asked, name) is not None for name in _OF_THE_WHOLE_MODEL)
+    freezes = asked.freeze is None and data.pretrained and data.device == "cpu" and not own
+    head_alone = freezes or asked.freeze == "backbone"
+    found = [_batch(data)] if asked.batch_size is None else []
+    if freezes:
+        reason = (
+            "pretrained, on a CPU: only the head is trained, which takes a third of the time or "
+            "less; --freeze none trains all"
+        )
+        found.append(Choice("freeze", "backbone", reason))
+    found += [_rate(data, head_alone=head_alone), _warm_up(head_alone=head_alone)]
+    found += [] if asked.max_steps is not None else [_epochs(data)]
+    if not own:
+        found += _crops(asked, head_alone=head_alone)
+    return tuple(choice for choice in found if getattr(asked, choice.name) is None)
+
+
+def explained(choices: tuple[Choice, ...], data: TrainingSet) -> list[str]:
+    """What to say about them before the run; nothing without any."""
+    if not choices:
+        return []
+    head = (
+        f"recipe for {data.images:,} images of {data.labels} labels on {data.device} "
+        "(what a flag or --config names wins):"
+    )
+    return [head, *(f"  {choice}" for choice in choices)]
+
+
+def fitting_batch(images: int) -> int:
+    """The default global batch: a 64th of the images, 8 to 64, or near that if it leaves out fewer.
+
+    Of the batches from half to one and a half times that, in steps that common numbers of processes
+    and micro-batches divide, the one that leaves the fewest images out of an epoch; up to a
+    hundredth counts as none, and the nearest of equals is taken.
+    """
+    goal = min(_LARGEST_BATCH, max(_SMALLEST_BATCH, images // 64))
+    step = 8 if goal >= 32 else 4
+    sizes = range(step, min(images, goal * 3 // 2) + 1, step)
+    near = [size for size in sizes if 2 * size >= goal]
+    if not near:  # fewer images than a step
+        return images
+
+    def cost(size: int) -> tuple[int, int, int]:
+        return max(0, images % size - images // 100), abs(size - goal), -size
+
+    return min(near, key=cost)
+
+
+def _batch(data: TrainingSet) -> Choice:
+    size = fitting_batch(data.images)
+    left = data.images % size
+    idle = f"{left} of them sit" if left > 1 else "one of them sits" if left else "none sits"
+    reason = f"near a 64th of {data.images:,} images (8 to 64), so that {idle} out an epoch"
+    return Choice("global_batch_size", size, reason)
+
+
+def _rate(data: TrainingSet, *, head_alone: bool) -> Choice:
+    if head_alone:
+        return Choice("lr", _HEAD_LR, "for a new head on fixed features")
+    if data.pretrained:
+        return Choice("lr", 2e-4, "for pretrained weights")
+    return Choice("lr", 1e-3, "from scratch")
+
+
+def _warm_up(*, head_alone: bool) -> Choice:
+    if head_alone:
+        return Choice("warmup_ratio", 0.0, "a head alone needs no warm-up")
+    return Choice("warmup_ratio", 0.1, "the share of the steps in which the rate rises")
+
+
+def _epochs(data: TrainingSet) -> Choice:
+    length = _PRETRAINED if data.pretrained else _FROM_SCRATCH
+    epochs = length.epochs(data)
+    reason = (
+        f"{epochs * data.images:,} images seen; aimed at are {length.images:,}, or "
+        f"{length.per_label} for each label, in {length.least} to {length.most} epochs"
+    )
+    return Choice("epochs", epochs, reason)
+
+
+def _crops(asked: TrainConfig, *, head_alone: bool) -> list[Choice]:
+    if head_alone:
+        reason = "no random augmentation: what is frozen gives each image the same features"
+        return [Choice("random_resized_crop", False, reason)]
+    if asked.random_resized_crop is False:
+        return []
+    reason = "another part of each image in each epoch, as few images are learned by heart"
+    part = "no part is smaller, which would hardly show what the label says"
+    crops = [Choice("random_resized_crop", True, reason)] if not asked.random_resized_crop else []
+    # A person who asks for crops gets them as they are described.
+    return [*crops, Choice("min_crop_scale", _CROP_SCALE, part)] if crops else []
