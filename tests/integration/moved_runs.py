@@ -18,6 +18,7 @@ from launching import environment, run, warm
 LABELS = ("dog", "grüner Tee", "Äpfel")
 #: 36 training images and a global batch of 6: six steps an epoch.
 JOB = ("--device", "cpu", "--global-batch-size", "6", "--no-tensorboard", "--log-every", "2")
+JOB += ("--lr", "2e-4")
 
 _DRIVER = """
 import contextlib, io, json, os, sys

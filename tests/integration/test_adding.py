@@ -54,14 +54,15 @@ def test_both_work(package: Path, tmp_path: Path) -> None:
     for name, part in (("train", slice(64)), ("validation", slice(64, 96))):
         np.savez(data / f"{name}.npz", images=pixels[part], labels=targets[part])
     run_dir = str(tmp_path / "run")
-    flags = ["--dataset", str(data), "--device", "cpu", "--max-steps", "2", "--output-dir", run_dir]
-    finished = vit_colossal(package, "train", *flags, "--global-batch-size", "16")
+    flags = ["--dataset", str(data), "--device", "cpu", "--model", "vit-micro"]
+    more = ["--max-steps", "2", "--output-dir", run_dir, "--global-batch-size", "16"]
+    finished = vit_colossal(package, "train", *flags, *more)
     assert finished.returncode == 0, finished.output
     assert "64 training and 32 evaluation images, 10 labels" in finished.stdout
     labels = vit_colossal(package, "labels", run_dir, "--numbered")
     assert labels.stdout.splitlines() == [f"{n} {n}" for n in range(10)], labels.output
     assert "did you mean --numbered?" in vit_colossal(package, "labels", "x", "--numberd").stderr
     (data / "train.npz").write_bytes(b"no archive")
-    finished = vit_colossal(package, "train", *flags[:4])
+    finished = vit_colossal(package, "train", *flags)
     assert finished.returncode == 2, finished.output
     assert "train.npz cannot be read" in finished.stderr

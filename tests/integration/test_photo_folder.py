@@ -1,4 +1,4 @@
-"""A new user's folder of phone photos, with one flag; and what decoding on the fly changes."""
+"""A new user's folder of phone photos, from scratch; and what decoding on the fly changes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def photos(tmp_path: Path) -> Path:
 
 
 def train(folder: Path, *flags: str) -> Finished:
-    command = warm("-m", "vit_colossal", "train", "--dataset", str(folder), *flags)
+    command = warm("-m", "vit_colossal", "train", "--dataset", str(folder), "--model", "vit-micro")
+    command += flags
     return run(command, timeout_s=300, cwd=folder.parent)
 
 
@@ -52,10 +53,12 @@ def learned(run_dir: Path) -> list[Any]:
     return [(e["event"], e["step"], e["loss"], e.get("correct")) for e in events if "loss" in e]
 
 
-def test_a_folder_of_photos_trains_with_nothing_else(photos: Path) -> None:
+def test_a_folder_of_photos_trains_with_a_preset(photos: Path) -> None:
     finished = train(photos)
     assert finished.returncode == 0, finished.output
-    assert "no --global-batch-size given: 32, as there are 32 training images" in finished.output
+    assert "--global-batch-size 8: near a 64th of 32 images" in finished.output
+    # Before the first step, and beside the result.
+    assert finished.output.count("32 training images are few for that") == 2
     assert "accuracy 1.0000 (4/4)" in finished.output
     (saved,) = photos.parent.glob("runs/*/model/config.json")
     assert set(json.loads(saved.read_text())["id2label"].values()) == set(COLORS)
