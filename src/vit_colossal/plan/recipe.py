@@ -25,7 +25,7 @@ CHOSEN = (
 #: Settings that belong to training the whole model, in a way that somebody has thought of.
 _OF_THE_WHOLE_MODEL = ("lr", "order", "layer_decay", "freeze_layers", "drop_path")
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
-#: A new head on fixed features; see docs/training.md for what was tried.
+#: For a new head on fixed features: a rule of thumb, not measured on photos.
 _HEAD_LR = 3e-3
 _CROP_SCALE = 0.5
 
@@ -92,8 +92,8 @@ def choose(asked: TrainConfig, data: TrainingSet) -> tuple[Choice, ...]:
     found = [_batch(data)] if asked.batch_size is None else []
     if freezes:
         reason = (
-            "pretrained, on a CPU: only the head is trained, which takes a third of the time or "
-            "less; --freeze none trains all"
+            "pretrained, on a CPU: only the head is trained, with no backward pass through the "
+            "rest; --freeze none trains all"
         )
         found.append(Choice("freeze", "backbone", reason))
     found += [_rate(data, head_alone=head_alone), _warm_up(head_alone=head_alone)]
