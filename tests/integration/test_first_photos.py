@@ -64,9 +64,9 @@ def test_photos_begin_with_pretrained_weights_and_a_recipe_that_fits(
     said = trained.output
     assert f"no --model given: {NAME}, pretrained (cpu default for photos)" in said
     assert "recipe for 36 images of 2 labels on cpu" in said
-    assert "  --global-batch-size 12: " in said and "so that none sits out an epoch" in said
+    assert "  --global-batch-size 12: " in said and "; all batches of an epoch are full" in said
     assert "  --freeze backbone: pretrained, on a CPU" in said
-    assert "augmentation: none" in said and "6 steps in 2 epochs of 3; 0 images sit out" in said
+    assert "augmentation: none" in said and "6 steps in 2 epochs of 3; no image sits out" in said
     assert said.index("recipe for") < said.index("model saved to")
     assert "without pretrained weights" not in said
     kept = yaml.safe_load((work / "run" / "config.yaml").read_text())

@@ -89,7 +89,7 @@ def choose(asked: TrainConfig, data: TrainingSet) -> tuple[Choice, ...]:
     own = any(getattr(asked, name) is not None for name in _OF_THE_WHOLE_MODEL)
     freezes = asked.freeze is None and data.pretrained and data.device == "cpu" and not own
     head_alone = freezes or asked.freeze == "backbone"
-    found = [_batch(data)] if asked.batch_size is None else []
+    found = [_batch(data, drops=asked.last_batch == "drop")] if asked.batch_size is None else []
     if freezes:
         reason = (
             "pretrained, on a CPU: only the head is trained, with no backward pass through the "
@@ -115,11 +115,11 @@ def explained(choices: tuple[Choice, ...], data: TrainingSet) -> list[str]:
 
 
 def fitting_batch(images: int) -> int:
-    """The default global batch: a 64th of the images, 8 to 64, or near that if it leaves out fewer.
+    """The default global batch: a 64th of the images, 8 to 64, or near that if fewer are left over.
 
     Of the batches from half to one and a half times that, in steps that common numbers of processes
-    and micro-batches divide, the one that leaves the fewest images out of an epoch; up to a
-    hundredth counts as none, and the nearest of equals is taken.
+    and micro-batches divide, the one whose full batches leave the fewest images to the last one; up
+    to a hundredth counts as none, and the nearest of equals is taken.
     """
     goal = min(_LARGEST_BATCH, max(_SMALLEST_BATCH, images // 64))
     step = 8 if goal >= 32 else 4
@@ -134,11 +134,13 @@ def fitting_batch(images: int) -> int:
     return min(near, key=cost)
 
 
-def _batch(data: TrainingSet) -> Choice:
+def _batch(data: TrainingSet, *, drops: bool) -> Choice:
     size = fitting_batch(data.images)
     left = data.images % size
-    idle = f"{left} of them sit" if left > 1 else "one of them sits" if left else "none sits"
-    reason = f"near a 64th of {data.images:,} images (8 to 64), so that {idle} out an epoch"
+    rest = "all batches of an epoch are full"
+    if left:
+        rest = f"{left} sit out each epoch" if drops else f"an epoch's last batch has {left}"
+    reason = f"near a 64th of {data.images:,} images (8 to 64); {rest}"
     return Choice("global_batch_size", size, reason)
 
 
