@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from vit_colossal.commands.configured import read_configuration
+from vit_colossal.config.colossalai_example import without_idle_degrees
 from vit_colossal.config.command_line import read_flags
 from vit_colossal.config.settings.base import spellings
 from vit_colossal.config.train_config import TrainConfig
@@ -18,6 +20,9 @@ SETTINGS = TrainConfig
 
 def main(flags: Sequence[str], prog: str) -> int:
     """Train, in this process or in N."""
+    flags, note = without_idle_degrees(flags)
+    if note is not None and os.environ.get("RANK", "0") == "0":
+        print(note, flush=True)
     config, problems = read_configuration(flags, prog, SETTINGS)
     config = _where_its_file_lies(config, flags, prog)
     # PyTorch comes after the flags: --help needs none, and it reads the number of threads.

@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from pydantic import Field, create_model
 from pydantic_settings import CliSettingsSource, SettingsError
 
+from vit_colossal.config.colossalai_example import with_plain_switch
 from vit_colossal.config.plugins import plugin_names
 from vit_colossal.config.settings.base import Settings, spellings
 from vit_colossal.errors import ConfigError
@@ -29,6 +30,11 @@ ELSEWHERE = {
     "--gradient-accumulation-steps": "--grad-accumulation",
     "--gradient-checkpointing": "--grad-checkpoint",
     "--mixed-precision": "--precision",
+}
+#: Flags of ColossalAI's examples that nothing here stands for.
+_WITHOUT = {
+    "--mem-cap": "memory is not capped: --grad-checkpoint, a larger --tp or zero2 need less of it",
+    "--num-labels": "the labels are those of the data: drop it",
 }
 _CLI_OPTIONS = ("cli_kebab_case", "cli_implicit_flags", "cli_hide_none_type", "cli_avoid_json")
 
@@ -118,7 +124,7 @@ def read_flags(
         ConfigError: an argument is missing, or stands where none belongs.
         SystemExit: after ``--help``, with 0.
     """
-    hyphenated = [_hyphenate(argument) for argument in arguments]
+    hyphenated = [_hyphenate(argument) for argument in with_plain_switch(arguments)]
     try:
         source, parser = _source(prog, kind, hyphenated)
         values = source()
@@ -185,6 +191,8 @@ def _flag_like(values: dict[str, Any]) -> list[str]:
 
 def _nearest(argument: str, flags: list[str]) -> str:
     flag = argument.partition("=")[0]
+    if flag in _WITHOUT:
+        return f"; {_WITHOUT[flag]}"
     if ELSEWHERE.get(flag) in flags:
         return f" (did you mean {ELSEWHERE[flag]}?)"
     return did_you_mean(flag, flags) if flag.startswith("--") else ""
