@@ -78,7 +78,7 @@ def test_a_record_is_read_back(tmp_path: Path) -> None:
     assert read_data_record(tmp_path) == record()
     assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
     (tmp_path / "data.json").write_text(json.dumps({"labels": 3}))
-    with pytest.raises(ConfigError, match="damaged .dataset, labels, fingerprint"):
+    with pytest.raises(ConfigError, match=r"damaged .dataset, labels, fingerprint"):
         read_data_record(tmp_path)
 
 
