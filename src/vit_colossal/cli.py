@@ -19,17 +19,14 @@ def start() -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code.
-
-    0 is ok, 1 a failed run, 2 bad usage or configuration, 3 a result unlike the reference.
-    """
+    """Run one command; returns the exit code, as `errors.ExitCode` lists them."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return ExitCode.OK if arguments else ExitCode.USAGE
     if arguments[0] == "--version":
         print(f"vit-colossal {__version__}")
-        return 0
+        return ExitCode.OK
     name, *flags = arguments
     if name not in SUMMARIES:
         print(f"error: no command {name!r}\n\n{USAGE}", file=sys.stderr)

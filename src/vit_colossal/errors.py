@@ -9,8 +9,11 @@ from signal import SIGINT, SIGPIPE, SIGTERM
 class ExitCode(IntEnum):
     """How a command ends."""
 
+    #: Done.
     OK = 0
+    #: Begun, and ended without its result: a loss that is not finite, a full disk, a defect.
     FAILED = 1
+    #: Not begun: flags, files or data that a person can put right.
     USAGE = 2
     #: A result unlike the reference, or unlike its peers.
     DIFFERENT = 3

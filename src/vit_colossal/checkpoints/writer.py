@@ -47,7 +47,7 @@ class Checkpointer:
         Args:
             step: optimizer steps taken.
             progress: where the run is, as JSON.
-            best: this is the best model so far.
+            best: this is the best model so far, as `training.loop` judges.
 
         Raises:
             files.CheckpointError: on every rank, when the lead rank could not write.

@@ -22,9 +22,6 @@ from vit_colossal.config.settings.strategy import StrategySettings
 from vit_colossal.errors import ConfigError
 from vit_colossal.text import shown
 
-#: How a recipe's switches act where nobody set them and nothing chose them to fit the images.
-_UNSET = {"warmup_ratio": 0.1, "random_resized_crop": False, "min_crop_scale": 0.08}
-
 
 # Bases stand last group first: their fields are listed from the last base to the first.
 class TrainConfig(
@@ -52,12 +49,6 @@ class TrainConfig(
         if isinstance(values, dict) and values.get("plugin") == "torch_ddp_fp16":
             values = {**values, "precision": values.get("precision") or "fp16"}
         return values
-
-    def settled(self) -> Self:
-        """A copy in which switches that nobody set act as they do where no recipe is chosen."""
-        given = {name: value for name in _UNSET if (value := getattr(self, name)) is not None}
-        freeze = None if self.freeze == "none" else self.freeze
-        return self.replace(**{**_UNSET, **given, "freeze": freeze})
 
     def dump(self) -> str:
         """The configuration as YAML that ``--config`` reads back to an equal one."""

@@ -21,6 +21,7 @@ from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.epoch_cut import epoch_cut
 from vit_colossal.plan.plan import RunPlan
+from vit_colossal.plan.recipe import MIN_CROP_SCALE
 
 if TYPE_CHECKING:
     from vit_colossal.config.train_config import TrainConfig
@@ -74,7 +75,7 @@ def train_batches(
     config, on_cuda = plan.config, plan.device.kind == "cuda"
     augmentation = Augmentation(
         random_resized_crop=bool(config.random_resized_crop),
-        min_scale=config.min_crop_scale or 0.08,
+        min_scale=config.min_crop_scale or MIN_CROP_SCALE,
         horizontal_flip=config.horizontal_flip,
         auto=config.auto_augment,
         num_ops=config.randaugment_num_ops or 2,

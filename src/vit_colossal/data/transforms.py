@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from vit_colossal.model.preprocessing import Preprocessing
+from vit_colossal.plan.recipe import MIN_CROP_SCALE
 
 # Bounds of the crop's aspect ratio (width / height), as torchvision's default.
 _RATIO = (3 / 4, 4 / 3)
@@ -86,7 +87,7 @@ class Augmentation:
     """
 
     random_resized_crop: bool = False
-    min_scale: float = 0.08
+    min_scale: float = MIN_CROP_SCALE
     horizontal_flip: bool = False
     auto: Literal["randaugment", "trivialaugment"] | None = None
     num_ops: int = 2

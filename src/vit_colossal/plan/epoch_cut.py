@@ -1,4 +1,8 @@
-"""How an epoch is cut into optimizer steps: by global batches, or as transformers' Trainer does."""
+"""How an epoch is cut into optimizer steps: by global batches, or as transformers' Trainer does.
+
+How a batch is cut over replicas and micro-batches stands in `plan.parallel_dims`, which rows a
+replica gets in `data.loaders`.
+"""
 
 from __future__ import annotations
 

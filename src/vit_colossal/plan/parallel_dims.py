@@ -1,4 +1,4 @@
-"""World size = data x pipeline x tensor parallel, and how a global batch is cut up.
+"""World size = data x pipeline x tensor parallel, and how a global batch is cut into micro-batches.
 
 Pure arithmetic: no torch, no process group, so every problem is found before anything starts.
 """

@@ -26,7 +26,7 @@ from vit_colossal.plan.problems import (
     plugin_problems,
     refuses_fp32,
 )
-from vit_colossal.plan.recipe import BUILT_IN, TrainingSet, choose, explained
+from vit_colossal.plan.recipe import BUILT_IN, TrainingSet, as_built_in, choose, explained
 from vit_colossal.plan.stages import layers_of_stages, stage_problems
 
 
@@ -111,13 +111,13 @@ def make_plan(
     if spec.family.drop_path is not None:
         rate = spec.drop_path if config.drop_path is None else config.drop_path
         config, spec = config.replace(drop_path=rate), replace(spec, drop_path=rate)
-    config = _default_recipe(config, spec, device)
+    config = as_built_in(_with_precision(config, device), pretrained=spec.pretrained)
     problems = [*found, *plugin_problems(config, device.kind), *model_problems(config, spec)]
     problems += stage_problems(config, spec)
     plan: BatchPlan | None = None
     try:
         dims = ParallelDims.for_world(world_size, pp=config.pp, tp=config.tp)
-        config = _global_batch(config, spec, dims)
+        config = _global_batch(config, dims)
         plan = plan_batches(
             config.global_batch_size or 0,
             dims,
@@ -266,30 +266,23 @@ def _bf16_advice(config: TrainConfig, device: Device) -> list[str]:
     ]
 
 
-def _default_recipe(config: TrainConfig, spec: ModelSpec, device: Device) -> TrainConfig:
-    """What is not given, as it is for the built-in data sets; `fit_recipe` fits it to others."""
+def _with_precision(config: TrainConfig, device: Device) -> TrainConfig:
+    """The device, and a precision that it and the plugin have."""
     precision = config.precision
     if precision is None:
         if device.kind == "cuda":
             precision = "bf16" if device.bf16 else "fp16"
         else:
             precision = "bf16" if refuses_fp32(config) else "fp32"
-    epochs = config.epochs or (3 if spec.pretrained else 20)
-    lr = config.lr if config.lr is not None else (2e-4 if spec.pretrained else 1e-3)
-    last_batch = config.last_batch
-    if last_batch is None:  # the references of the digits were recorded without the last images
-        last_batch = "drop" if config.dataset == "digits" and config.order is None else "train"
-    filled_in = {"precision": precision, "epochs": epochs, "lr": lr, "last_batch": last_batch}
-    return config.settled().replace(**filled_in, device=device.kind)
+    return config.replace(precision=precision, device=device.kind)
 
 
-def _global_batch(config: TrainConfig, spec: ModelSpec, dims: ParallelDims) -> TrainConfig:
+def _global_batch(config: TrainConfig, dims: ParallelDims) -> TrainConfig:
     """One number for the global batch, from whichever spelling was used."""
-    if config.batch_size is not None:
-        if config.global_batch_size is not None:
-            raise ConfigError(
-                ["--batch-size (per replica) and --global-batch-size exclude each other: give one"]
-            )
-        return config.replace(global_batch_size=config.batch_size * dims.dp, batch_size=None)
-    default = 16 if spec.pretrained else 64
-    return config.replace(global_batch_size=config.global_batch_size or default)
+    if config.batch_size is None:
+        return config
+    if config.global_batch_size is not None:
+        raise ConfigError(
+            ["--batch-size (per replica) and --global-batch-size exclude each other: give one"]
+        )
+    return config.replace(global_batch_size=config.batch_size * dims.dp, batch_size=None)

@@ -6,6 +6,7 @@ from vit_colossal.config.optimizers import OPTIMIZERS
 from vit_colossal.config.plugins import BUILT_IN, PLUGIN_WITH_DEGREES, facts_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.plan.model_spec import ModelSpec
+from vit_colossal.plan.recipe import settled
 
 
 def refuses_fp32(config: TrainConfig) -> bool:
@@ -92,7 +93,7 @@ def optimizer_problems(config: TrainConfig) -> list[str]:
         if value != fields[name].default:
             flag = "--" + name.replace("_", "-")
             problems.append(f"{flag} {value:g} has no effect with {choice}: drop it")
-    cools, warmup = config.lr_schedule == "constant-cooldown", config.settled().warmup_ratio or 0
+    cools, warmup = config.lr_schedule == "constant-cooldown", settled(config).warmup_ratio or 0
     if cools and warmup + config.cooldown_ratio > 1:
         problems.append(
             f"--warmup-ratio {warmup:g} and --cooldown-ratio "

@@ -1,8 +1,8 @@
-"""The recipe that fits a set of people's photos: what nobody named, and the reason for each choice.
+"""The recipe of a run: what nobody named, as built-in data have it, or as it fits people's photos.
 
-A choice follows from the number of training images and labels, from whether the weights are
-pretrained, and from the device; never from the plugin, the degrees or the number of processes, as
-those may not change a result. docs/training.md has the same rules as a table.
+A choice that fits follows from the number of training images and labels, from whether the weights
+are pretrained, and from the device; never from the plugin, the degrees or the number of processes,
+as those may not change a result. docs/training.md has the same rules as a table.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 
 from vit_colossal.config.train_config import TrainConfig
 
-#: Data sets that the recorded numbers are of: their recipe stays as `plan.plan` has it.
+#: Data sets that the recorded numbers are of, with a recipe that looks at nothing but the weights.
 BUILT_IN = ("digits", "synthetic")
+#: Smallest area of a random crop, as a share of the image.
+MIN_CROP_SCALE = 0.08
 
 #: What is chosen, and kept by a run that is continued.
 CHOSEN = (
@@ -25,9 +27,19 @@ CHOSEN = (
 #: Settings that belong to training the whole model, in a way that somebody has thought of.
 _OF_THE_WHOLE_MODEL = ("lr", "order", "layer_decay", "freeze_layers", "drop_path")
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
+_WARM_UP = 0.1
+_PRETRAINED_LR, _SCRATCH_LR = 2e-4, 1e-3
 #: For a new head on fixed features: a rule of thumb, not measured on photos.
 _HEAD_LR = 3e-3
-_CROP_SCALE = 0.5
+#: Instead of MIN_CROP_SCALE, where crops were not asked for.
+_LARGE_CROP_SCALE = 0.5
+
+#: How switches act where nobody set them and nothing chose them to fit the images.
+_UNSET = {
+    "warmup_ratio": _WARM_UP,
+    "random_resized_crop": False,
+    "min_crop_scale": MIN_CROP_SCALE,
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,35 @@ class _Length:
 
 _PRETRAINED = _Length(3_000, per_label=100, least=3, most=30)
 _FROM_SCRATCH = _Length(20_000, per_label=200, least=20, most=60)
+
+
+def settled(config: TrainConfig) -> TrainConfig:
+    """A copy in which switches that nobody set act as they do where no recipe is chosen."""
+    given = {name: value for name in _UNSET if (value := getattr(config, name)) is not None}
+    freeze = None if config.freeze == "none" else config.freeze
+    return config.replace(**{**_UNSET, **given, "freeze": freeze})
+
+
+def as_built_in(config: TrainConfig, *, pretrained: bool) -> TrainConfig:
+    """A copy with what is not given as it is for the built-in data sets.
+
+    Args:
+        config: with its data set; both spellings of a batch are left as they are given.
+        pretrained: the weights come from a directory or the hub.
+    """
+    last_batch = config.last_batch
+    if last_batch is None:  # the references of the digits were recorded without the last images
+        last_batch = "drop" if config.dataset == "digits" and config.order is None else "train"
+    batch = config.global_batch_size
+    if config.batch_size is None:
+        batch = batch or (16 if pretrained else 64)
+    lr = config.lr
+    if lr is None:
+        lr = _PRETRAINED_LR if pretrained else _SCRATCH_LR
+    epochs = config.epochs or (3 if pretrained else 20)
+    return settled(config).replace(
+        epochs=epochs, lr=lr, last_batch=last_batch, global_batch_size=batch
+    )
 
 
 def choose(asked: TrainConfig, data: TrainingSet) -> tuple[Choice, ...]:
@@ -148,14 +189,14 @@ def _rate(data: TrainingSet, *, head_alone: bool) -> Choice:
     if head_alone:
         return Choice("lr", _HEAD_LR, "for a new head on fixed features")
     if data.pretrained:
-        return Choice("lr", 2e-4, "for pretrained weights")
-    return Choice("lr", 1e-3, "from scratch")
+        return Choice("lr", _PRETRAINED_LR, "for pretrained weights")
+    return Choice("lr", _SCRATCH_LR, "from scratch")
 
 
 def _warm_up(*, head_alone: bool) -> Choice:
     if head_alone:
         return Choice("warmup_ratio", 0.0, "a head alone needs no warm-up")
-    return Choice("warmup_ratio", 0.1, "the share of the steps in which the rate rises")
+    return Choice("warmup_ratio", _WARM_UP, "the share of the steps in which the rate rises")
 
 
 def _epochs(data: TrainingSet) -> Choice:
@@ -178,4 +219,4 @@ def _crops(asked: TrainConfig, *, head_alone: bool) -> list[Choice]:
     part = "no part is smaller, which would hardly show what the label says"
     crops = [Choice("random_resized_crop", True, reason)] if not asked.random_resized_crop else []
     # A person who asks for crops gets them as they are described.
-    return [*crops, Choice("min_crop_scale", _CROP_SCALE, part)] if crops else []
+    return [*crops, Choice("min_crop_scale", _LARGE_CROP_SCALE, part)] if crops else []

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from vit_colossal.config.train_config import RECIPE, TrainConfig, implied, problems_of
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
+from vit_colossal.plan.recipe import settled
 from vit_colossal.rundir.events import EndEvent, EvalEvent
 from vit_colossal.rundir.references import Result, RunLayout, Value
 from vit_colossal.rundir.segments import read_segments, turns, until
@@ -158,7 +159,7 @@ def has_gone_on(directory: Path) -> bool:
 
 def with_defaults(settings: Mapping[str, Value]) -> dict[str, Value]:
     """The settings of a reference, with those that did not exist yet as they act when not given."""
-    defaults = hyperparameters(TrainConfig.model_validate({}).settled())
+    defaults = hyperparameters(settled(TrainConfig.model_validate({})))
     return {**defaults, **implied(settings), **settings}
 
 

@@ -19,6 +19,7 @@ from vit_colossal.config.train_config import CUTS, RECIPE, TrainConfig, implied
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Segment
+from vit_colossal.plan.recipe import settled
 from vit_colossal.rundir.durable import write_durably
 from vit_colossal.text import json_object, shown
 
@@ -52,7 +53,7 @@ class Change:
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
     """The settings that differ, in the order of config.yaml; without those of places."""
     # Other versions know other settings: what one does not name has its default.
-    defaults = TrainConfig.model_validate({}).settled().model_dump(mode="json", by_alias=True)
+    defaults = settled(TrainConfig.model_validate({})).model_dump(mode="json", by_alias=True)
     before, now = ({**defaults, **implied(values), **values} for values in (before, now))
     names = [name for name in defaults if name not in PLACES and before[name] != now[name]]
     same_end = before["max_steps"] is not None and "max_steps" not in names

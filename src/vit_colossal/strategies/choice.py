@@ -1,4 +1,4 @@
-"""The strategy of a plugin."""
+"""The strategy of a plugin. How one is added: docs/plugins.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One optimizer step. The only place in the loop that knows whether there is a pipeline."""
+"""One optimizer step: the only place of training that computes differently under a pipeline."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import pytest
 from vit_colossal import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.checkpoint import Segment
+from vit_colossal.plan.recipe import settled
 from vit_colossal.rundir.segments import (
     changes,
     read_segments,
@@ -23,7 +24,7 @@ from vit_colossal.rundir.segments import (
 
 def settings(**values: Any) -> dict[str, Any]:
     config = TrainConfig(dataset="./Fotos von mir", model="vit-micro", lr=1e-3, epochs=2)
-    return settings_of(config.replace(**values).dump())
+    return settings_of(settled(config.replace(**values)).dump())
 
 
 def described(before: dict[str, Any], now: dict[str, Any]) -> dict[str, bool]:
