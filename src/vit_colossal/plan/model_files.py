@@ -47,10 +47,7 @@ def read_config(name: str, *, weights: bool = True) -> dict[str, Any]:
     path = Path(name)
     if is_local(name):
         file: Path | None = path / "config.json"
-        if not (path / "config.json").is_file():
-            what = "no config.json in it, so not a model directory"
-            if (path / run_folder.CONFIG).is_file():
-                what = f"it is a run: its model is {path / run_folder.MODEL}"
+        if what := _not_a_model(path, weights=weights):
             raise ModelError([f"--model {name}: {what}"])
         if weights and not any(path.glob("*.safetensors")):
             raise ModelError(
@@ -72,6 +69,21 @@ def read_config(name: str, *, weights: bool = True) -> dict[str, Any]:
     if problems:
         raise ModelError(problems)
     return values
+
+
+def _not_a_model(path: Path, *, weights: bool) -> str:
+    """What a folder is instead of a model, and what to name; empty for a model."""
+    if (path / run_folder.CONFIG).is_file():
+        return f"it is a run: its model is {path / run_folder.MODEL}"
+    above = path.parent
+    if weights and path.name == run_folder.BASE and (above / run_folder.CONFIG).is_file():
+        return f"a part of a run, without weights: its model is {above / run_folder.MODEL}"
+    if (path / "config.json").is_file():
+        return ""
+    run = above.parent if above.name == run_folder.CHECKPOINTS else above
+    if (run / run_folder.CONFIG).is_file():
+        return f"a part of a run: export makes a model of it, vit-colossal export {path} DIRECTORY"
+    return "no config.json in it, so not a model directory"
 
 
 def processor_folder(name: str) -> Path | None:

@@ -134,12 +134,20 @@ def where_data_lie(config: TrainConfig, origin: Origin) -> tuple[TrainConfig, li
     """The configuration with the place of the run's data, and what to say about it.
 
     A relative name is looked for here; where nothing is here, at its place when the run began.
+
+    Raises:
+        ConfigError: it is at neither.
     """
     record = origin.data
     if record is None or record.path is None or config.dataset != record.dataset:
         return config, []
-    if is_there(record.dataset) or not is_there(record.path):
+    if is_there(record.dataset):
         return config, []
+    if not is_there(record.path):
+        problem = (
+            f"--dataset {record.dataset}: neither here nor at {record.path}, where the run began"
+        )
+        raise ConfigError([f"{problem}: name where it is now"])
     note = f"--dataset {record.dataset} is not here: taking {record.path}, where the run began"
     return config.replace(dataset=record.path), [note]
 
