@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from vit_colossal.bench.compare import Row
 from vit_colossal.bench.config import BenchConfig, make_cases
 from vit_colossal.bench.phases import DATA, OPTIMIZER, PIPELINE, STEP, divide, merge, subtract
 from vit_colossal.bench.report import as_markdown, same_work, summarize
+from vit_colossal.bench.timeline import BACKWARD, FORWARD, UPDATE, Span, idle_share
 from vit_colossal.errors import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -92,6 +94,32 @@ def test_every_case_has_its_row(measured: tuple[Path, Any]) -> None:
     table = (folder / "out/bench.md").read_text()
     assert "no such luck" in table and "refused:" in table
     assert (folder / "out/bench.png").stat().st_size > 10_000
+
+
+def test_a_pipeline_has_a_timeline(measured: tuple[Path, Any]) -> None:
+    cases = {case["name"]: case for case in document(measured)["cases"]}
+    assert cases["ddp"]["timeline"] is None
+    case = cases["pp2"]
+    ranks = [[Span(*span) for span in rank["spans"]] for rank in case["timeline"]]
+    assert [rank["stage"] for rank in case["timeline"]] == [0, 1]
+    for spans in ranks:
+        kinds = [span.kind for span in spans]
+        assert [kinds.count(kind) for kind in (FORWARD, BACKWARD, UPDATE)] == [8, 8, 1]
+        assert all(before.end <= after.start for before, after in pairwise(spans))
+    first, last = ([span for span in spans if span.kind == FORWARD] for spans in ranks)
+    # A micro-batch is with the first stage before it is with the last one.
+    assert all(one.end <= other.start for one, other in zip(first, last, strict=True))
+    assert [span.kind for span in ranks[0]][:2] == [FORWARD, FORWARD]  # 1F1B with two stages
+    assert [span.kind for span in ranks[1]][:2] == [FORWARD, BACKWARD]
+    assert 0 < idle_share(ranks) < 1
+    picture = measured[0] / f"out/timeline-{case['slug']}.png"
+    assert picture.stat().st_size > 10_000
+
+
+def test_the_idle_share_is_what_no_stage_computes() -> None:
+    first = [Span(FORWARD, 0, 2), Span(BACKWARD, 6, 8), Span(UPDATE, 8, 9)]
+    last = [Span(FORWARD, 2, 4), Span(BACKWARD, 4, 6), Span(UPDATE, 6, 9)]
+    assert idle_share([first, last]) == pytest.approx(0.5)
 
 
 def test_cases_of_the_same_work_have_the_same_losses(measured: tuple[Path, Any]) -> None:

@@ -8,16 +8,17 @@ of it is hidden behind computation and listed as overlapped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from vit_colossal.bench.timing import synchronize
+from vit_colossal.bench.timing import around_calls, synchronize
 from vit_colossal.data.samples import Batch
 from vit_colossal.strategies.engine import Engine
 from vit_colossal.training.step import train_step
@@ -62,9 +63,13 @@ def profile_phases(engine: Engine, batches: Iterator[list[Batch]], steps: int) -
     if engine.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     with ExitStack() as stack:
-        stack.enter_context(_marked(engine.optimizer, "step", OPTIMIZER, engine.device))
-        stack.enter_context(_marked(engine.optimizer, "zero_grad", OPTIMIZER, engine.device))
-        stack.enter_context(_marked(engine.booster, "execute_pipeline", PIPELINE, engine.device))
+        for owner, method, name in (
+            (engine.optimizer, "step", OPTIMIZER),
+            (engine.optimizer, "zero_grad", OPTIMIZER),
+            (engine.booster, "execute_pipeline", PIPELINE),
+        ):
+            watch = partial(_range, name, engine.device)
+            stack.enter_context(around_calls(owner, method, watch))
         profiler = stack.enter_context(profile(activities=activities))
         for _ in range(steps):
             with _range(DATA, engine.device):
@@ -165,23 +170,3 @@ def _range(name: str, device: torch.device) -> Iterator[None]:
     with record_function(name):
         yield
         synchronize(device)
-
-
-@contextmanager
-def _marked(owner: Any, method: str, name: str, device: torch.device) -> Iterator[None]:
-    """Put the calls of one object's method into a range of the profiler."""
-    own = vars(owner).get(method)
-    call: Callable[..., Any] = getattr(owner, method)
-
-    def marked(*args: Any, **options: Any) -> Any:
-        with _range(name, device):
-            return call(*args, **options)
-
-    setattr(owner, method, marked)
-    try:
-        yield
-    finally:
-        if own is None:
-            delattr(owner, method)
-        else:
-            setattr(owner, method, own)

@@ -48,6 +48,7 @@ def summarize(row: Row) -> dict[str, Any]:
     case = row.case
     head = {
         "name": case.name,
+        "slug": case.slug,
         "peer": None if case.peer is None else case.peer.stem,
         "plugin": case.config.plugin,
         "processes": case.processes,
@@ -81,6 +82,7 @@ def summarize(row: Row) -> dict[str, Any]:
         "data_resident_bytes": found[0].get("data_resident_bytes"),
         "data_seconds": _median(found, "data_seconds"),
         "phases": phases,
+        "timeline": next((one["timeline"] for one in found if one.get("timeline")), None),
         "idle": phases["idle"] / phases["pipeline"] if phases and phases["pipeline"] else None,
         "mfu": None if flops is None else per_second / (case.processes * flops),
         "losses": found[0]["losses"],

@@ -148,12 +148,17 @@ def measure(order: Order, plan: RunPlan, data: RunData, device: torch.device) ->
         "peak_memory_bytes": memory,
         "data_resident_bytes": mapped_bytes(data.train.images),
     }
-    phases = None
+    phases = timeline = None
     if order.profile_steps:
         from vit_colossal.bench.phases import profile_phases
+        from vit_colossal.bench.timeline import watch_step
 
-        phases = profile_phases(engine, _endless(source), order.profile_steps).as_dict()
-    ranks = _gather({**values, "phases": phases})
+        batches = _endless(source)
+        phases = profile_phases(engine, batches, order.profile_steps).as_dict()
+        if engine.pipelined:
+            spans = watch_step(engine, next(batches))
+            timeline = {"stage": engine.coordinate.pp, "spans": spans}
+    ranks = _gather({**values, "phases": phases, "timeline": timeline})
     return _over_ranks(ranks, engine.dims.lead_rank)
 
 
@@ -173,6 +178,7 @@ def _over_ranks(ranks: list[dict[str, Any]], lead: int) -> dict[str, Any]:
         "phases": {key: sum(p[key] for p in known) / len(known) for key in known[0]}
         if known
         else None,
+        "timeline": [rank["timeline"] for rank in ranks] if ranks[0]["timeline"] else None,
     }
 
 

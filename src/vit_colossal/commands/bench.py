@@ -20,6 +20,7 @@ def main(flags: Sequence[str], prog: str) -> int:
     from vit_colossal.bench.compare import Bench
     from vit_colossal.bench.plot import plot
     from vit_colossal.bench.report import as_document, as_markdown, as_text, write
+    from vit_colossal.bench.timeline import draw_timelines
     from vit_colossal.rundir.record import describe_software
     from vit_colossal.runtime.pins import require_colossalai
 
@@ -34,6 +35,7 @@ def main(flags: Sequence[str], prog: str) -> int:
     write(document, folder)
     plot(document, folder / "bench.png")
     measured = [case for case in document["cases"] if "error" not in case]
+    draw_timelines(measured, folder)
     print(as_text(document))
     unequal = [group for group in document["same_work"] if not group["equal"]]
     if unequal:

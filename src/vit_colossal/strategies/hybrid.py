@@ -66,6 +66,9 @@ class Hybrid(Strategy):
         boosted.optimizer.step()
         return norm
 
+    def pipeline_schedule(self, boosted: Boosted) -> OneForwardOneBackwardSchedule:
+        return boosted.booster.plugin.scheduler
+
     def forward_pipeline(
         self,
         boosted: Boosted,

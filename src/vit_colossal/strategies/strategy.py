@@ -112,6 +112,10 @@ class Strategy(ABC):
         """The ranks of one pipeline; only a plugin whose facts claim degrees is asked for them."""
         raise NotImplementedError("this strategy has no pipelines")
 
+    def pipeline_schedule(self, boosted: Boosted) -> Any:
+        """The object whose ``forward_step`` and ``backward_step`` compute a micro-batch."""
+        raise NotImplementedError("this strategy has no pipelines")
+
     def forward_pipeline(
         self,
         boosted: Boosted,
