@@ -12,7 +12,7 @@ from setuptools import find_packages, setup
 REQUIREMENTS = [
     "torch>=2.11,<2.15",
     "torchvision>=0.26,<0.30",
-    "transformers>=5.17,<6",
+    "transformers>=5.18,<6",
     "datasets>=5.0.1,<6",
     "huggingface-hub>=1.33,<3",
     "accelerate>=1.10,<2",
@@ -31,7 +31,7 @@ REQUIREMENTS = [
     "pyarrow>=23.0.1",
     "scikit-learn>=1.6",
     "scipy>=1.14.1",
-    "shtab>=1.7.1",
+    "shtab>=1.11",
     "tensorboard>=2.18",
     "tqdm>=4.66.3",
 ]

@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 from vit_colossal.errors import ConfigError
-from vit_colossal.text import did_you_mean
+from vit_colossal.text import did_you_mean, shown
 
 #: The entry points by which other distributions offer plugins.
 GROUP = "vit_colossal.plugins"
@@ -93,7 +93,7 @@ def name_problem(name: str) -> str | None:
     names = plugin_names()
     if ALIASES.get(name, name) in names:
         return None
-    return f"--plugin {name}: not one of {', '.join(names)}{did_you_mean(name, names)}"
+    return f"--plugin {shown(name)}: not one of {', '.join(names)}{did_you_mean(name, names)}"
 
 
 @cache

@@ -117,7 +117,7 @@ def known_features(rows: Any) -> Any:
 def first_values(rows: Any, column: str) -> list[Any]:
     """The first values of one of ``columns.flat_features``."""
     whole = column if column in known_features(rows) else column.partition(".")[0]
-    return [_value(row, column) for row in rows.select_columns([whole]).take(SAMPLED)]
+    return [_value(row, column) for row in islice(rows.select_columns([whole]), SAMPLED)]
 
 
 def _value(row: dict[str, Any], column: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from vit_colossal.data.sources.images import (
@@ -220,7 +221,7 @@ def sampler(rows: Any) -> Sample:
     """The first values of a column of a ``Dataset`` or ``IterableDataset``."""
 
     def sample(column: str) -> list[Any]:
-        return [row[column] for row in rows.select_columns([column]).take(SAMPLED)]
+        return [row[column] for row in islice(rows.select_columns([column]), SAMPLED)]
 
     return sample
 

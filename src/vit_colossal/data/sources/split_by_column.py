@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from vit_colossal.data.sources.images import SAMPLED
@@ -56,7 +57,7 @@ def divided(loaded: Loaded, *used: str | None) -> Loaded:
         if column in used or not (text or _is_called_split(column)):
             continue
         chosen = rows.select_columns([column])
-        given = _values([row[column] for row in chosen.take(SAMPLED)], names)
+        given = _values([row[column] for row in islice(chosen, SAMPLED)], names)
         if may_divide(column, given):
             found[column] = given if loaded.streamed else _values(chosen[:][column], names)
     if loaded.streamed:
