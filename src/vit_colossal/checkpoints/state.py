@@ -207,9 +207,8 @@ def settle_reduction_order(engine: Engine) -> None:
     """
     if not engine.strategy.reorders_sums(engine):
         return
-    batch, size = engine.plan.batches.forward_batch, engine.plan.spec.image_size
-    images = torch.zeros(batch, 3, size, size, dtype=torch.uint8)
-    logits = engine.model(pixel_values=engine.pixels(images)).logits
+    batch = engine.plan.batches.forward_batch
+    logits = engine.model(pixel_values=engine.pixels(engine.blank(batch))).logits
     labels = torch.zeros(batch, dtype=torch.int64, device=engine.device)
     engine.booster.backward(criterion(logits, labels), engine.optimizer)
     engine.optimizer.zero_grad()

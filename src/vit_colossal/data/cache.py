@@ -215,7 +215,10 @@ def _build(
             stream.flush()
             os.fsync(stream.fileno())
         refuse_bad(bad, len(labels) + len(bad), options)
-        write_index(unfinished, labels, checksums, {"bad": bad, **more}, options.preprocessing)
+        how = options.preprocessing
+        meta = {"shape": [len(labels), 3, *how.size], "resample": how.resample}
+        meta |= {"policy": POLICY_VERSION, "bad": bad, **more}
+        write_index(unfinished, labels, checksums, meta)
         unfinished.rename(entry)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -242,7 +245,7 @@ def _write_images(
 ) -> tuple[list[int], list[int], list[BadImage]]:
     """Decode on all cores and write in order; returns labels, checksums, and what was left out."""
     # Plain writes and not a mapped file: on a full disk a write raises, a mapped page kills.
-    write_header(stream, 0, options.preprocessing.size)
+    write_header(stream, (0, 3, *options.preprocessing.size))
     labels: list[int] = []
     checksums: list[int] = []
     bad: list[BadImage] = []
@@ -257,5 +260,5 @@ def _write_images(
                     labels.append(row.label)
                     checksums.append(checksum(image))
             bar.update(len(rows))
-    write_header(stream, len(labels), options.preprocessing.size)
+    write_header(stream, (len(labels), 3, *options.preprocessing.size))
     return labels, checksums, bad

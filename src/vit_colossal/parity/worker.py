@@ -31,6 +31,7 @@ def record_layout(config: TrainConfig, topology: Topology, device: torch.device)
     """Train as configured and record every step; the trace is the lead rank's, None elsewhere."""
     from vit_colossal.checkpoints.weights import gather_weights
     from vit_colossal.parity.recorder import StepRecorder
+    from vit_colossal.training.features import keep_features
     from vit_colossal.training.fit import checkpointer
     from vit_colossal.training.job import build_job
     from vit_colossal.training.loop import Loop
@@ -38,6 +39,7 @@ def record_layout(config: TrainConfig, topology: Topology, device: torch.device)
     asked = config.clip_grad_norm or NO_CLIPPING
     plan, data = plan_run(config.replace(clip_grad_norm=asked, save_every=0), topology)
     job = build_job(plan, data, device)
+    keep_features(job)
     steps = StepRecorder(job.engine)
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(job, NullReporter(), checkpointer(job, Path(folder)), recorder=steps)

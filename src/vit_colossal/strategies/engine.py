@@ -14,6 +14,7 @@ from colossalai.shardformer.layer.utils import Randomizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
+from vit_colossal.data.features import FeatureForm
 from vit_colossal.data.transforms import normalize
 from vit_colossal.families.names import named_weights
 from vit_colossal.model.build import blocks
@@ -49,6 +50,7 @@ class Engine(Boosted):
         drops: which residual paths are dropped, where some are.
         ema: the average of the weights, where one is kept.
         class_weights: fp32 [labels] on the device, what a label counts in the training loss.
+        features: what the rows of a batch are, once the model reads features in place of pixels.
     """
 
     strategy: Strategy
@@ -58,6 +60,7 @@ class Engine(Boosted):
     drops: Drops
     ema: Average | None = None
     class_weights: torch.Tensor | None = None
+    features: FeatureForm | None = None
 
     @property
     def dims(self) -> ParallelDims:
@@ -113,9 +116,22 @@ class Engine(Boosted):
         return optimizer
 
     def pixels(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images [B, 3, H, W] to normalized fp32 on the device; the plugin casts further."""
+        """What the model reads of a batch's images, on the device; the plugin casts further.
+
+        Args:
+            images: uint8 [B, 3, H, W], which become normalized fp32; or, once the model reads
+                features, their bytes, uint8 [B, row_bytes].
+        """
         images = images.to(self.device, non_blocking=True)
+        if self.features is not None:
+            return self.features.features_of(images)
         return normalize(images, self.preprocessing)
+
+    def blank(self, count: int) -> torch.Tensor:
+        """Images for a forward pass whose result nobody reads, as :meth:`pixels` takes them."""
+        size = self.plan.spec.image_size
+        shape = (3, size, size) if self.features is None else (self.features.row_bytes,)
+        return torch.zeros(count, *shape, dtype=torch.uint8)
 
     def evaluated_weights(self) -> AbstractContextManager[Any]:
         """Compute with the weights that are evaluated and saved; every rank has to call this."""

@@ -9,7 +9,6 @@ forward instead of two nested ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,22 +23,8 @@ from colossalai.shardformer.policies.base_policy import (
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from vit_colossal.families.family import Encoder, Family
-
-
-def _first_and_patches(hidden_states: torch.Tensor, extra: int) -> torch.Tensor:
-    patches = hidden_states[:, extra:].mean(dim=1)
-    return torch.cat([hidden_states[:, 0], patches], dim=1)
-
-
-#: What the classifier reads of the last hidden states [b, tokens, hidden], of which the first
-#: ``extra`` are no patches.
-POOLING: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
-    "first": lambda hidden_states, extra: hidden_states[:, 0, :],
-    "mean": lambda hidden_states, extra: hidden_states.mean(dim=1),
-    "patches": lambda hidden_states, extra: hidden_states[:, extra:, :].mean(dim=1),
-    "first and patches": _first_and_patches,
-}
+from vit_colossal.families.family import Family
+from vit_colossal.model.forward import embed, logits_of, through_layers
 
 
 class EncoderPolicy(Policy):
@@ -78,7 +63,6 @@ class EncoderPolicy(Policy):
             forward = partial(
                 stage_forward,
                 family=self.family,
-                encoder=encoder,
                 extra_tokens=self.extra_tokens,
                 stages=self.pipeline_stage_manager,
                 start=start,
@@ -129,7 +113,6 @@ def stage_forward(
     hidden_states: Any = None,
     *,
     family: Family,
-    encoder: Encoder,
     extra_tokens: int,
     stages: PipelineStageManager,
     start: int,
@@ -143,7 +126,6 @@ def stage_forward(
         labels: unused here, as the loss is computed from the logits; the schedule hands them over.
         hidden_states: [b, tokens, hidden] from the stage before, on all but the first.
         family: names its modules.
-        encoder: names its modules.
         extra_tokens: how many of the tokens are no patches.
         stages: where this rank stands.
         start: the first layer of this stage.
@@ -152,19 +134,9 @@ def stage_forward(
     Returns:
         ``hidden_states`` for the next stage; of the last one, the logits [b, labels].
     """
-    backbone = model.get_submodule(family.backbone)
     if pixel_values is not None and stages.is_first_stage():
-        embeddings = backbone.get_submodule(encoder.embeddings)
-        dtype = next(embeddings.parameters()).dtype
-        hidden_states = embeddings(pixel_values.to(dtype))
-        if encoder.before is not None:
-            hidden_states = backbone.get_submodule(encoder.before)(hidden_states)
-    layers: Any = backbone.get_submodule(family.blocks)
-    for layer in layers[start:end]:
-        hidden_states = layer(hidden_states, None)  # nothing is masked
+        hidden_states = embed(model, family, pixel_values)
+    hidden_states = through_layers(model, family, hidden_states, start, end)
     if not stages.is_last_stage():
         return {"hidden_states": hidden_states}
-    if encoder.norm is not None:
-        hidden_states = backbone.get_submodule(encoder.norm)(hidden_states)
-    pooled = POOLING[encoder.pooling](hidden_states, extra_tokens)
-    return ImageClassifierOutput(logits=model.get_submodule(family.head)(pooled))
+    return ImageClassifierOutput(logits=logits_of(model, family, hidden_states, extra_tokens))

@@ -54,6 +54,8 @@ def announce(job: Job, memory: StateMemory) -> None:
     )
     logger.info("augmentation: %s", _augmentation(job))
     logger.info("training: %s", _training(job))
+    if job.reuse.found:
+        logger.info("frozen: %s", job.reuse)
     logger.info("kernels: attention %s, optimizer %s", *kernels(job))
     logger.info("memory per rank: %s, and activations and the framework on top", memory)
 

@@ -31,6 +31,7 @@ from vit_colossal.trained.card import write_card
 from vit_colossal.training.announce import announce, kernels
 from vit_colossal.training.claim import claimed, shared_run_dir
 from vit_colossal.training.closing import closing_lines
+from vit_colossal.training.features import keep_features
 from vit_colossal.training.job import Job, build_job
 from vit_colossal.training.loop import Loop
 from vit_colossal.training.stop import StopRequest
@@ -82,6 +83,7 @@ def fit(plan: RunPlan, data: RunData, device: torch.device) -> TrainResult:
             if job.engine.is_lead:
                 announce(job, memory)
                 _start_event(job, reporter, loop.step, memory)
+            keep_features(job)
             limit_waiting(plan.config.timeout)
             with StopRequest().installed() as stop, loop.watchdog.watching(job.engine.model):
                 result = _finish(loop, loop.run(stop), run_dir)

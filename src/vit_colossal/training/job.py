@@ -22,9 +22,10 @@ from vit_colossal.model.untrained import build_untrained
 from vit_colossal.plan.plan import RunPlan, total_steps
 from vit_colossal.strategies.ema import Ema
 from vit_colossal.strategies.engine import Engine, build_engine
+from vit_colossal.training.reuse import Reuse, find_reuse
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
     """One run on one rank, ready to train.
 
@@ -35,6 +36,7 @@ class Job:
         train_batches, eval_batches: this rank's share.
         total_steps: optimizer steps of the whole run.
         num_parameters, num_trained: of the model.
+        reuse: what is frozen, and whether it is computed once; see `training.features`.
     """
 
     plan: RunPlan
@@ -46,6 +48,7 @@ class Job:
     total_steps: int
     num_parameters: int
     num_trained: int
+    reuse: Reuse
 
     @property
     def steps_per_epoch(self) -> int:
@@ -95,6 +98,7 @@ def build_job(plan: RunPlan, data: RunData, device: torch.device) -> Job:
     steps = total_steps(config, batches.steps_per_epoch)
     model = _build_model(plan, data)
     freeze(model, plan.spec, config)
+    reuse = find_reuse(plan, model, batches, len(data.evaluation), steps)
     # Counted before boosting, which may leave a rank with a part of the model.
     num_parameters = count_parameters(model)
     num_trained = count_parameters(model, trained_only=True)
@@ -113,6 +117,7 @@ def build_job(plan: RunPlan, data: RunData, device: torch.device) -> Job:
         total_steps=steps,
         num_parameters=num_parameters,
         num_trained=num_trained,
+        reuse=reuse,
     )
 
 

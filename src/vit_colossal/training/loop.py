@@ -69,7 +69,7 @@ class Loop:
         """
         self.job, self.reporter, self.checkpoints = job, reporter, checkpoints
         self.config = job.plan.config
-        self.batches = batches or job.train_batches
+        self._batches = batches
         self.watch = watch or LossWatch(job.engine.device)
         self.recorder = recorder or Recorder()
         self.evaluates = evaluates
@@ -116,7 +116,7 @@ class Loop:
             epoch, first = divmod(self.step, per_epoch)
             length = min(per_epoch, job.total_steps - epoch * per_epoch)
             self.reporter.start_epoch(epoch, job.epochs, length, first)
-            for batches in self.batches.batches(epoch, first):
+            for batches in (self._batches or job.train_batches).batches(epoch, first):
                 self.recorder.before(self.step)
                 self.step += 1
                 output = train_step(job.engine, batches)

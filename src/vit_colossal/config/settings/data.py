@@ -69,6 +69,11 @@ class DataSettings(Settings):
     """Where decoded images are kept; default $VIT_COLOSSAL_CACHE or ~/.cache/vit_colossal."""
     cache: bool = True
     """Keep decoded images on disk; --no-cache decodes them again in every epoch."""
+    feature_cache: bool = True
+    """Compute what frozen layers make of an image once, and keep it on disk, where nothing random
+    comes before what is trained; --no-feature-cache computes it in every epoch."""
+    feature_cache_gb: FiniteFloat = Field(20.0, gt=0)
+    """Most that the kept features of a run may take, in GB; more are computed in every epoch."""
     streaming: bool = False
     """Decode into the cache while downloading, and keep nothing of the originals."""
     skip_bad_images: bool = False
