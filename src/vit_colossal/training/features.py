@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from vit_colossal.data.features import FOLDER, FeatureForm, FeatureWriter, open_features
 from vit_colossal.data.pixels import CachedSplit, images_digest
+from vit_colossal.data.samples import PADDING_INDEX
 from vit_colossal.data.sources.request import default_cache_root
 from vit_colossal.rundir.record import versions
 from vit_colossal.runtime.group import hosts_of_ranks
@@ -144,7 +145,7 @@ def _compute(job: Job, split: CachedSplit, writer: FeatureWriter | None) -> str:
         contextlib.nullcontext() if writer is None else writer.writing(),
         tqdm(total=len(split), unit="image", disable=not shows) as bar,
     ):
-        for batch in batches.batches():
+        for number, batch in enumerate(batches.batches()):
             engine.model(pixel_values=engine.pixels(batch.images))
             features = seen.pop()
             form = FeatureForm(features.dtype, tuple(features.shape[1:]))
@@ -154,9 +155,12 @@ def _compute(job: Job, split: CachedSplit, writer: FeatureWriter | None) -> str:
             dist.all_gather(every, mine, group=engine.dp_group)
             if writer is not None:
                 writer.add(torch.cat(every).cpu(), form)
-            bar.update(min(len(mine) * len(every), len(split) - bar.n))
-        if writer is not None:
-            writer.finish()
+            if number == 0 and _problems("" if writer is None else writer.problem):
+                break  # a disk without room is known by now
+            bar.update(int((batch.indices != PADDING_INDEX).sum()) * len(every))
+        else:
+            if writer is not None:
+                writer.finish()
     engine.model.train()
     return "" if writer is None else writer.problem
 
