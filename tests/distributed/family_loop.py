@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import peft
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
@@ -63,14 +64,27 @@ def read_split(dataset: Path, split: str, model: Path) -> Images:
     return Images((pixels / 255 - mean) / std, torch.tensor(rows["label"]))
 
 
-def load(folder: Path) -> PreTrainedModel:
-    """The plain model, without dropped paths."""
+def load(folder: Path, rank: int = 0) -> PreTrainedModel:
+    """The plain model, without dropped paths; with a rank as `peft` adapts it."""
     model = AutoModelForImageClassification.from_pretrained(folder)
     changed = {"drop_path_rate": 0.0} if hasattr(model.config, "drop_path_rate") else {}
-    return AutoModelForImageClassification.from_pretrained(folder, **changed).train()
+    model = AutoModelForImageClassification.from_pretrained(folder, **changed).train()
+    if not rank:
+        return model
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    # What lies in no block: also SigLIP's pooling head, and what joins the stages of a Swin.
+    outside = ("classifier", "vision_model.head.", ".downsample.")
+    adapted = [name for name in linear if not any(part in name for part in outside)]
+    torch.manual_seed(SEED)
+    settings = peft.LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=adapted, modules_to_save=["classifier"]
+    )
+    return peft.get_peft_model(model, settings)
 
 
-def train(folder: Path, data: Images, evaluation: Images, *, bf16: bool, parts: int = 1) -> Run:
+def train(
+    folder: Path, data: Images, evaluation: Images, *, bf16: bool, parts: int = 1, rank: int = 0
+) -> Run:
     """AdamW with warm-up and cosine, clipped.
 
     Args:
@@ -79,10 +93,11 @@ def train(folder: Path, data: Images, evaluation: Images, *, bf16: bool, parts: 
         evaluation: what is counted at the end.
         bf16: 16-bit weights that follow fp32 masters.
         parts: in how many parts the gradients of a batch are summed.
+        rank: of the adapters that are trained with the classifier; 0 trains all.
     """
-    master = working = load(folder)
+    master = working = load(folder, rank)
     if bf16:
-        working = load(folder).to(torch.bfloat16)
+        working = load(folder, rank).to(torch.bfloat16)
         master.load_state_dict(working.state_dict())
     optimizer = torch.optim.AdamW(_groups(master), lr=LR)
     losses, norms = [], []
@@ -101,6 +116,8 @@ def train(folder: Path, data: Images, evaluation: Images, *, bf16: bool, parts: 
                 for ours, theirs in zip(master.parameters(), working.parameters(), strict=True):
                     theirs.copy_(ours)
     working.eval()
+    if rank:
+        working = working.merge_and_unload()
     with torch.no_grad():
         scores = working(pixel_values=evaluation.pixels.to(working.dtype)).logits
     correct = int((scores.argmax(dim=1) == evaluation.labels).sum())
@@ -109,7 +126,7 @@ def train(folder: Path, data: Images, evaluation: Images, *, bf16: bool, parts: 
 
 def _groups(model: PreTrainedModel) -> list[dict[str, object]]:
     decayed = get_parameter_names(model, ALL_LAYERNORM_LAYERS, ["bias", "layernorm", "rmsnorm"])
-    named = list(model.named_parameters())
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     return [
         {"params": [p for n, p in named if (n in decayed) == yes], "weight_decay": DECAY * yes}
         for yes in (True, False)

@@ -89,7 +89,7 @@ def run_case(case: dict[str, Any], folder: Path, topology: Topology, device: tor
     weights = gather_weights(job.engine)
     losses = seen.mean_losses()
     if case["export"]:
-        job.save(folder / "model")
+        job.save(folder)
     if weights is None:
         return
     contiguous = {name: tensor.contiguous() for name, tensor in weights.items()}

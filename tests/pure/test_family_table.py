@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="ut
 LINES = {
     line.split("|")[2].strip().strip("`"): [cell.strip() for cell in line.split("|")[1:-1]]
     for line in PAGE.splitlines()
-    if line.count("|") == 8 and "`" in line.split("|")[2]
+    if line.count("|") == 9 and "`" in line.split("|")[2]
 }
 
 
@@ -24,11 +24,13 @@ def test_every_family_has_a_line() -> None:
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_line_says_what_runs_and_why_not(model_type: str) -> None:
     row = FAMILIES[model_type]
-    title, _, replicated, gemini, hybrid, cut, _ = LINES[model_type]
+    title, _, replicated, gemini, hybrid, cut, lora, _ = LINES[model_type]
     assert title == row.title
     assert (replicated, hybrid) == ("yes", "yes")
     assert cut == ("yes" if row.encoder is not None else f"refused: {row.why_whole}")
     assert (row.encoder is None) == bool(row.why_whole)
+    assert lora == ("yes, but for `--tp`" if row.encoder is not None else "yes")
+    assert row.adapted
     assert (gemini == "yes") != ("convolutions" in row.why_whole)
 
 

@@ -30,6 +30,7 @@ def identity(plan: RunPlan, data: RunData) -> dict[str, Any]:
         "parameter groups": "one" if config.decay_all or not config.weight_decay else "two",
         "layer decay": config.layer_decay,
         "frozen": config.freeze or config.freeze_layers,
+        "lora": _adapters(config),
         "weight average": True if config.ema else None,
         "global batch size": plan.batches.global_batch,
         "optimizer": None if config.optimizer == "adamw" else _optimizer(config),
@@ -39,6 +40,11 @@ def identity(plan: RunPlan, data: RunData) -> dict[str, Any]:
         "class weights": None if config.class_weights == "none" else config.class_weights,
         "seed": config.seed,
     }
+
+
+def _adapters(config: TrainConfig) -> dict[str, float] | None:
+    rank = config.lora_rank
+    return None if rank is None else {"rank": rank, "scale": config.lora_scale}
 
 
 def _optimizer(config: TrainConfig) -> str:

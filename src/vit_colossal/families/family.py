@@ -71,6 +71,7 @@ class Family:
         drop_path: its configuration has a rate of dropped residual paths, and its default.
         checkpoints_layers: its layers' activations can be computed again.
         encoder: what pipelines and tensor parallelism cut; None where they cannot.
+        linear: where there is no ``encoder``, the linear layers of a block.
         why_whole: the reason, if ``encoder`` is None.
     """
 
@@ -96,6 +97,7 @@ class Family:
     drop_path: float | None = None
     checkpoints_layers: bool = True
     encoder: Encoder | None = None
+    linear: tuple[str, ...] = ()
     why_whole: str = ""
 
     #: The module that becomes new for other labels, in all families.
@@ -136,6 +138,12 @@ class Family:
             ModelError: it is no size.
         """
         return Sizes(model, self.encoder_values(values), self.defaults)["image_size"]
+
+    @property
+    def adapted(self) -> tuple[str, ...]:
+        """The linear layers of a block, beside which adapters stand."""
+        encoder = self.encoder
+        return self.linear if encoder is None else (*encoder.columns, *encoder.rows)
 
     @cached_property
     def _patterns(self) -> tuple[tuple[re.Pattern[str], str], ...]:

@@ -60,6 +60,11 @@ _SWIN_SIZES = {
 }
 _SWIN_LAYER = r"encoder\.layers\.(\d+)\.blocks\.(\d+)\."
 _SWIN_JOINT = (r"encoder\.layers\.(\d+)\.downsample\.", True)
+_SWINV2_LINEAR = (
+    *("attention.self.query", "attention.self.key", "attention.self.value"),
+    *("attention.output.dense", "intermediate.dense", "output.dense"),
+)
+_CONVNEXT_LINEAR = ("pwconv1", "pwconv2")
 _CONVNEXT_SIZES = {
     **{"num_stages": 4, "hidden_sizes": (96, 192, 384, 768), "depths": (3, 3, 9, 3)},
     **{"image_size": 224, "patch_size": 4},
@@ -197,6 +202,7 @@ FAMILIES: dict[str, Family] = {
         unused=("embeddings.mask_token",),
         sizes="own",
         drop_path=0.1,
+        linear=(*_COLUMNS, *_ROWS),
         why_whole="its table of position biases belongs to all heads",
     ),
     "swin": Family(
@@ -222,6 +228,7 @@ FAMILIES: dict[str, Family] = {
         sizes="any",
         whole_windows=True,
         drop_path=0.1,
+        linear=(*_COLUMNS, *_ROWS),
         why_whole="its stages have different widths and numbers of heads",
     ),
     "swinv2": Family(
@@ -237,6 +244,7 @@ FAMILIES: dict[str, Family] = {
         between=_SWIN_JOINT,
         sizes="any",
         drop_path=0.1,
+        linear=_SWINV2_LINEAR,
         why_whole="its stages have different widths and numbers of heads",
     ),
     "convnext": Family(
@@ -253,6 +261,7 @@ FAMILIES: dict[str, Family] = {
         sizes="any",
         drop_path=0.0,
         checkpoints_layers=False,
+        linear=_CONVNEXT_LINEAR,
         why_whole="it has convolutions in place of attention",
     ),
     "convnextv2": Family(
@@ -269,6 +278,7 @@ FAMILIES: dict[str, Family] = {
         sizes="any",
         drop_path=0.0,
         checkpoints_layers=False,
+        linear=_CONVNEXT_LINEAR,
         why_whole="it has convolutions in place of attention",
     ),
 }

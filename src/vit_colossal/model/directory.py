@@ -58,8 +58,12 @@ def save_directory(
     processor.save_pretrained(directory)
     save_torch_state_dict(weights, directory, metadata={"format": "pt"})
     _require_written(directory, weights)
-    # safetensors makes its files unreadable for others.
-    mode = stat.S_IMODE((directory / "config.json").stat().st_mode)
+    make_readable(directory, like="config.json")
+
+
+def make_readable(directory: Path, *, like: str) -> None:
+    """Give weights the mode of a file beside them: safetensors makes them unreadable for others."""
+    mode = stat.S_IMODE((directory / like).stat().st_mode)
     for file in directory.glob("*.safetensors"):
         file.chmod(mode)
 

@@ -22,6 +22,7 @@ from vit_colossal.data.order import epoch_order
 from vit_colossal.data.prepare import RunData
 from vit_colossal.data.transforms import normalize
 from vit_colossal.families.names import named_weights
+from vit_colossal.model.adapters import adapt
 from vit_colossal.model.build import build_model
 from vit_colossal.model.optim import SCHEDULES, schedule_shape
 from vit_colossal.parity.plain_loop import count_correct
@@ -105,7 +106,7 @@ def record_transformers(config: TrainConfig, topology: Topology, optim: str) -> 
     """
     plan, data = plan_run(config, topology)
     config = plan.config
-    model = build_model(plan.spec, data.labels, config.seed)
+    model = adapt(build_model(plan.spec, data.labels, config.seed), plan.spec, config)
     steps = total_steps(config, steps_per_epoch(config, len(data.train)))
     recorder = _Recorder()
     with tempfile.TemporaryDirectory() as folder:

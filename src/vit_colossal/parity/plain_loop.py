@@ -25,6 +25,7 @@ from vit_colossal.data.samples import Batch
 from vit_colossal.data.transforms import normalize
 from vit_colossal.families.family import Family
 from vit_colossal.families.names import named_weights
+from vit_colossal.model.adapters import adapt
 from vit_colossal.model.build import build_model
 from vit_colossal.model.loss import criterion
 from vit_colossal.model.optim import build_schedule, ema_decay, freeze, parameter_groups
@@ -75,7 +76,7 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     config, device = plan.config, plan.device.kind
     if device == "cuda":
         compute_exactly()
-    model = build_model(plan.spec, data.labels, config.seed).to(device)
+    model = _build(plan, data).to(device)
     if grouping.split_products > 1:
         _split_products(model, plan.spec.family, grouping.split_products)
     halved = config.precision == "bf16" and not facts_of(config.plugin).autocasts
@@ -83,7 +84,7 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     if halved:
         # As the plugins do: the masters start from the weights' 16-bit values.
         model.to(torch.bfloat16)
-        master = build_model(plan.spec, data.labels, config.seed).to(device)
+        master = _build(plan, data).to(device)
         master.load_state_dict(model.state_dict())
     model.train()  # transformers loads a pretrained one for evaluation
     drops = take_over(model, plan.spec, config.seed, plan.batches.global_batch, model.device)
@@ -115,6 +116,11 @@ def train_plain(plan: RunPlan, data: RunData, total_steps: int, grouping: Groupi
     weights = {name: p.detach().float().cpu().clone() for name, p in named_weights(model)}
     correct = count_correct(model, plan, data)
     return Trace(losses, norms, lrs, correct, len(data.evaluation), weights)
+
+
+def _build(plan: RunPlan, data: RunData) -> PreTrainedModel:
+    model = build_model(plan.spec, data.labels, plan.config.seed)
+    return adapt(model, plan.spec, plan.config)
 
 
 def _optimizer(

@@ -21,6 +21,7 @@ from vit_colossal.plan.problems import (
     augmentation_problems,
     balance_problems,
     freeze_problems,
+    lora_problems,
     model_problems,
     optimizer_problems,
     plugin_problems,
@@ -128,8 +129,8 @@ def make_plan(
     except ConfigError as error:
         problems += error.problems
     problems += augmentation_problems(config)
-    problems += [*freeze_problems(config, spec), *order_problems(config)]
-    problems += balance_problems(config)
+    problems += [*freeze_problems(config, spec), *lora_problems(config, spec)]
+    problems += [*order_problems(config), *balance_problems(config)]
     if problems or plan is None:
         raise ConfigError(problems)
     return RunPlan(config, device, spec, dims, plan, tuple(notes))

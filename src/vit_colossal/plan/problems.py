@@ -149,6 +149,36 @@ def freeze_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
     return problems
 
 
+def lora_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
+    """Adapters that nothing can be adapted with, and settings that they make idle."""
+    if config.lora_rank is None:
+        alone = f"--lora-alpha {config.lora_alpha} has no effect without --lora-rank: add it"
+        return [] if config.lora_alpha is None else [alone]
+    flag, problems = f"--lora-rank {config.lora_rank}", list[str]()
+    if not spec.pretrained:
+        problems.append(
+            f"{flag}: {spec.name} starts from random weights, which adapters would keep: name a "
+            "pretrained --model, or drop the flag"
+        )
+    if config.lora_rank > spec.shape.hidden_size:
+        problems.append(
+            f"{flag}: the layers of {spec.name} are {spec.shape.hidden_size} wide: use that or less"
+        )
+    frozen = {"freeze backbone": config.freeze, "freeze-layers": config.freeze_layers}
+    problems += [
+        f"{flag} trains adapters in every block and the head, and nothing else: drop --{name}"
+        for name, value in frozen.items()
+        if value is not None
+    ]
+    if config.tp > 1:
+        others = ", ".join(name for name, facts in BUILT_IN.items() if not facts.has_degrees)
+        problems.append(
+            f"{flag}: --tp {config.tp} replaces the layers beside which adapters stand: use --pp, "
+            f"or --plugin with one of {others}"
+        )
+    return problems
+
+
 def model_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
     """Degrees that do not divide the model, and what its family cannot do."""
     row, shape, problems = spec.family, spec.shape, list[str]()

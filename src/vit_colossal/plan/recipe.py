@@ -25,12 +25,14 @@ CHOSEN = (
 )
 
 #: Settings that belong to training the whole model, in a way that somebody has thought of.
-_OF_THE_WHOLE_MODEL = ("lr", "order", "layer_decay", "freeze_layers", "drop_path")
+_OF_THE_WHOLE_MODEL = (*("lr", "order", "layer_decay", "freeze_layers", "drop_path", "lora_rank"),)
 _SMALLEST_BATCH, _LARGEST_BATCH = 8, 64
 _WARM_UP = 0.1
 _PRETRAINED_LR, _SCRATCH_LR = 2e-4, 1e-3
 #: For a new head on fixed features: a rule of thumb, not measured on photos.
 _HEAD_LR = 3e-3
+#: For adapters, which begin at zero: a rule of thumb likewise.
+_LORA_LR = 1e-3
 #: Instead of MIN_CROP_SCALE, where crops were not asked for.
 _LARGE_CROP_SCALE = 0.5
 
@@ -114,6 +116,7 @@ def as_built_in(config: TrainConfig, *, pretrained: bool) -> TrainConfig:
     lr = config.lr
     if lr is None:
         lr = _PRETRAINED_LR if pretrained else _SCRATCH_LR
+        lr = _LORA_LR if config.lora_rank else lr
     epochs = config.epochs or (3 if pretrained else 20)
     return settled(config).replace(
         epochs=epochs, lr=lr, last_batch=last_batch, global_batch_size=batch
@@ -137,7 +140,7 @@ def choose(asked: TrainConfig, data: TrainingSet) -> tuple[Choice, ...]:
             "rest; --freeze none trains all"
         )
         found.append(Choice("freeze", "backbone", reason))
-    found += [_rate(data, head_alone=head_alone), _warm_up(head_alone=head_alone)]
+    found += [_rate(asked, data, head_alone=head_alone), _warm_up(head_alone=head_alone)]
     found += [] if asked.max_steps is not None else [_epochs(data)]
     if not own:
         found += _crops(asked, head_alone=head_alone)
@@ -185,7 +188,9 @@ def _batch(data: TrainingSet, *, drops: bool) -> Choice:
     return Choice("global_batch_size", size, reason)
 
 
-def _rate(data: TrainingSet, *, head_alone: bool) -> Choice:
+def _rate(asked: TrainConfig, data: TrainingSet, *, head_alone: bool) -> Choice:
+    if asked.lora_rank:
+        return Choice("lr", _LORA_LR, "for adapters, which begin at zero")
     if head_alone:
         return Choice("lr", _HEAD_LR, "for a new head on fixed features")
     if data.pretrained:

@@ -14,6 +14,8 @@ THUMBNAILS = "thumbnails"
 TENSORBOARD = "tensorboard"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+#: Of a run with --lora-rank: what peft loads beside the model that training began with.
+ADAPTER = "adapter"
 REPORT = "report.html"
 #: SHA-256 of the finished model's files and of the predictions.
 SUMS = "SHA256SUMS"

@@ -53,7 +53,7 @@ def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
     segments = plan.segments or (Segment(0, settings_of(plan.config.dump())),)
     settings = {**segments[-1].settings, **places(settings_of(plan.config.dump()))}
     if plan.checkpoint is None:
-        for name in (run_folder.CHECKPOINTS, run_folder.MODEL):
+        for name in (run_folder.CHECKPOINTS, run_folder.MODEL, run_folder.ADAPTER):
             shutil.rmtree(run_dir / name, ignore_errors=True)
         (run_dir / run_folder.SUMS).unlink(missing_ok=True)
     write_data_record(run_dir, describe_data(plan.config, data))

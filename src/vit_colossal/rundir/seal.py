@@ -13,7 +13,7 @@ from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.rundir.durable import write_durably
 
-_SEALED = (run_folder.MODEL, run_folder.THUMBNAILS, run_folder.PREDICTIONS)
+_SEALED = (*(run_folder.MODEL, run_folder.ADAPTER, run_folder.THUMBNAILS, run_folder.PREDICTIONS),)
 _CARD = "README.md"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 

@@ -33,7 +33,7 @@ OPSET = 18
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _BATCH = 64
 #: What a run needs as it wrote it.
-_OF_A_RUN = (run_folder.MODEL, run_folder.BASE, run_folder.CHECKPOINTS)
+_OF_A_RUN = (run_folder.MODEL, run_folder.ADAPTER, run_folder.BASE, run_folder.CHECKPOINTS)
 
 
 class ExportError(UserError):

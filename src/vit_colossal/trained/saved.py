@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vit_colossal.checkpoints.files import MANIFEST
 from vit_colossal.errors import ModelError
+from vit_colossal.model.adapters import merged
 from vit_colossal.model.pretrained import load_pretrained
 from vit_colossal.model.untrained import build_untrained
 from vit_colossal.model.weights_fit import check_weights
@@ -39,6 +40,7 @@ class SavedModel:
         checkpoint: the folder with its weights; None is ``spec.name``.
         step: optimizer steps of that checkpoint.
         averaged: it is evaluated with the moving average of its weights.
+        lora_scale: of a checkpoint with adapters, what their product is multiplied by; else 0.
         run_dir: the run that made it, where that is known.
         manifest: SHA-256 of the checkpoint's manifest.
     """
@@ -48,6 +50,7 @@ class SavedModel:
     checkpoint: Path | None = None
     step: int | None = None
     averaged: bool = False
+    lora_scale: float = 0.0
     run_dir: Path | None = None
     manifest: str = ""
 
@@ -154,9 +157,16 @@ def _of_checkpoint(checkpoint: Checkpoint, run_dir: Path) -> SavedModel:
         raise ModelError([f"{checkpoint.path} is of another model than {spec.name}: {saved}"])
     labels = tuple(str(label) for label in checkpoint.identity.get("labels", ()))
     _refuse_another_run(checkpoint, run_dir)
-    averaged = bool(checkpoint.identity.get("weight average"))
+    adapters = checkpoint.identity.get("lora") or {}
     return SavedModel(
-        spec, labels, checkpoint.path, checkpoint.step, averaged, run_dir, checkpoint.manifest
+        spec,
+        labels,
+        checkpoint=checkpoint.path,
+        step=checkpoint.step,
+        averaged=bool(checkpoint.identity.get("weight average")),
+        lora_scale=float(adapters.get("scale", 0.0)),
+        run_dir=run_dir,
+        manifest=checkpoint.manifest,
     )
 
 
@@ -220,6 +230,8 @@ def _from_checkpoint(saved: SavedModel, path: Path) -> PreTrainedModel:
         weights = load_file(path / "weights.safetensors")
         if saved.averaged:  # of all but the frozen ones
             weights |= load_file(path / AVERAGE)
+        if saved.lora_scale:
+            weights = merged(weights, saved.lora_scale)
         modules = {saved.spec.family.published(name): name for name in model.state_dict()}
         model.load_state_dict({modules.get(name, name): w for name, w in weights.items()})
     except (OSError, SafetensorError, RuntimeError) as error:

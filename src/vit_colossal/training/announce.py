@@ -99,6 +99,9 @@ def _training(job: Job) -> str:
     """Which weights are trained, and how they become the model."""
     config = job.plan.config
     parts = {f"{job.num_trained / 1e6:.2f} M parameters": True}
+    if config.lora_rank:
+        scale = f"scale {config.lora_scale:g}"
+        parts[f"adapters of rank {config.lora_rank}, {scale}, and the classifier"] = True
     parts[f"learning rate x {config.layer_decay} per layer"] = (config.layer_decay or 1) < 1
     parts[f"weights averaged with decay {config.ema}"] = config.ema is not None
     weights = job.train_batches.class_weights

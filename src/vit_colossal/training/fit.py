@@ -18,7 +18,6 @@ from vit_colossal.errors import ConfigError
 from vit_colossal.evaluation.exact import Evaluation
 from vit_colossal.evaluation.predictions import clear
 from vit_colossal.evaluation.predictions import save as save_predictions
-from vit_colossal.plan import run_folder
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.metrics import NullReporter, Reporter, RunReporter
 from vit_colossal.rundir.record import describe_run, keep_base
@@ -118,7 +117,7 @@ def _finish(loop: Loop, stopped_by: int, run_dir: Path) -> TrainResult:
         if evaluation.predictions is not None:
             images, originals = job.data.evaluation.images, job.data.originals
             save_predictions(run_dir, evaluation.predictions, images, originals)
-        model_dir = job.save(run_dir / run_folder.MODEL)
+        model_dir = job.save(run_dir)
         if job.engine.is_lead:
             seal(run_dir)
     loop.reporter.event("end", step, epoch, accuracy=evaluation.accuracy)

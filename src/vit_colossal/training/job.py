@@ -14,11 +14,13 @@ from vit_colossal.checkpoints.weights import gather_weights
 from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
 from vit_colossal.data.prepare import RunData, eval_batches, train_batches
 from vit_colossal.evaluation.exact import Evaluation, evaluate
+from vit_colossal.model.adapters import adapt, merged, save_adapter
 from vit_colossal.model.build import build_model, count_parameters
 from vit_colossal.model.directory import save_directory
 from vit_colossal.model.optim import freeze
 from vit_colossal.model.processor import build_processor
 from vit_colossal.model.untrained import build_untrained
+from vit_colossal.plan import run_folder
 from vit_colossal.plan.plan import RunPlan, total_steps
 from vit_colossal.strategies.ema import Ema
 from vit_colossal.strategies.engine import Engine, build_engine
@@ -74,11 +76,18 @@ class Job:
             predictions=predictions,
         )
 
-    def save(self, directory: Path) -> Path:
-        """Gather the weights and write them as a Hugging Face directory, on the lead rank."""
-        weights = gather_weights(self.engine)
+    def save(self, run_dir: Path) -> Path:
+        """Gather the weights and write them as a Hugging Face directory, on the lead rank.
+
+        Adapters are merged into it, and stand beside it as what `peft` loads.
+        """
+        weights, config = gather_weights(self.engine), self.plan.config
+        directory = run_dir / run_folder.MODEL
         if weights is not None:
-            save_directory(directory, self.model, self.processor, weights)
+            plain = merged(weights, config.lora_scale) if config.lora_rank else weights
+            save_directory(directory, self.model, self.processor, plain)
+            if config.lora_rank:
+                save_adapter(run_dir / run_folder.ADAPTER, self.plan.spec, config, weights)
         dist.barrier()
         return directory
 
@@ -96,7 +105,7 @@ def build_job(plan: RunPlan, data: RunData, device: torch.device) -> Job:
     shard, pixels = Shard(coordinate.dp, plan.dims.dp), coordinate.pp == 0
     batches = train_batches(plan, data, shard, pixels=pixels)
     steps = total_steps(config, batches.steps_per_epoch)
-    model = _build_model(plan, data)
+    model = adapt(_build_model(plan, data), plan.spec, config)
     freeze(model, plan.spec, config)
     reuse = find_reuse(plan, model, batches, len(data.evaluation), steps)
     # Counted before boosting, which may leave a rank with a part of the model.

@@ -102,6 +102,7 @@ WHOLE = {"lr": 2e-4, "warmup_ratio": 0.1, "random_resized_crop": True, "min_crop
         (True, "cpu", {"lr": 5e-4}, {"warmup_ratio": 0.1}),
         (True, "cpu", {"layer_decay": 0.7}, {"lr": 2e-4, "warmup_ratio": 0.1}),
         (True, "cpu", {"freeze_layers": 2}, {"lr": 2e-4, "warmup_ratio": 0.1}),
+        (True, "cpu", {"lora_rank": 8}, {"lr": 1e-3, "warmup_ratio": 0.1}),
         (True, "cpu", {"order": "transformers"}, {"lr": 2e-4, "warmup_ratio": 0.1}),
     ],
 )

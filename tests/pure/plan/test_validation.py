@@ -270,6 +270,8 @@ REFUSED = {
         {"freeze": "backbone", "layer_decay": 0.5},
         ["--layer-decay", "--freeze backbone"],
     ),
+    "adapters of noise": (1, {"lora_rank": 8}, ["--lora-rank 8", "random", "pretrained --model"]),
+    "a scale of nothing": (1, {"lora_alpha": 16}, ["--lora-alpha 16", "add it"]),
     "no such model": (1, {"model": "/nowhere/model"}, ["--model /nowhere/model", "vit-base"]),
     "keys for a directory": (
         1,
@@ -313,6 +315,42 @@ def test_what_cannot_be_honoured_is_refused(name: str) -> None:
 )
 def test_what_can_be_honoured_is_not(world: int, values: dict[str, object]) -> None:
     assert plan(world, **values).dims.world_size == world
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ({"lora_rank": 49}, ["--lora-rank 49", "48 wide"]),
+        ({"freeze": "backbone"}, ["--lora-rank 8", "drop --freeze backbone"]),
+        ({"freeze_layers": 0}, ["--lora-rank 8", "drop --freeze-layers"]),
+        ({**HYBRID, "tp": 2}, ["--lora-rank 8", "--tp 2", "--pp", "ddp, zero1, zero2, gemini"]),
+    ],
+)
+def test_adapters_that_cannot_be_trained_are_refused(
+    values: dict[str, object], texts: list[str], pretrained: str
+) -> None:
+    (line,) = problems(2, **{"model": pretrained, "lora_rank": 8, **values})
+    assert all(text in line for text in texts), line
+
+
+def test_adapters_have_a_rate_of_their_own(pretrained: str) -> None:
+    for values in ({}, {"layer_decay": 0.7}, {**HYBRID, "pp": 2}):
+        config = plan(2, model=pretrained, lora_rank=8, **values).config
+        assert (config.lr, config.freeze, config.lora_scale) == (1e-3, None, 1.0)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("tower", [None, "vision_config"])
+def test_images_of_other_channels_are_refused(
+    channels: int, tower: str | None, pretrained: str
+) -> None:
+    file = Path(pretrained) / "config.json"
+    values = {**json.loads(file.read_text()), "num_channels": channels}
+    if tower is not None:
+        values = {"model_type": "siglip", tower: {**values, "model_type": "siglip_vision_model"}}
+    file.write_text(json.dumps(values))
+    (line,) = problems(1, model=pretrained)
+    assert f"num_channels is {channels}: 3 is needed, for RGB" in line
 
 
 def test_cuda_takes_offload_and_automatic_placement() -> None:

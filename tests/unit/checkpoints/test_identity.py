@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -66,6 +67,13 @@ OTHER: dict[str, Any] = {
     "sampler": "balanced",
     "class_weights": "balanced",
 }
+#: The same of what a model from scratch does not take.
+ADAPTERS: list[dict[str, Any]] = [
+    {"lora_rank": None, "lora_alpha": None},
+    {"lora_rank": 4},
+    {"lora_rank": 8},
+    {"lora_rank": 4, "lora_alpha": 8.0},
+]
 
 
 def plan(world_size: int = 2, **settings: Any) -> RunPlan:
@@ -78,7 +86,7 @@ DATA = cast(RunData, SimpleNamespace(labels=("a", "b"), fingerprint="x"))
 
 def test_every_setting_of_the_recipe_has_to_agree_or_may_change() -> None:
     """A new setting fails here until somebody has decided."""
-    assert set(RECIPE) == MAY_CHANGE | OTHER.keys()
+    assert set(RECIPE) == MAY_CHANGE | OTHER.keys() | ADAPTERS[0].keys()
     assert not MAY_CHANGE & OTHER.keys()
 
 
@@ -94,6 +102,14 @@ BESIDE: dict[str, Any] = {
 def test_another_value_is_another_run(name: str) -> None:
     other = plan(**{name: OTHER[name], **BESIDE.get(name, {})})
     assert identity(other, DATA) != identity(plan(), DATA)
+
+
+def test_other_adapters_are_another_run() -> None:
+    begun = plan()
+    found = [
+        identity(replace(begun, config=begun.config.replace(**each)), DATA) for each in ADAPTERS
+    ]
+    assert all(found.count(one) == 1 for one in found)
 
 
 def test_sgd_without_momentum_keeps_nothing_to_go_on_with() -> None:

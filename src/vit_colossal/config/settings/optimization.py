@@ -79,6 +79,11 @@ class OptimizationSettings(Settings):
     default backbone for a pretrained model on a CPU, unless --lr or what is for all is given."""
     freeze_layers: int | None = Field(None, ge=0)
     """Keep the embeddings and the first N encoder layers as they are."""
+    lora_rank: int | None = Field(None, ge=1)
+    """Keep a pretrained model as it is, and train adapters of this rank beside the linear layers of
+    every block (LoRA), and the classifier."""
+    lora_alpha: FiniteFloat | None = Field(None, gt=0)
+    """The adapters count alpha / rank times; default the rank."""
     layer_decay: FiniteFloat | None = Field(None, gt=0, le=1)
     """Each layer below the head learns at this factor of the rate of the one above it."""
     ema: FiniteFloat | None = Field(None, gt=0, lt=1)
@@ -97,3 +102,9 @@ class OptimizationSettings(Settings):
     it. Part of what makes a run, with --grad-accumulation, its gradient_accumulation_steps."""
     seed: int = Field(42, ge=0, lt=2**32)
     """Seeds the weights of a new head or model, the order and the augmentation."""
+
+    @property
+    def lora_scale(self) -> float:
+        """What the adapters' product is multiplied by; 0 without adapters."""
+        rank = self.lora_rank
+        return (self.lora_alpha or rank) / rank if rank else 0.0
