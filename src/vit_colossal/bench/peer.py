@@ -27,6 +27,8 @@ def peer_command(case: BenchCase, plan: RunPlan, work: Path, result: Path) -> li
         problems.append(f"peer {script}: no such file")
     if config.plugin != DEFAULT_PLUGIN or config.grad_accumulation > 1:
         problems.append("a peer runs data-parallel, without --grad-accumulation")
+    if config.lora_rank is not None:
+        problems.append("a peer trains the whole model, without --lora-rank")
     if config.precision == "fp16":
         problems.append("a peer runs in fp32 or bf16, not in fp16")
     if problems:
