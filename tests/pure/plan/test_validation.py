@@ -329,13 +329,13 @@ def test_what_can_be_honoured_is_not(world: int, values: dict[str, object]) -> N
 def test_adapters_that_cannot_be_trained_are_refused(
     values: dict[str, object], texts: list[str], pretrained: str
 ) -> None:
-    (line,) = problems(2, **{"model": pretrained, "lora_rank": 8, **values})
+    (line,) = problems(2, **{"lora_rank": 8, **values, "model": pretrained})
     assert all(text in line for text in texts), line
 
 
 def test_adapters_have_a_rate_of_their_own(pretrained: str) -> None:
     for values in ({}, {"layer_decay": 0.7}, {**HYBRID, "pp": 2}):
-        config = plan(2, model=pretrained, lora_rank=8, **values).config
+        config = plan(2, **{"lora_rank": 8, **values, "model": pretrained}).config
         assert (config.lr, config.freeze, config.lora_scale) == (1e-3, None, 1.0)
 
 
