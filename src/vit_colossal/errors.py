@@ -50,6 +50,10 @@ class ConfigError(UserError):
         super().__init__("\n".join(problems))
 
 
+class OutOfMemory(UserError):
+    """Memory ran out in a run: what was predicted, and what to change."""
+
+
 class SharedProblems(ConfigError):
     """What the ranks of a run found together, and all of them know.
 

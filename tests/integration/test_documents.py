@@ -30,7 +30,7 @@ ADDED = {
     r"^vit-colossal train": SHORT,
     r"^bash scripts/run_demo\.sh": "--epochs 1 --device cpu",
     r"^vit-colossal eval": "--max-eval-samples 32",
-    r"^vit-colossal (doctor|predict|report|runs|export|completion|--)": "",
+    r"^vit-colossal (doctor|plan|predict|report|runs|export|completion|--)": "",
     r"^set -o pipefail": "",
 }
 

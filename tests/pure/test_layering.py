@@ -21,7 +21,7 @@ MAX_MODULES_AT_THE_TOP = 8
 #: Folders and top-level modules: each imports only those before it.
 ROOMS = (
     *("version", "errors", "text", "redaction", "hub", "config", "families", "plan"),
-    *("runtime", "model", "data", "strategies", "checkpoints", "evaluation", "rundir"),
+    *("runtime", "model", "data", "forecast", "strategies", "checkpoints", "evaluation", "rundir"),
     *("trained", "training", "report", "parity", "bench", "doctor", "commands"),
     *("cli", "__main__", "__init__"),
 )

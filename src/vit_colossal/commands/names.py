@@ -3,6 +3,7 @@
 #: In the order of the help.
 SUMMARIES = {
     "train": "fine-tune a Vision Transformer with a ColossalAI plugin",
+    "plan": "say which ways to divide a run fit the devices, and how much memory each takes",
     "eval": "evaluate a run or a model on a whole split of any data set",
     "predict": "label image files with a run or a model",
     "parity": "compare every layout with a plain PyTorch loop and transformers' Trainer",
@@ -18,7 +19,7 @@ SUMMARIES = {
 #: These work where PyTorch is missing or broken.
 WITHOUT_TORCH = ("doctor", "completion", "runs")
 #: These load PyTorch, transformers and ColossalAI, seconds in which nothing else is seen.
-SLOW_TO_START = ("train", "eval", "predict", "parity", "bench", "export")
+SLOW_TO_START = ("train", "eval", "predict", "parity", "bench", "export", "plan")
 USAGE = "\n".join(
     [
         "usage: vit-colossal COMMAND [flags]\n",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import Literal
 
 from vit_colossal.errors import ConfigError
 from vit_colossal.text import did_you_mean, shown
@@ -36,6 +37,9 @@ class PluginFacts:
         compiles: its layers can be compiled.
         frees_weights: it takes weights away between the forward and the backward pass.
         adamw_only: it updates with an optimizer of its own, which is AdamW.
+        zero_stage: what its replicas divide, by ZeRO's stages (Rajbhandari et al. 2020): 0 nothing,
+            1 masters and moments, 2 the gradients too, 3 the weights too, in chunks. With degrees
+            it is what ``--zero`` says. None: it is not told, and no memory is predicted.
     """
 
     strategy: str
@@ -46,13 +50,14 @@ class PluginFacts:
     compiles: bool = True
     frees_weights: bool = False
     adamw_only: bool = False
+    zero_stage: Literal[0, 1, 2, 3] | None = None
 
 
 _ROOM = "vit_colossal.strategies"
 BUILT_IN = {
-    "ddp": PluginFacts(strategy=f"{_ROOM}.ddp:DDP", autocasts=True),
-    "zero1": PluginFacts(strategy=f"{_ROOM}.zero:Zero1"),
-    "zero2": PluginFacts(strategy=f"{_ROOM}.zero:Zero2"),
+    "ddp": PluginFacts(strategy=f"{_ROOM}.ddp:DDP", autocasts=True, zero_stage=0),
+    "zero1": PluginFacts(strategy=f"{_ROOM}.zero:Zero1", zero_stage=1),
+    "zero2": PluginFacts(strategy=f"{_ROOM}.zero:Zero2", zero_stage=2),
     # Gemini replaces the parameters that compiled code would read.
     "gemini": PluginFacts(
         strategy=f"{_ROOM}.gemini:Gemini",
@@ -60,8 +65,9 @@ BUILT_IN = {
         compiles=False,
         frees_weights=True,
         adamw_only=True,
+        zero_stage=3,
     ),
-    "hybrid": PluginFacts(strategy=f"{_ROOM}.hybrid:Hybrid", has_degrees=True),
+    "hybrid": PluginFacts(strategy=f"{_ROOM}.hybrid:Hybrid", has_degrees=True, zero_stage=0),
 }
 DEFAULT_PLUGIN = "ddp"
 #: For degrees that the others do not have.

@@ -69,7 +69,7 @@ class TrainConfig(
 #: by content, and what rank 0 alone does.
 OWN_TO_A_HOST = (
     *("dataset", "model", "resume", "output_dir", "cache_dir", "cache", "streaming", "references"),
-    *("num_workers", "device", "nproc", "debug", "overwrite"),
+    *("num_workers", "device", "nproc", "debug", "overwrite", "memory_check"),
     *("tensorboard", "wandb", "mlflow", "unknown", "run", "checkpoint"),
     *("tracker_project", "tracker_name", "tracker_tags"),
 )

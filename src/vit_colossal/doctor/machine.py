@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vit_colossal.data.sources.request import default_cache_root
+from vit_colossal.runtime.memory import free_bytes
 
 Status = Literal["ok", "warn", "fail"]
 
@@ -38,19 +39,9 @@ class Check:
 
 def memory() -> Check:
     """What is free, within a container's own limit."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
-    except (OSError, StopIteration, ValueError):
+    free = free_bytes()
+    if free is None:
         return Check("memory", "warn", "cannot be told on this system")
-    try:
-        # A container's own limit.
-        limit, used = (
-            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current")
-        )
-        free = min(free, limit - used)
-    except (OSError, ValueError):
-        pass
     if free < _LITTLE_MEMORY:
         fix = "close other programs, or use fewer processes and a smaller model"
         return Check("memory", "warn", f"{free / GIB:.1f} GiB free", fix)

@@ -69,6 +69,8 @@ class Family:
             loading; others, as it interpolates them in each forward pass; any; or only its own.
         whole_windows: its last stage has to be as large as a window.
         drop_path: its configuration has a rate of dropped residual paths, and its default.
+        layer_scale: each residual path is multiplied by learned factors (Touvron et al. 2021,
+            arXiv:2103.17239), for whose gradients its value is kept.
         checkpoints_layers: its layers' activations can be computed again.
         encoder: what pipelines and tensor parallelism cut; None where they cannot.
         linear: where there is no ``encoder``, the linear layers of a block.
@@ -95,6 +97,7 @@ class Family:
     sizes: Literal["interpolated", "interpolates", "any", "own"] = "interpolated"
     whole_windows: bool = False
     drop_path: float | None = None
+    layer_scale: bool = False
     checkpoints_layers: bool = True
     encoder: Encoder | None = None
     linear: tuple[str, ...] = ()

@@ -118,6 +118,7 @@ FAMILIES: dict[str, Family] = {
         key_bias=_VIT_KEY_BIAS,
         sizes="interpolates",
         drop_path=0.0,
+        layer_scale=True,
         encoder=_DINOV2,
     ),
     "dinov2_with_registers": Family(
@@ -136,6 +137,7 @@ FAMILIES: dict[str, Family] = {
         key_bias=_VIT_KEY_BIAS,
         sizes="interpolates",
         drop_path=0.0,
+        layer_scale=True,
         encoder=_DINOV2,
     ),
     "siglip": Family(

@@ -63,19 +63,20 @@ def configuration_of(spec: ModelSpec, labels: tuple[str, ...]) -> PreTrainedConf
     return config
 
 
-def blueprint(spec: ModelSpec, image_size: int) -> PreTrainedModel:
+def blueprint(spec: ModelSpec, image_size: int, num_labels: int = 2) -> PreTrainedModel:
     """A model without memory: the names and shapes of its weights.
 
     Args:
         spec: the model.
         image_size: that its position embeddings are for.
+        num_labels: of its head.
 
     Raises:
         ModelError: transformers cannot build it.
     """
     import torch
 
-    config = configuration_of(spec, ("0", "1"))
+    config = configuration_of(spec, tuple(map(str, range(num_labels))))
     row = spec.family
     (getattr(config, row.nested) if row.nested else config).image_size = image_size
     try:

@@ -1,4 +1,4 @@
-"""How much memory a process took; importable without ColossalAI."""
+"""How much memory a process took, and how much is left; importable without ColossalAI."""
 
 from __future__ import annotations
 
@@ -17,3 +17,23 @@ def peak_resident_bytes() -> int:
     # No /proc: the peak since the start, in the unit that getrusage(2) has here.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_bytes() -> int | None:
+    """Memory that processes here may still take, within a container's limit; None: not known.
+
+    What the kernel would give back counts as free, the cache of files for one: in a container's
+    use (``memory.current``) it is included, so it is taken off there.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    with suppress(OSError, ValueError):  # there is no limit, or no such file
+        folder = Path("/sys/fs/cgroup")
+        limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+        pairs = [line.split() for line in (folder / "memory.stat").read_text().splitlines()]
+        kept = {name: int(value) for name, value in pairs}
+        free = min(free, limit - used + kept["inactive_file"] + kept["active_file"])
+    return free

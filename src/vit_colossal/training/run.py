@@ -46,6 +46,7 @@ from vit_colossal.rundir.trackers import tracker_problems
 from vit_colossal.runtime.agreement import Facts, together
 from vit_colossal.runtime.group import Topology, choose_device, hosts_of_ranks, in_group
 from vit_colossal.runtime.pins import require_colossalai
+from vit_colossal.training.enough_memory import check_memory, explained
 from vit_colossal.training.resuming import (
     as_chosen_there,
     continued,
@@ -104,6 +105,7 @@ def plan_run(
     plan = fit_recipe(plan, config, len(data.train), len(data.labels))
     check_data(plan, len(data.train), len(data.evaluation))
     _check_subject(plan, data)
+    check_memory(plan, len(data.labels), topology)
     plan = replace(plan, notes=(*plan.notes, *notes))
     if weak := weakness(plan, data):
         plan = replace(plan, notes=(*plan.notes, weak))
@@ -134,7 +136,8 @@ def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
     with in_group(plan.device.kind, topology, store=store) as device:
         from vit_colossal.training.fit import fit
 
-        return fit(plan, data, device)
+        with explained(plan, len(data.labels)):
+            return fit(plan, data, device)
 
 
 def _agreed(

@@ -57,5 +57,8 @@ class OutputSettings(Settings):
     below."""
     references: Path | None = Field(None, exclude=True)
     """File with the reference that --check-reference names; default the package's own."""
+    memory_check: bool = Field(True, exclude=True)
+    """Refuse a run that would take over 1.1 times the memory that is free, by what
+    `vit-colossal plan` predicts."""
     debug: bool = Field(False, exclude=True)
     """Show tracebacks."""

@@ -1,0 +1,87 @@
+"""How much memory a rank may take: measured here, or from a data sheet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vit_colossal.plan.plan import Device
+from vit_colossal.runtime.memory import free_bytes
+
+_GB = 10**9
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """A device by its data sheet.
+
+    Attributes:
+        title: what it is called there.
+        memory: bytes, as the sheet counts them.
+        bf16: whether it computes in it.
+        source: the sheet.
+    """
+
+    title: str
+    memory: int
+    bf16: bool
+    source: str
+
+
+_SHEET = "NVIDIA's data sheet of the {}"
+PROFILES = {
+    name: DeviceProfile(title, gigabytes * _GB, bf16, _SHEET.format(title))
+    for name, title, gigabytes, bf16 in (
+        ("h200-141g", "H200", 141, True),
+        ("h100-80g", "H100 SXM", 80, True),
+        ("a100-80g", "A100 80GB", 80, True),
+        ("a100-40g", "A100 40GB", 40, True),
+        ("l40s-48g", "L40S", 48, True),
+        ("l4-24g", "L4", 24, True),
+        ("v100-32g", "V100 32GB", 32, False),
+    )
+}
+#: Processes on CPUs like this machine's, with its memory.
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class Room:
+    """What one rank may take.
+
+    Attributes:
+        device: what it computes on.
+        per_rank: bytes; None where it cannot be told.
+        words: where the number comes from.
+        extrapolated: the devices were not looked at.
+    """
+
+    device: Device
+    per_rank: int | None
+    words: str
+    extrapolated: bool
+
+
+def by_profile(name: str, devices: int) -> Room:
+    """Of devices that need not be here."""
+    if name == CPU:
+        here = free_bytes()
+        words = "this machine's free memory, divided by the processes"
+        return Room(Device("cpu"), None if here is None else here // devices, words, True)
+    profile = PROFILES[name]
+    words = f"{profile.memory / _GB:.0f} GB of memory each ({profile.source})"
+    return Room(Device("cuda", bf16=profile.bf16), profile.memory, words, True)
+
+
+def of_this_machine(device: Device, processes: int, free_on_device: int | None = None) -> Room:
+    """Of the machine at hand, now.
+
+    Args:
+        device: what its processes compute on.
+        processes: that share the host's memory.
+        free_on_device: bytes, of a GPU.
+    """
+    if device.kind != "cpu":
+        return Room(device, free_on_device, "free on this machine's device", False)
+    here = free_bytes()
+    share = None if here is None else here // processes
+    return Room(device, share, "free on this machine, divided by its processes", False)

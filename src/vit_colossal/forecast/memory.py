@@ -1,0 +1,145 @@
+"""The most memory that a rank will take, by kind, before there is a process group or a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vit_colossal.config.plugins import facts_of
+from vit_colossal.forecast.activations import activation_bytes, covers
+from vit_colossal.forecast.outline import Held, Outline, held_by_stage
+from vit_colossal.forecast.state import StateBytes, element_size, state_bytes, zero_stage
+from vit_colossal.plan.plan import RunPlan
+
+_SINGLE, _HALF = 4, 2
+#: Elements of one transfer of ZeRO and of a pipeline's gradients: ColossalAI's default.
+BUCKET_ELEMENTS = 12 * 2**20
+#: Chunks that Gemini has gathered at a time: the one in use, and the next or the one reduced.
+_GATHERED_CHUNKS = 2
+_MIB, _GIB = 2**20, 2**30
+#: What a process takes before it holds a weight: an allowance. On a CPU a rank with PyTorch,
+#: transformers and ColossalAI has about 0.7 GiB, most of it shared with the others it was forked
+#: with; on CUDA a context, cuBLAS and NCCL's buffers, which was not measured here.
+FRAMEWORK = {"cpu": 700 * _MIB, "cuda": _GIB}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the rank that takes the most.
+
+    A step is at its fullest in one of two moments: where the backward pass begins or ends, or in
+    the update, when no activation is left. So the peak is less than the sum of the kinds.
+
+    Attributes:
+        weights, gradients, masters, moments, average: its state, see ``StateBytes``.
+        activations: kept for the backward pass, with the images and a block's own use.
+        buffers: of communication, autocast's copies of weights, temporaries of the update.
+        framework: an allowance for the process itself.
+        peak: all that stands at the fullest moment.
+        moment: which one that is.
+        stage: the rank's pipeline stage.
+    """
+
+    weights: int
+    gradients: int
+    masters: int
+    moments: int
+    average: int
+    activations: int
+    buffers: int
+    framework: int
+    peak: int
+    moment: str
+    stage: int = 0
+
+    @property
+    def growth(self) -> int:
+        """The peak without the process itself."""
+        return self.peak - self.framework
+
+
+def predicts(plan: RunPlan) -> bool:
+    """Whether the plugin's facts and the model's family say enough."""
+    return zero_stage(plan.config) is not None and covers(plan)
+
+
+def predict(plan: RunPlan, whole: Outline) -> Memory:
+    """The rank that takes the most memory.
+
+    Args:
+        plan: one that is predicted, see :func:`predicts`.
+        whole: its model.
+    """
+    return max(predict_stages(plan, whole), key=lambda memory: memory.peak)
+
+
+def predict_stages(plan: RunPlan, whole: Outline) -> list[Memory]:
+    """The fullest rank of each pipeline stage."""
+    return [_of_stage(plan, whole, stage) for stage in range(plan.dims.pp)]
+
+
+def _of_stage(plan: RunPlan, whole: Outline, stage: int) -> Memory:
+    held = held_by_stage(plan, whole, stage)
+    state, activations = state_bytes(plan, held), activation_bytes(plan, whole, stage)
+    buffers, update = _backward_buffers(plan, held, state), _update_buffers(plan, state)
+    if _keeps_gradients(plan):
+        backward = activations.total + state.gradients
+    else:  # gradients come as activations go
+        backward = max(activations.total, state.gradients + activations.working)
+    moments = {
+        "backward": state.kept + backward + buffers,
+        "update": state.kept + state.gradients + update,
+    }
+    if plan.device.kind == "cpu":  # the model is built whole, in fp32, before it is divided
+        moments["start"] = _SINGLE * whole.numel + state.masters
+    fullest = max(moments, key=lambda name: moments[name])
+    framework = FRAMEWORK[plan.device.kind]
+    return Memory(
+        weights=state.weights,
+        gradients=state.gradients,
+        masters=state.masters,
+        moments=state.moments,
+        average=state.average,
+        activations=activations.total,
+        buffers=max(buffers, update),
+        framework=framework,
+        peak=moments[fullest] + framework,
+        moment=fullest,
+        stage=stage,
+    )
+
+
+def _keeps_gradients(plan: RunPlan) -> bool:
+    """Whether they are there already when activations are at their fullest.
+
+    DDP's buckets stay from step to step; else those of earlier micro-batches.
+    """
+    in_buckets = zero_stage(plan.config) == 0 and plan.dims.pp == 1
+    return in_buckets or plan.batches.accumulation * plan.batches.num_microbatches > 1
+
+
+def _backward_buffers(plan: RunPlan, held: Sequence[Held], state: StateBytes) -> int:
+    """Of communication, and autocast's copies, which its cache keeps for a forward pass."""
+    stage, size = zero_stage(plan.config), element_size(plan.config)
+    trained = sum(each.numel for each in held if each.trained)
+    bucket = size * min(BUCKET_ELEMENTS, trained)
+    # ZeRO flattens a bucket of gradients; in stage 2 these do not count as kept ones yet.
+    found = {0: 0, 1: bucket, 2: 2 * bucket, 3: _GATHERED_CHUNKS * _HALF * state.largest_chunk}
+    copies = sum(each.numel for each in held if each.matrix and each.trained)
+    autocasts = facts_of(plan.config.plugin).autocasts and plan.config.precision != "fp32"
+    return found[stage or 0] + (_HALF * copies if autocasts else 0)
+
+
+def _update_buffers(plan: RunPlan, state: StateBytes) -> int:
+    """fp32 copies of 16-bit gradients and a list of temporaries; or what is gathered afterwards."""
+    facts, stage, dp = facts_of(plan.config.plugin), zero_stage(plan.config), plan.dims.dp
+    size, updated = element_size(plan.config), state.updated
+    copies = _SINGLE * updated if size < _SINGLE else 0
+    # PyTorch's fused kernel has none; on a CPU, and in SGD, operations run on lists of tensors.
+    listed = plan.device.kind == "cpu" or plan.config.optimizer == "sgd"
+    temporaries = _SINGLE * updated if listed and not facts.adamw_only else 0
+    if stage in (1, 2):
+        gathered = min(BUCKET_ELEMENTS * dp, updated * dp) + min(BUCKET_ELEMENTS, updated)
+        return max(copies + temporaries, size * gathered)
+    averaged = size * min(BUCKET_ELEMENTS, updated) if plan.dims.pp > 1 and dp > 1 else 0
+    return max(copies + temporaries, averaged)
