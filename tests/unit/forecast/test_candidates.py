@@ -106,7 +106,7 @@ def test_a_bucket_is_as_large_as_the_plugins_make_it() -> None:
 
 
 def test_a_parameter_larger_than_the_others_has_a_chunk_of_its_own() -> None:
-    config = TrainConfig(gemini_min_chunk_m=0.01, gemini_search_range_m=0.0)
+    config = TrainConfig(gemini_min_chunk_m=0.01, gemini_search_range_m=0.001)
     held = [Held(size, True, True) for size in (*[4096] * 40, 10**6 + 1, *[4096] * 40)]
     chunks = chunks_of(held, config, 2)
     assert max(chunk.size for chunk in chunks) == 10**6 + 2
