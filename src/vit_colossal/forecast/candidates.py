@@ -187,6 +187,8 @@ def _degrees(
     sizes = [n for n in range(1, world_size + 1) if world_size % n == 0]
     for tp in [asked["tp"]] if "tp" in asked else sizes:
         for pp in [asked["pp"]] if "pp" in asked else sizes:
+            if tp * pp == 1 and "plugin" not in named:
+                continue  # the other plugins are what it is without degrees
             if world_size % (tp * pp):
                 if asked.keys() & {"tp", "pp"}:  # training says why
                     yield {"tp": tp, "pp": pp, "zero": 0}

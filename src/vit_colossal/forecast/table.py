@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 from vit_colossal.forecast.candidates import Candidate, Candidates
@@ -13,6 +14,8 @@ from vit_colossal.plan.parallel_dims import TARGET_BUBBLE
 _GIB = 2**30
 _KINDS = ("weights", "gradients", "masters", "moments", "average", "activations", "buffers")
 _SHOWN = 12
+#: Of sentences.
+_WIDTH = 100
 ORDER = (
     "Order: what fits comes first; of that what recomputes nothing, then the smallest idle share "
     "of a pipeline, the fewest bytes that a rank sends, the fewest micro-batches, the lowest peak. "
@@ -39,18 +42,18 @@ def as_text(found: Candidates, room: Room, heading: Sequence[str]) -> str:
         heading: lines about the run and the devices.
     """
     shown = found.of_each_layout
-    lines = [*heading, "", *_table(shown[:_SHOWN], room), ""]
-    left = len(found.found) - min(len(shown), _SHOWN)
-    if left:
-        lines.append(f"{left} more in --format json, such as other cuts of the batch.")
-    lines += [PEAK, ORDER, "", *verdict(found, room)]
+    table = _table(shown[:_SHOWN], room)
+    words = [PEAK, ORDER, "", *verdict(found, room)]
+    if left := len(found.found) - min(len(shown), _SHOWN):
+        words.insert(0, f"{left} more in --format json, such as other cuts of the batch.")
     if len({each.rounding for each in found.found}) > 1:
-        lines.append(_ROUNDING)
+        words.append(_ROUNDING)
     if found.refused:
-        lines += ["", "Refused, as training would:"]
-        lines += [f"  {reason} ({count} times)" for reason, count in _frequent(found.refused)]
+        words += ["", "Refused, as training would:"]
+        words += [f"  {reason} ({count} times)" for reason, count in _frequent(found.refused)]
     if found.unknown:
-        lines.append(f"Not predicted: {', '.join(found.unknown)}; no word of what is divided.")
+        words.append(f"Not predicted: {', '.join(found.unknown)}; no word of what is divided.")
+    lines = [*heading, "", *table, "", *(fill(text, _WIDTH) for text in words)]
     return "\n".join(lines)
 
 
