@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vit_colossal.plan.plan import Device
 from vit_colossal.runtime.memory import free_bytes
 
-_GB = 10**9
+_GB, _MIB, _GIB = 10**9, 2**20, 2**30
+#: Bytes that a process takes before it holds a weight: an allowance. On a CPU a rank with PyTorch,
+#: transformers and ColossalAI has about 0.7 GiB, most of it in common with the others that it was
+#: forked with; on CUDA there are a context, cuBLAS and NCCL's buffers, which were not measured.
+FRAMEWORK = {"cpu": 700 * _MIB, "cuda": _GIB}
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Room:
 
     Attributes:
         device: what it computes on.
-        per_rank: bytes; None where it cannot be told.
+        per_rank: bytes, with those of ``FRAMEWORK``; None where it cannot be told.
         words: where the number comes from.
         extrapolated: the devices were not looked at.
     """
@@ -60,28 +64,35 @@ class Room:
     words: str
     extrapolated: bool
 
+    @property
+    def left(self) -> int | None:
+        """Bytes for the run itself."""
+        return None if self.per_rank is None else self.per_rank - FRAMEWORK[self.device.kind]
+
 
 def by_profile(name: str, devices: int) -> Room:
     """Of devices that need not be here."""
     if name == CPU:
-        here = free_bytes()
-        words = "this machine's free memory, divided by the processes"
-        return Room(Device("cpu"), None if here is None else here // devices, words, True)
+        return replace(of_this_machine(Device("cpu"), devices), extrapolated=True)
     profile = PROFILES[name]
     words = f"{profile.memory / _GB:.0f} GB of memory each ({profile.source})"
     return Room(Device("cuda", bf16=profile.bf16), profile.memory, words, True)
 
 
 def of_this_machine(device: Device, processes: int, free_on_device: int | None = None) -> Room:
-    """Of the machine at hand, now.
+    """Of the machine at hand, now; what processes have before they begin comes on top.
+
+    On a CPU they have most of it in common, and this process holds as much.
 
     Args:
         device: what its processes compute on.
         processes: that share the host's memory.
         free_on_device: bytes, of a GPU.
     """
-    if device.kind != "cpu":
-        return Room(device, free_on_device, "free on this machine's device", False)
-    here = free_bytes()
-    share = None if here is None else here // processes
-    return Room(device, share, "free on this machine, divided by its processes", False)
+    free, words = free_on_device, "free on this machine's device, with an allowance for the process"
+    if device.kind == "cpu":
+        here = free_bytes()
+        free = None if here is None else here // processes
+        words = "free on this machine for each process, with an allowance for the process"
+    whole = None if free is None else free + FRAMEWORK[device.kind]
+    return Room(device, whole, words, False)

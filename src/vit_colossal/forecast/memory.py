@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vit_colossal.config.plugins import facts_of
 from vit_colossal.forecast.activations import activation_bytes, covers
+from vit_colossal.forecast.devices import FRAMEWORK
 from vit_colossal.forecast.outline import Held, Outline, held_by_stage
 from vit_colossal.forecast.state import StateBytes, element_size, state_bytes, zero_stage
 from vit_colossal.plan.plan import RunPlan
@@ -16,11 +17,6 @@ _SINGLE, _HALF = 4, 2
 BUCKET_ELEMENTS = 12 * 2**20
 #: Chunks that Gemini has gathered at a time: the one in use, and the next or the one reduced.
 _GATHERED_CHUNKS = 2
-_MIB, _GIB = 2**20, 2**30
-#: What a process takes before it holds a weight: an allowance. On a CPU a rank with PyTorch,
-#: transformers and ColossalAI has about 0.7 GiB, most of it shared with the others it was forked
-#: with; on CUDA a context, cuBLAS and NCCL's buffers, which was not measured here.
-FRAMEWORK = {"cpu": 700 * _MIB, "cuda": _GIB}
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def check_memory(plan: RunPlan, num_labels: int, topology: Topology) -> None:
         whole = outline(plan, num_labels)
         stage = plan.dims.coordinate(topology.rank).pp
         memory = predict_stages(plan, whole)[stage]
-        if memory.peak > MARGIN * free:
+        if memory.growth > MARGIN * free:
             room = of_this_machine(plan.device, topology.local_world_size, free)
             raise ConfigError([_refusal(plan, whole, memory, room)])
 
@@ -64,10 +64,9 @@ def _check_host(plan: RunPlan, whole: Outline, local_processes: int) -> None:
 
 
 def _refusal(plan: RunPlan, whole: Outline, memory: Memory, room: Room) -> str:
-    free = "unknown" if room.per_rank is None else gib(room.per_rank)
     return (
-        f"--plugin {plan.config.plugin} would take about {gib(memory.peak)} in a process "
-        f"({_largest(memory)}), of {free} that is free for each: "
+        f"--plugin {plan.config.plugin} would take about {gib(memory.growth)} in a process "
+        f"({_largest(memory)}), of {gib(room.left or 0)} that is free for each: "
         f"{_advice(plan, whole, room)}; --no-memory-check starts it all the same"
     )
 
@@ -83,7 +82,7 @@ def _advice(plan: RunPlan, whole: Outline, room: Room) -> str:
     nearest = _nearest(plan, whole, room)
     if nearest is None:
         return "no other layout fits; use more devices, a smaller model or --global-batch-size"
-    return f"use {nearest.flags} ({gib(nearest.memory.peak)})"
+    return f"use {nearest.flags} ({gib(nearest.memory.growth)})"
 
 
 def _nearest(plan: RunPlan, whole: Outline, room: Room) -> Candidate | None:
@@ -119,8 +118,9 @@ def _after(plan: RunPlan, num_labels: int, error: RuntimeError) -> str:
     whole = outline(plan, num_labels)
     memory = predict(plan, whole)
     # What was predicted was too little: what is to fit has to be clearly smaller.
-    room = Room(plan.device, round(memory.peak / 2), "half of what was predicted", True)
+    half = memory.framework + memory.growth // 2
+    room = Room(plan.device, half, "half of what was predicted", True)
     return (
-        f"{said}\n  predicted were {gib(memory.peak)} in a process ({_largest(memory)}): "
+        f"{said}\n  predicted were {gib(memory.growth)} in a process ({_largest(memory)}): "
         f"{_advice(plan, whole, room)}"
     )
