@@ -18,6 +18,10 @@ BUCKET_ELEMENTS = 12 * 2**20
 #: Chunks that Gemini has gathered at a time: the one in use, and the next or the one reduced.
 _GATHERED_CHUNKS = 2
 
+#: What libraries allocate for themselves in the first steps, whatever the layout: an allowance, the
+#: mean of five processes (docs/strategies.md). On CUDA it was not measured.
+LIBRARIES = {"cpu": 90 * 2**20, "cuda": 0}
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -29,7 +33,8 @@ class Memory:
     Attributes:
         weights, gradients, masters, moments, average: its state, see ``StateBytes``.
         activations: kept for the backward pass, with the images and a block's own use.
-        buffers: of communication, autocast's copies of weights, temporaries of the update.
+        buffers: of communication, autocast's copies of weights, temporaries of the update, and an
+            allowance for the libraries' own.
         framework: an allowance for the process itself.
         peak: all that stands at the fullest moment.
         moment: which one that is.
@@ -77,7 +82,9 @@ def predict_stages(plan: RunPlan, whole: Outline) -> list[Memory]:
 def _of_stage(plan: RunPlan, whole: Outline, stage: int) -> Memory:
     held = held_by_stage(plan, whole, stage)
     state, activations = state_bytes(plan, held), activation_bytes(plan, whole, stage)
-    buffers, update = _backward_buffers(plan, held, state), _update_buffers(plan, state)
+    own = LIBRARIES[plan.device.kind]
+    buffers = own + _backward_buffers(plan, held, state)
+    update = own + _update_buffers(plan, state)
     if _keeps_gradients(plan):
         backward = activations.total + state.gradients
     else:  # gradients come as activations go
@@ -87,7 +94,7 @@ def _of_stage(plan: RunPlan, whole: Outline, stage: int) -> Memory:
         "update": state.kept + state.gradients + update,
     }
     if plan.device.kind == "cpu":  # the model is built whole, in fp32, before it is divided
-        moments["start"] = _SINGLE * whole.numel + state.masters
+        moments["start"] = own + _SINGLE * whole.numel + state.masters
     fullest = max(moments, key=lambda name: moments[name])
     framework = FRAMEWORK[plan.device.kind]
     return Memory(
