@@ -26,6 +26,7 @@ PEAK = (
     "GiB of the fullest rank. The peak is that of the fullest moment (start, backward or update), "
     "so it may be less than the sum of its kinds; an allowance for the process is in it."
 )
+_NONE = "No layout is possible."
 #: Where the first is not of the same kind as the others.
 _ROUNDING = (
     "In 16 bits there are two kinds, which round differently: autocast over fp32 weights (no "
@@ -42,8 +43,8 @@ def as_text(found: Candidates, room: Room, heading: Sequence[str]) -> str:
         heading: lines about the run and the devices.
     """
     shown = found.of_each_layout
-    table = _table(shown[:_SHOWN], room)
-    words = [PEAK, ORDER, "", *verdict(found, room)]
+    table = [*_table(shown[:_SHOWN], room), ""] if shown else []
+    words = [PEAK, ORDER, "", *verdict(found, room)] if shown else [_NONE]
     if left := len(found.found) - min(len(shown), _SHOWN):
         words.insert(0, f"{left} more in --format json, such as other cuts of the batch.")
     if len({each.rounding for each in found.found}) > 1:
@@ -53,7 +54,7 @@ def as_text(found: Candidates, room: Room, heading: Sequence[str]) -> str:
         words += [f"  {reason} ({count} times)" for reason, count in _frequent(found.refused)]
     if found.unknown:
         words.append(f"Not predicted: {', '.join(found.unknown)}; no word of what is divided.")
-    lines = [*heading, "", *table, "", *(fill(text, _WIDTH) for text in words)]
+    lines = [*heading, "", *table, *(fill(text, _WIDTH) for text in words)]
     return "\n".join(lines)
 
 
@@ -77,9 +78,7 @@ def _table(shown: Sequence[Candidate], room: Room) -> list[str]:
 
 
 def verdict(found: Candidates, room: Room) -> list[str]:
-    """Why the first is first, and what the next would need."""
-    if not found.found:
-        return ["Nothing can be predicted here."]
+    """Why the first is first, and what the next would need; there has to be one."""
     first, shown = found.found[0], found.of_each_layout
     peak = gib(first.memory.peak)
     if room.per_rank is None:

@@ -126,6 +126,13 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert document["candidates"][0]["memory_bytes"]["peak"] > 0
 
 
+def test_where_training_takes_none(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--nproc", "4", "--global-batch-size", "6", "--plugin", "ddp", "--device", "cpu"]
+    assert command.main(flags, "vit-colossal plan") == 1
+    text = capsys.readouterr().out
+    assert "No layout is possible." in text and "is not divisible by 4 data-parallel" in text
+
+
 def test_where_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model", "vit-large", "--devices", "1", "--device-profile", "l4-24g"]
     wide = "hidden_size=8192,num_hidden_layers=48,intermediate_size=32768,num_attention_heads=64"
