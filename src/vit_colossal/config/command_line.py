@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import Action, ArgumentParser
 from collections.abc import Iterator, Sequence
 from inspect import get_annotations
@@ -36,6 +37,8 @@ _WITHOUT = {
     "--mem-cap": "memory is not capped: --grad-checkpoint, a larger --tp or zero2 need less of it",
     "--num-labels": "the labels are those of the data: drop it",
 }
+#: A value that argparse repeats in quotes.
+_LONG_VALUE = re.compile(r"(?<=')[^']{101,}(?=')")
 _CLI_OPTIONS = ("cli_kebab_case", "cli_implicit_flags", "cli_hide_none_type", "cli_avoid_json")
 
 
@@ -67,7 +70,8 @@ class FlagParser(ArgumentParser):
         Raises:
             ConfigError: always.
         """
-        raise ConfigError([f"{message} (see {self.prog} --help)"])
+        readable = _LONG_VALUE.sub(lambda value: shown(value[0]), message)
+        raise ConfigError([f"{readable} (see {self.prog} --help)"])
 
     def flags(self) -> list[str]:
         """Every spelling of every flag."""

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vit_colossal import ConfigError, TrainConfig, load_config
+from vit_colossal.config.plugins import name_problem
 
 
 def load(*flags: str) -> TrainConfig:
@@ -252,3 +253,14 @@ def test_the_dump_leaves_out_how_it_was_started() -> None:
     values = yaml.safe_load(config.dump())
     assert values["lr"] == 0.1
     assert not {"nproc", "overwrite", "debug", "unknown"} & values.keys()
+
+
+@pytest.mark.parametrize("flag", ["--random-resized-crop", "--device", "--lr", "--dry-run"])
+def test_a_long_value_is_not_repeated_whole(flag: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config([f"{flag}={'x' * 5000}"], "train.py")
+    assert all(len(problem) < 300 for problem in caught.value.problems)
+
+
+def test_nor_is_a_long_name_of_a_plugin() -> None:
+    assert len(name_problem("x" * 5000) or "") < 300
