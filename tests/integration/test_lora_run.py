@@ -17,7 +17,8 @@ from vit_colossal.trained.saved import locate
 pytestmark = pytest.mark.slow
 JOB = ("--device", "cpu", "--nproc", "2", "--plugin", "hybrid", "--pp", "2", "--dataset", "digits")
 JOB += ("--max-train-samples", "64", "--max-eval-samples", "32", "--global-batch-size", "16")
-JOB += ("--max-steps", "6", "--save-every", "3", "--no-tensorboard", "--model", "base")
+JOB += ("--max-steps", "6", "--save-every", "3", "--keep-last", "3", "--no-tensorboard")
+JOB += ("--model", "base")
 
 
 def train(work: Path, *flags: str) -> Finished:
