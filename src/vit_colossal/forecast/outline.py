@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from vit_colossal.families.family import Family
+from vit_colossal.model.adapters import adapt
 from vit_colossal.model.configuration import blueprint
 from vit_colossal.model.optim import freeze
 from vit_colossal.plan.plan import RunPlan
@@ -92,7 +93,8 @@ def outline(plan: RunPlan, num_labels: int) -> Outline:
     spec, row = plan.spec, plan.spec.family
     # One that interpolates its position embeddings in each pass keeps those of its weights.
     own_size = row.sizes == "interpolates"
-    model = blueprint(spec, spec.weights_image_size if own_size else spec.image_size, num_labels)
+    size = spec.weights_image_size if own_size else spec.image_size
+    model = adapt(blueprint(spec, size, num_labels), spec, plan.config)
     freeze(model, spec, plan.config)
     config = getattr(model.config, row.nested) if row.nested else model.config
     named = list(model.named_parameters())
