@@ -3,8 +3,8 @@
     python scripts/kill_matrix.py --cases 200 --seed 0 --out docs/kill-matrix.md
 
 The faults are drawn from the seed: layout x step x kind x phase. Each finished chain of faults is
-appended to a file in --work, and the table is written anew; started again with the same --work, it
-goes on behind the last finished chain.
+appended to --record and the table is written anew; started again, on this machine or another, it
+does the chains that the record lacks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,25 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from threading import Lock
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests"), str(ROOT / "tests" / "integration")]
 
-from faulty_train import KINDS, PHASES, Fault  # noqa: E402
-from kill_chain import LAYOUTS, TINY, Chain, draw, processes, run_chain, start  # noqa: E402
+from faulty_train import DECODE, KINDS, PHASES, Fault  # noqa: E402
+from kill_chain import (  # noqa: E402
+    LAYOUTS,
+    TINY,
+    Chain,
+    draw,
+    phases,
+    processes,
+    run_chain,
+    start,
+)
 
 STEPS = 24
 PER_CHAIN = 8
@@ -40,61 +51,79 @@ def plan(cases: int, seed: int) -> list[tuple[str, list[Fault]]]:
     left = cases
     while left:
         layout = names[len(chains) % len(names)]
-        faults = draw(generator, STEPS, min(left, PER_CHAIN), ranks=processes(layout))
+        faults = draw(
+            generator,
+            STEPS,
+            min(left, PER_CHAIN),
+            ranks=processes(layout),
+            phases=phases(layout),
+        )
         chains.append((layout, faults))
         left -= len(faults)
     return chains
 
 
-def finished_chains(file: Path) -> dict[int, Chain]:
-    """What an earlier start of this script has done."""
+@dataclass(frozen=True)
+class Done:
+    """A finished chain, and the commit that it ran at."""
+
+    chain: Chain
+    commit: str
+
+
+def finished_chains(
+    file: Path, planned: list[tuple[str, list[Fault]]], seed: int
+) -> dict[int, Done]:
+    """What earlier starts of this script have done, by the place in the plan.
+
+    Raises:
+        SystemExit: the file records another plan.
+    """
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    records = [json.loads(line) for line in lines]
-    return {record["chain"]: Chain.from_json(record["result"]) for record in records}
+    done = {}
+    for record in map(json.loads, lines):
+        chain, number = Chain.from_json(record["result"]), record["chain"]
+        drawn = [replace(one.fault, mark="") for one in chain.starts]
+        if record["seed"] != seed or (chain.layout, drawn) != planned[number]:
+            sys.exit(f"{file} records another plan: name another --record")
+        done[number] = Done(chain, record["commit"])
+    return done
 
 
-def report(chains: list[Chain], cases: int, seed: int, commit: str) -> str:
+def report(done: list[Done], cases: int, seed: int) -> str:
     """The table as Markdown."""
+    chains = [one.chain for one in done]
     starts = [(chain, start) for chain in chains for start in chain.starts]
     passed = sum(len(chain.starts) for chain in chains if chain.passed)
     bad = [chain for chain in chains if not chain.passed]
     command = f"python scripts/kill_matrix.py --cases {cases} --seed {seed}"
+    commits = ", ".join(dict.fromkeys(one.commit for one in done))
     lines = [
         "# Kill matrix",
         "",
-        f"`{command}` at commit {commit}: **{passed} of {len(starts)}** interruptions "
+        f"`{command}` at commit {commits}: **{passed} of {len(starts)}** interruptions "
         f"(of {cases} planned) were survived with the same checkpoint, bit for bit, in "
         f"{len(chains) - len(bad)} of {len(chains)} runs.",
         "",
-        f"Each run is `{shlex.join(TINY)} --max-steps {STEPS}` on two processes (four where the "
-        "layout says so), started again with the same command and `--resume auto` after each "
-        "fault, and once more to its end. Its last checkpoint (weights, moments, generators, "
-        "state) is then compared with that of a run that nothing interrupted. A fault counts when "
-        "it struck, the exit code was the promised one (1; 143 for SIGTERM), no process was left, "
-        "and the run it belongs to ended the same. Runs with a frozen rank (SIGSTOP) have "
-        "`--timeout 20`.",
+        f"Each run is `{shlex.join(TINY)} --max-steps {STEPS}` of digits on two processes (four "
+        "where the layout says so), started again with the same command and `--resume auto` after "
+        "each fault, and once more to its end. Its last checkpoint (weights, moments, averages, "
+        "generators, state) is then compared with that of a run that nothing interrupted. A fault "
+        "counts when it struck, the exit code was the promised one (1; 143 for SIGTERM), no "
+        "process was left, and the run it belongs to ended the same. Runs with a frozen rank "
+        "(SIGSTOP) have `--timeout 10`. Streams have a cache of their own, which is removed before "
+        "a fault while it is decoded.",
+        "",
+        "Each interruption with its rank, step and seconds is in [kill-matrix.jsonl]"
+        "(kill-matrix.jsonl); the same command goes on behind the last run in it.",
         "",
     ]
     lines += _counts("layout", [(c.layout, s.fault.kind) for c, s in starts], list(LAYOUTS))
     lines += _ended(chains)
-    lines += _counts("phase", [(s.fault.phase, s.fault.kind) for _, s in starts], list(PHASES))
+    struck = [(s.fault.phase, s.fault.kind) for _, s in starts]
+    lines += _counts("phase", struck, [DECODE, *PHASES])
     lines += ["## What did not pass", ""]
     lines += [f"- {line}" for chain in bad for line in _failures(chain)] or ["Nothing."]
-    lines += ["", "## All interruptions", ""]
-    lines += ["| run | layout | rank | step | phase | kind | exit code | seconds | ended after |"]
-    lines += ["|---|---|---|---|---|---|---|---|---|"]
-    for number, chain in enumerate(chains, 1):
-        for one in chain.starts:
-            fault = one.fault
-            rank = (
-                "lead"
-                if fault.phase.startswith("save:") and "collect" not in fault.phase
-                else fault.rank
-            )
-            lines.append(
-                f"| {number} | {chain.layout} | {rank} | {one.struck} | {fault.phase} | "
-                f"{fault.kind} | {one.exit_code} | {one.seconds:.0f} | {one.ended_after:.1f} |"
-            )
     return "\n".join(lines) + "\n"
 
 
@@ -128,50 +157,59 @@ def _failures(chain: Chain) -> list[str]:
 
 
 def main() -> int:
+    docs = ROOT / "docs"
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="chains at a time")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "kill-matrix.md")
+    parser.add_argument("--out", type=Path, default=docs / "kill-matrix.md")
+    parser.add_argument("--record", type=Path, default=docs / "kill-matrix.jsonl")
     parser.add_argument("--work", type=Path, default=ROOT / ".cache" / "kill-matrix")
     asked = parser.parse_args()
-    work, out = asked.work.resolve(), asked.out.resolve()
+    work, out, record = asked.work.resolve(), asked.out.resolve(), asked.record.resolve()
     work.mkdir(parents=True, exist_ok=True)
     os.environ["VIT_COLOSSAL_CACHE"] = str(work / "cache")
     describe = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     chains = plan(asked.cases, asked.seed)
-    record = work / f"chains-{asked.cases}-{asked.seed}.jsonl"
-    done = finished_chains(record)
-
-    for layout in sorted({layout for layout, _ in chains}):
-        reference = work / f"reference {layout}"
-        if not (reference / "model").is_dir():
-            print(f"reference run: {layout}", flush=True)
-            finished = start(reference, layout, STEPS)
-            if finished.returncode:
-                sys.exit(finished.output)
+    done = finished_chains(record, chains, asked.seed)
+    todo = [number for number in range(len(chains)) if number not in done]
+    writing, making = Lock(), {layout: Lock() for layout in LAYOUTS}
 
     def run_one(number: int) -> None:
         layout, faults = chains[number]
         directory = work / f"chain-{number:03d}"
         shutil.rmtree(directory, ignore_errors=True)
-        chain = run_chain(directory, work / f"reference {layout}", layout, STEPS, faults)
-        done[number] = chain
-        with record.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"chain": number, "result": chain.to_json()}) + "\n")
-        out.write_text(
-            report([done[i] for i in sorted(done)], asked.cases, asked.seed, commit), "utf-8"
-        )
-        struck = sum(len(chain.starts) for chain in done.values())
+        with making[layout]:
+            reference = _reference(work, layout)
+        chain = run_chain(directory, reference, layout, STEPS, faults)
+        line = {"chain": number, "seed": asked.seed, "commit": commit, "result": chain.to_json()}
+        with writing:
+            done[number] = Done(chain, commit)
+            with record.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            text = report([done[i] for i in sorted(done)], asked.cases, asked.seed)
+            out.write_text(text, encoding="utf-8")
+        struck = sum(len(one.chain.starts) for one in done.values())
         word = "passed" if chain.passed else f"FAILED {_failures(chain)}"
         print(f"{struck}/{asked.cases} chain {number} {layout}: {word}", flush=True)
         if chain.passed:
             shutil.rmtree(directory)
 
     with ThreadPoolExecutor(asked.jobs) as pool:
-        list(pool.map(run_one, [number for number in range(len(chains)) if number not in done]))
-    return 0 if all(chain.passed for chain in done.values()) else 1
+        list(pool.map(run_one, todo))
+    return 0 if all(one.chain.passed for one in done.values()) else 1
+
+
+def _reference(work: Path, layout: str) -> Path:
+    """The run of a layout that nothing interrupts."""
+    directory = work / f"reference {layout}"
+    if not (directory / "model").is_dir():
+        print(f"reference run: {layout}", flush=True)
+        finished = start(directory, layout, STEPS)
+        if finished.returncode:
+            raise RuntimeError(finished.output)
+    return directory
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from typing import Any
 #: These happen on the lead rank alone, whatever its number.
 ON_THE_LEAD = ("save:write", "save:sync", "save:rename", "save:point")
 PHASES = ("forward", "backward", "optimizer", "evaluation", "save:collect", *ON_THE_LEAD)
+#: While the images are decoded into the cache, by the one rank that does so: before any step.
+DECODE = "decode"
 KINDS = ("SIGKILL", "SIGTERM", "SIGSTOP", "exception")  # and nan, which spoils a weight
 
 
@@ -34,7 +36,7 @@ class Fault:
     Attributes:
         rank: the rank that it hits, where the phase happens on all.
         step: it happens the first time the phase is reached in this step or later.
-        phase: one of PHASES.
+        phase: one of PHASES, or DECODE.
         kind: a signal that the rank sends itself, or an exception.
         mark: a file that is written when it happens.
     """
@@ -58,19 +60,30 @@ class Planter:
     def reached(self, phase: str) -> None:
         """Strike, if this is the moment."""
         fault = self.fault
-        if self.done or self.loop is None or phase != fault.phase or self.loop.step < fault.step:
+        if self.done or phase != fault.phase:
             return
-        if phase not in ON_THE_LEAD and self.loop.job.engine.rank != fault.rank:
+        step = self._step()
+        if step is None:
             return
         self.done = True
         if fault.mark:
-            Path(fault.mark).write_text(str(self.loop.step))
+            Path(fault.mark).write_text(str(step))
         if fault.kind == "exception":
-            raise Planted(f"planted in {phase} of step {self.loop.step}")
+            raise Planted(f"planted in {phase} of step {step}")
         if fault.kind == "nan":
             next(self.loop.job.engine.model.parameters()).data.fill_(float("nan"))
             return
         os.kill(os.getpid(), getattr(signal, fault.kind))
+
+    def _step(self) -> int | None:
+        """The step in which the fault's phase was reached, if it strikes here and now."""
+        fault = self.fault
+        if fault.phase == DECODE:  # once, even if another rank goes on with it
+            return None if Path(fault.mark).exists() else fault.step
+        if self.loop is None or self.loop.step < fault.step:
+            return None
+        here = fault.phase in ON_THE_LEAD or self.loop.job.engine.rank == fault.rank
+        return self.loop.step if here else None
 
     def around(self, owner: Any, name: str, before: str = "", after: str = "") -> None:
         """Reach a phase before or after each call of ``owner.name``."""
@@ -107,6 +120,7 @@ def plant(fault: Fault) -> None:
 
     from vit_colossal.checkpoints import files as checkpoint
     from vit_colossal.checkpoints import state as train_state
+    from vit_colossal.data import cache
     from vit_colossal.training import job, loop
 
     planter = Planter(fault)
@@ -115,6 +129,7 @@ def plant(fault: Fault) -> None:
     _plant_in_layers(planter, ViTLayer)
     # The update is done, what follows it (ZeRO's gathering, the schedule) is not.
     register_optimizer_step_post_hook(lambda *_: planter.reached("optimizer"))
+    planter.around(cache, "decode_rows", after=DECODE)
     planter.around(train_state, "_transfer", after="save:collect")
     planter.around(checkpoint, "save_file", after="save:write")
     planter.around(checkpoint, "sync", before="save:sync")

@@ -7,15 +7,17 @@ has to be that of a run which nothing interrupted, bit for bit.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from faulty_train import KINDS, PHASES, Fault
+from faulty_train import DECODE, KINDS, PHASES, Fault
 
 from launching import Finished, environment, run, warm
 
@@ -23,15 +25,35 @@ SCRIPT = Path(__file__).with_name("faulty_train.py")
 SAVE_EVERY = 3
 
 #: A tiny run: four steps an epoch; saved twice within epochs and where they end, by turns.
-TINY = ("--dataset", "digits", "--model", "vit-micro", "--device", "cpu", "--lr", "1e-3")
+TINY = ("--model", "vit-micro", "--device", "cpu", "--lr", "1e-3")
 TINY += ("--max-train-samples", "64", "--max-eval-samples", "32", "--global-batch-size", "16")
 TINY += ("--save-every", str(SAVE_EVERY), "--log-every", "1", "--no-tensorboard")
 
 _SHARDED = ("--gemini-min-chunk-m", "0.03", "--gemini-search-range-m", "0.05")
 _SHARDED += ("--gemini-hidden-dim", "64")
 
+_DROPOUT = ("--model-config", "hidden_dropout_prob=0.1,attention_probs_dropout_prob=0.1")
+_EMA = ("--ema", "0.9")
+
 #: Layouts; those that end in "x 4" run on four processes, the others on two.
 LAYOUTS: dict[str, tuple[str, ...]] = {
+    "ddp streaming fp32": ("--plugin", "ddp", "--precision", "fp32", "--streaming"),
+    "hybrid pp2 dp2 ema dropout bf16 x 4": (
+        *("--plugin", "hybrid", "--pp", "2", "--precision", "bf16", *_EMA, *_DROPOUT),
+    ),
+    "zero1 ema dropout bf16": ("--plugin", "zero1", "--precision", "bf16", *_EMA, *_DROPOUT),
+    "gemini streaming ema bf16": (
+        *("--plugin", "gemini", "--precision", "bf16", *_SHARDED, *_EMA, "--streaming"),
+    ),
+    "hybrid tp2 dropout fp32": (
+        "--plugin",
+        "hybrid",
+        "--tp",
+        "2",
+        "--precision",
+        "fp32",
+        *_DROPOUT,
+    ),
     "ddp fp32": ("--plugin", "ddp", "--precision", "fp32"),
     "zero1 bf16": ("--plugin", "zero1", "--precision", "bf16", "--clip-grad-norm", "1"),
     "zero2 fp32": ("--plugin", "zero2", "--precision", "fp32"),
@@ -50,6 +72,11 @@ EXIT_CODES = {"SIGKILL": 1, "SIGTERM": 143, "SIGSTOP": 1, "exception": 1}
 def processes(layout: str) -> int:
     """How many processes a layout of LAYOUTS runs on."""
     return 4 if layout.endswith("x 4") else 2
+
+
+def phases(layout: str) -> tuple[str, ...]:
+    """Where a layout's runs may be struck: a stream is decoded anew wherever that is struck."""
+    return (DECODE, *PHASES) if "--streaming" in LAYOUTS[layout] else PHASES
 
 
 @dataclass(frozen=True)
@@ -98,17 +125,27 @@ class Chain:
 
 
 def draw(
-    generator: random.Random, steps: int, count: int, kinds: Sequence[str] = KINDS, ranks: int = 2
+    generator: random.Random,
+    steps: int,
+    count: int,
+    kinds: Sequence[str] = KINDS,
+    ranks: int = 2,
+    phases: Sequence[str] = PHASES,
 ) -> list[Fault]:
     """Faults in order of their steps, each late enough to be reached after the one before.
 
     A phase that not every step has waits for the next step that has it: three steps for a save,
-    four for an evaluation. SIGTERM lets two more steps pass.
+    four for an evaluation. SIGTERM lets two more steps pass. Before the first step nobody gives up
+    on a frozen rank within a test's patience, so that nothing is frozen there.
     """
     faults: list[Fault] = []
     done = 0
     while len(faults) < count:
-        kind, phase = generator.choice(list(kinds)), generator.choice(PHASES)
+        kind, phase = generator.choice(list(kinds)), generator.choice(phases)
+        if phase == DECODE:
+            if kind != "SIGSTOP":
+                faults.append(Fault(0, done, phase, kind))
+            continue
         earliest = done + 1
         step = earliest + generator.randrange(2)
         every = {"e": 4, "s": SAVE_EVERY}.get(phase[0], 1)
@@ -122,15 +159,44 @@ def draw(
 
 def start(directory: Path, layout: str, steps: int, fault: Fault | None = None) -> Finished:
     """Start the run of ``directory``, or start it again."""
+    cache = Path(os.environ["VIT_COLOSSAL_CACHE"])
     flags = [*TINY, *LAYOUTS[layout], "--max-steps", str(steps), "--output-dir", str(directory)]
+    if "--streaming" in flags:
+        flags += ["--dataset", str(_digits_in_a_table(cache))]
+        cache = directory.with_name(f"{directory.name} cache")
+        if fault is not None and fault.phase == DECODE:
+            shutil.rmtree(cache, ignore_errors=True)
+    else:
+        flags += ["--dataset", "digits"]
     planted = {}
     if fault is not None:
         planted = {"FAULT": json.dumps(asdict(fault))}
         # Peers of a frozen rank have to give up, within the test's patience.
         flags += ["--timeout", "10"] if fault.kind == "SIGSTOP" else []
-    env = environment(VIT_COLOSSAL_CACHE=os.environ["VIT_COLOSSAL_CACHE"], **planted)
+    env = environment(VIT_COLOSSAL_CACHE=str(cache), **planted)
     command = warm(str(SCRIPT), str(processes(layout)), *flags, "--resume", "auto")
     return run(command, timeout_s=240, env=env)
+
+
+def _digits_in_a_table(folder: Path) -> Path:
+    """A Parquet file of 200 digits, as a stream is read from one."""
+    file = folder / "digits.parquet"
+    if not file.exists():
+        import pyarrow
+        import pyarrow.parquet
+        from PIL import Image
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        cells = []
+        for pixels in digits.images[:200]:
+            encoded = io.BytesIO()
+            Image.fromarray((pixels * 15).astype("uint8")).save(encoded, "PNG")
+            cells.append({"bytes": encoded.getvalue(), "path": None})
+        rows = {"image": cells, "label": [f"digit {place}" for place in digits.target[:200]]}
+        folder.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table(rows), file)
+    return file
 
 
 def run_chain(
@@ -181,9 +247,11 @@ def differing(directory: Path, reference: Path, steps: int) -> list[str]:
     """The files of two runs' last checkpoints that are not the same, bit for bit."""
     name = f"step-{steps:06d}"
     problems = []
-    for file in ("weights.safetensors", "moments.safetensors", "rng.safetensors", "state.json"):
-        mine, other = (run / "checkpoints" / name / file for run in (directory, reference))
-        if not mine.is_file() or mine.read_bytes() != other.read_bytes():
-            problems.append(f"{file} of {name} is not that of the uninterrupted run")
+    for other in sorted((reference / "checkpoints" / name).iterdir()):
+        mine = directory / "checkpoints" / name / other.name
+        if mine.name != "MANIFEST.json" and (
+            not mine.is_file() or mine.read_bytes() != other.read_bytes()
+        ):
+            problems.append(f"{mine.name} of {name} is not that of the uninterrupted run")
     hidden = [path.name for path in (directory / "checkpoints").iterdir() if path.name[0] == "."]
     return problems + [f"left over: {name}" for name in hidden]
