@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from argparse import Action, ArgumentParser
 from collections.abc import Iterator, Sequence
@@ -72,6 +73,16 @@ class FlagParser(ArgumentParser):
         """
         readable = _LONG_VALUE.sub(lambda value: shown(value[0]), message)
         raise ConfigError([f"{readable} (see {self.prog} --help)"])
+
+    def _get_values(self, action: Action, arg_strings: list[str]) -> Any:
+        """A list of words without a flag as JSON, so that they arrive as they are.
+
+        Of plain words pydantic-settings divides "a,b.jpg", takes the brackets off "[a]" and refuses
+        a quote or a line break.
+        """
+        values = super()._get_values(action, arg_strings)
+        in_words = isinstance(values, list) and not action.option_strings
+        return json.dumps(values) if in_words else values
 
     def flags(self) -> list[str]:
         """Every spelling of every flag."""

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vit_colossal import ConfigError, TrainConfig, load_config
+from vit_colossal.config.command_line import read_flags
 from vit_colossal.config.plugins import name_problem
 
 
@@ -264,3 +265,29 @@ def test_a_long_value_is_not_repeated_whole(flag: str) -> None:
 
 def test_nor_is_a_long_name_of_a_plugin() -> None:
     assert len(name_problem("x" * 5000) or "") < 300
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "a,b.jpg",
+        "[a]",
+        "{a}",
+        'a"b',
+        '"a"',
+        "a\nb",
+        " a",
+        "null",
+        "true",
+        "007",
+        "1e3",
+        "a\\",
+        "\udcff",
+    ],
+)
+def test_a_word_without_a_flag_arrives_as_it_is(word: str) -> None:
+    """pydantic-settings reads several of them as a list in JSON or between commas."""
+    from vit_colossal.commands.predict import SETTINGS
+
+    values, problems = read_flags([word, word, "other"], "predict", SETTINGS)
+    assert (problems, values) == ([], {"model": word, "images": [word, "other"]})
