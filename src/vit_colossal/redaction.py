@@ -7,6 +7,8 @@ import os
 import re
 import sys
 
+from vit_colossal.text import printable
+
 #: Environment variables whose values nobody should read in a log.
 _SECRET = re.compile(r"TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
 #: Shorter values (``TOKENIZERS_PARALLELISM=false``) are no secrets, and occur in any text.
@@ -35,8 +37,9 @@ def hide_secrets(text: str) -> str:
 
 
 class SafeFormatter(logging.Formatter):
-    """A formatter whose lines hold no secrets, not even in tracebacks."""
+    """A formatter whose lines hold no secrets, not even in tracebacks, and steer no terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line of one record."""
-        return hide_secrets(super().format(record))
+        """The line of one record; a traceback or a table is of several."""
+        lines = hide_secrets(super().format(record)).split("\n")
+        return "\n".join(map(printable, lines))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -27,6 +28,19 @@ def json_object(text: str | bytes) -> dict[str, Any]:
 def printable(text: str) -> str:
     """The text without what ends a line or steers a terminal, as file names may hold it."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def in_command(path: object) -> str:
+    """A path as one word of a command that is shown to be copied into a shell."""
+    return shlex.quote(str(path))
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written down.
+
+    Bytes of a file's name that are no UTF-8, and half of a pair in JSON, are single surrogates.
+    """
+    return not any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -7,10 +7,12 @@ import json
 import logging
 import pickle
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from html.parser import HTMLParser
 from importlib import metadata
 from io import StringIO
 from pathlib import Path
@@ -23,6 +25,7 @@ from packaging.version import Version
 from bad_files import folder, image, put
 from vit_colossal.cli import main
 from vit_colossal.redaction import hide_secrets
+from vit_colossal.text import printable
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
@@ -146,6 +149,9 @@ def test_pickles_beside_a_good_model_and_data_are_left_alone(
 # --- Names that come from outside -----------------------------------------------------------------
 
 HOSTILE = ("../../../escaped", "<script>alert(1)</script>", "/etc/passwd", "a\x1b[2Jb", "..")
+HOSTILE += ('" onload="alert(2)', "]]>\nnext line", "\N{RIGHT-TO-LEFT OVERRIDE}turned")
+#: The run directory's name.
+RUN = "run $(touch z) <b onclick=alert(3)>\x1b[31m\N{RIGHT-TO-LEFT OVERRIDE}"
 SECRETS = {
     "HF_TOKEN": "hf_secretNotToBePrinted",
     "WANDB_API_KEY": "wandb-0123456789",
@@ -171,36 +177,57 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         for name, value in SECRETS.items():
             patch.setenv(name, value)
         flags = "--device cpu --max-steps 2 --global-batch-size 4 --model vit-micro"
-        command = ["train", *flags.split(), "--dataset", "data.jsonl", "--output-dir", "run"]
+        command = ["train", *flags.split(), "--dataset", "data.jsonl", "--output-dir", RUN]
         with redirect_stdout(said), redirect_stderr(said):
             assert main(command) == 0
-            assert main(["report", "run"]) == 0
+            assert main(["report", RUN]) == 0
             logging.getLogger("vit_colossal").warning("for example %s", SECRETS["HF_TOKEN"])
     return root, said.getvalue()
 
 
 def test_labels_do_not_lead_out_of_the_run_directory(hostile_run: tuple[Path, str]) -> None:
     root, _ = hostile_run
-    inside = [path for path in root.rglob("*") if not path.is_relative_to(root / "run")]
-    assert all(path.suffix in (".jpg", ".jsonl") or path.name == "run" for path in inside)
+    inside = [path for path in root.rglob("*") if not path.is_relative_to(root / RUN)]
+    assert all(path.suffix in (".jpg", ".jsonl") or path.name == RUN for path in inside)
     top = root.parents[1]
     assert sorted(path.name for path in top.iterdir()) == ["deep"]
     assert sorted(path.name for path in (top / "deep").iterdir()) == ["deeper"]
-    named = [path for path in (root / "run").rglob("*") if "script" in path.name]
+    named = [path for path in (root / RUN).rglob("*") if "script" in path.name]
     assert named == []
-    config = json.loads((root / "run" / "model" / "config.json").read_text())
+    config = json.loads((root / RUN / "model" / "config.json").read_text())
     assert sorted(config["id2label"].values()) == sorted(HOSTILE)
 
 
 def test_labels_are_text_in_a_report(hostile_run: tuple[Path, str]) -> None:
-    page = (hostile_run[0] / "run" / "report.html").read_text(encoding="utf-8")
+    page = (hostile_run[0] / RUN / "report.html").read_text(encoding="utf-8")
     assert "alert(1)" in page
     assert "<script>alert(1)" not in page
+    elements: list[str] = []
+    attributes: list[str] = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            elements.append(tag)
+            attributes.extend(name for name, _ in attrs)
+
+    Parser().feed(page)
+    assert elements.count("script") == 1
+    assert [name for name in attributes if name.startswith("on")] == []
+
+
+def test_names_steer_no_terminal_and_are_one_word_of_a_command(
+    hostile_run: tuple[Path, str],
+) -> None:
+    _, said = hostile_run
+    assert [char for char in said if not (char.isprintable() or char in "\r\n")] == []
+    command = "vit-colossal report "
+    line = next(line for line in said.splitlines() if command in line)
+    assert shlex.split(line)[-1] == printable(RUN)
 
 
 def test_no_file_of_a_run_holds_a_secret(hostile_run: tuple[Path, str]) -> None:
     root, said = hostile_run
-    files = [path for path in (root / "run").rglob("*") if path.is_file()]
+    files = [path for path in (root / RUN).rglob("*") if path.is_file()]
     assert {"environment.json", "config.yaml", "metrics.jsonl", "report.html"} <= {
         path.name for path in files
     }

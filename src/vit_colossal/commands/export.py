@@ -11,6 +11,7 @@ from pydantic_settings import CliPositionalArg
 from vit_colossal.config.reading import read_settings
 from vit_colossal.config.settings.base import CommandSettings
 from vit_colossal.errors import ConfigError
+from vit_colossal.text import printable
 
 
 class ExportSettings(CommandSettings):
@@ -60,5 +61,5 @@ def main(flags: Sequence[str], prog: str) -> int:
         for note in split.notes:
             print(note)
         print(export_onnx(saved, asked.output, split, overwrite=asked.overwrite))
-    print(f"{saved} exported to {asked.output}")
+    print(printable(f"{saved} exported to {asked.output}"))
     return 0

@@ -11,6 +11,7 @@ from vit_colossal.config.reading import read_settings
 from vit_colossal.config.settings.base import CommandSettings
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
+from vit_colossal.text import printable
 
 
 class ReportSettings(CommandSettings):
@@ -41,5 +42,5 @@ def main(flags: Sequence[str], prog: str) -> int:
         write_report(asked.run_dir, output, asked.reference, asked.references)
     except OSError as error:
         raise ConfigError([f"--output {output}: cannot be written ({error.strerror})"]) from None
-    print(f"report written to {output} ({output.stat().st_size / 1024:.0f} KiB)")
+    print(f"report written to {printable(str(output))} ({output.stat().st_size / 1024:.0f} KiB)")
     return 0

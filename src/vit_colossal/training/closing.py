@@ -7,7 +7,7 @@ from pathlib import Path
 from vit_colossal.evaluation.certainty import interval, majority_baseline
 from vit_colossal.evaluation.scores import Evaluation
 from vit_colossal.plan import run_folder
-from vit_colossal.text import printable, shown
+from vit_colossal.text import in_command, printable, shown
 from vit_colossal.training.loop import Loop
 from vit_colossal.training.weak import weakness
 
@@ -37,7 +37,7 @@ def closing_lines(loop: Loop, evaluation: Evaluation, run_dir: Path, model_dir: 
     weak = weakness(loop.job.plan, loop.job.data)
     lines += [weak] if weak else []
     lines += [f"model saved to {model_dir}", _weights(loop, evaluation, run_dir)]
-    lines.append(f"curves, confusions and mistakes: vit-colossal report {run_dir}")
+    lines.append(f"curves, confusions and mistakes: vit-colossal report {in_command(run_dir)}")
     return lines
 
 
@@ -53,6 +53,6 @@ def _weights(loop: Loop, evaluation: Evaluation, run_dir: Path) -> str:
     if not best.exists():
         return f"{line}; the best accuracy, {loop.best:.4f}, is of weights that were not kept"
     return (
-        f"{line}; the best accuracy was {loop.best:.4f}: vit-colossal export {run_dir} DIRECTORY "
-        "--checkpoint best, or train with --save-best-model"
+        f"{line}; the best accuracy was {loop.best:.4f}: vit-colossal export "
+        f"{in_command(run_dir)} DIRECTORY --checkpoint best, or train with --save-best-model"
     )

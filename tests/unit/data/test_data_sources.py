@@ -318,6 +318,19 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     assert f"{root}/dog/loop is a link to a folder" in message
 
 
+def test_names_that_are_no_utf8_are_refused(tmp_path: Path) -> None:
+    """Such as another system's archive leaves: neither rows nor JSON could hold them."""
+    root = write_folder(tmp_path / "pets", cat=2, dog=2)
+    (root / "cat/caf\udce9.png").write_bytes((root / "cat/000.png").read_bytes())
+    found = problems(dataset=root)
+    assert f"{root}/cat/caf\N{REPLACEMENT CHARACTER}.png is no name in UTF-8: rename it" in found
+    moved = write_folder(tmp_path / "\udce9" / "pets", cat=2, dog=2)
+    assert "is no name in UTF-8: rename it" in problems(dataset=moved)
+    table = tmp_path / "data.jsonl"
+    table.write_text('{"file": "a.png", "label": "\\ud83d"}\n')
+    assert "line 1: half of a pair of surrogates is no character" in problems(dataset=table)
+
+
 def test_photos_that_are_not_read_are_counted(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "pets", cat=2, dog=2)
     (root / "cat/IMG_1.CR2").write_bytes(b"x")

@@ -13,6 +13,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from vit_colossal.text import is_utf8
+
 
 def alias(*names: str, **options: Any) -> Any:
     """A field that also answers to other spellings; the first name is the one shown and dumped."""
@@ -50,6 +52,14 @@ class Settings(BaseSettings):
     def _home(cls, value: Any) -> Any:
         """A path from the home directory, which shells spell out, but not in files or quotes."""
         return os.path.expanduser(value) if isinstance(value, str) and value[:2] == "~/" else value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _utf8(cls, value: Any) -> Any:
+        """What no file of a run could hold."""
+        if isinstance(value, str) and not is_utf8(value):
+            raise ValueError("is no UTF-8: rename it")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -151,8 +151,8 @@ def _images_beside(path: Path, root: FolderNode, files: list[Path], local: Local
 
 def _read_images(path: Path, found: Scan, request: SourceRequest, memory: Path) -> Local:
     """A folder of images, with tables of their labels or without."""
-    if found.links:
-        raise DataError(listed([f"--dataset {path}: {link}" for link in found.links]))
+    if found.problems:
+        raise DataError(listed([f"--dataset {path}: {problem}" for problem in found.problems]))
     layout = find_layout(found.root, request)
     tables = find_tables(found.root)
     local = _read_layout(path, found.root, layout, tables, request, memory)
@@ -210,8 +210,8 @@ def _read_configuration(
         local = _read_files(path, chosen.root, kept, request, memory)
         return local._replace(notes=(note, *local.notes))
     found = scan(chosen.root)
-    if found.links:
-        raise DataError(listed([f"--dataset {path}: {link}" for link in found.links]))
+    if found.problems:
+        raise DataError(listed([f"--dataset {path}: {problem}" for problem in found.problems]))
     root = _only(found.root, every.keys())
     parts = {split: _only(root, set(by_split[split])) for split in pictured}
     tables: dict[Path, str | None] = {file: every[file] for file in find_tables(root)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from vit_colossal.data.sources.images import IMAGE_SUFFIXES
 from vit_colossal.data.sources.system_files import is_left_by_system
 from vit_colossal.plan import run_folder
+from vit_colossal.text import is_utf8, printable
 
 # fmt: off
 #: What has to be unpacked first; ``.tar`` can be shards.
@@ -84,13 +85,14 @@ class Scan:
 
     Attributes:
         root: What is in it.
-        links: Links that lead out of it, and links to folders, one line each.
+        problems: What is refused if its images are the data: names that are no UTF-8, links that
+            lead out of it, and links to folders; one line each.
         left_by_systems: How often each name of a system's was passed over; no hidden files.
         runs: Run directories, whose thumbnails and predictions are no data.
     """
 
     root: FolderNode
-    links: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     left_by_systems: Counter[str] = field(default_factory=Counter)
     runs: list[Path] = field(default_factory=list)
 
@@ -117,6 +119,8 @@ def scan(root: Path) -> Scan:
         OSError: A folder cannot be read.
     """
     found = Scan(FolderNode(root))
+    if not is_utf8(str(root)):
+        found.problems.append(_misnamed(root))
     _fill(found.root, found)
     return found
 
@@ -130,8 +134,10 @@ def _fill(node: FolderNode, found: Scan) -> None:
                     found.left_by_systems[entry.name] += 1
                 continue
             path = Path(entry.path)
+            if not is_utf8(entry.name):
+                found.problems.append(_misnamed(path))
             if entry.is_symlink() and (problem := _link_out(path, found.root.path)):
-                found.links.append(problem)
+                found.problems.append(problem)
             if entry.is_dir(follow_symlinks=False):
                 node.folders[entry.name] = FolderNode(path)
             elif entry.is_file():
@@ -146,6 +152,11 @@ def _fill(node: FolderNode, found: Scan) -> None:
         # What held runs alone is none of the data's folders either.
         if len(found.runs) > before and not (folder.folders or folder.images or folder.others):
             del node.folders[name]
+
+
+def _misnamed(path: Path) -> str:
+    """No table of rows and no file of a run could hold it."""
+    return f"{printable(str(path))} is no name in UTF-8: rename it"
 
 
 def _is_run(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from vit_colossal.data.sources.images import is_image_text
 from vit_colossal.errors import DataError
+from vit_colossal.text import is_utf8
 
 _SEPARATORS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)
@@ -198,6 +199,8 @@ def _read_json(text: str) -> Iterator[_Line]:
             raise ValueError(f"line {number}: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"line {number}: expected an object with columns, like {{...}}")
+        if any(isinstance(value, str) and not is_utf8(value) for value in values.values()):
+            raise ValueError(f"line {number}: half of a pair of surrogates is no character")
         yield number, values
 
 
