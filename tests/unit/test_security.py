@@ -260,6 +260,25 @@ def test_what_is_hidden_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None
     assert hide_secrets("false 123456789") == "false 123456789"
     assert hide_secrets("x abcdefgh-and-more y abcdefgh") == "x *** y ***"
     assert hide_secrets("Bearer hf_AbCdEfGhIjKl") == "Bearer ***"
+    address = "https://me:pass@host/a@b?x=1&X-Amz-Signature=0123abc&token=t0k"
+    hidden = "https://***@host/a@b?x=1&X-Amz-Signature=***&token=***"
+    assert hide_secrets(f"GET {address} failed") == f"GET {hidden} failed"
+    assert hide_secrets("https://host/a@b?monkey=1 and a@b") == "https://host/a@b?monkey=1 and a@b"
+
+
+def test_what_nobody_has_foreseen_hides_secrets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vit_colossal.commands import report
+
+    def fail(*_: object) -> int:
+        raise RuntimeError("GET https://me:pass@host/?token=t0k")
+
+    monkeypatch.setattr(report, "main", fail)
+    assert main(["report", "run"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback")
+    assert said.endswith("RuntimeError: GET https://***@host/?token=***\n")
 
 
 # --- The list of advisories -----------------------------------------------------------------------

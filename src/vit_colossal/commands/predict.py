@@ -17,6 +17,7 @@ from pydantic_settings import CliPositionalArg
 from vit_colossal.config.reading import read_settings
 from vit_colossal.config.settings.base import CommandSettings
 from vit_colossal.errors import ConfigError
+from vit_colossal.redaction import hide_secrets
 from vit_colossal.text import printable
 
 if TYPE_CHECKING:
@@ -199,6 +200,6 @@ _WRITERS: dict[str, Callable[[Iterable[Prediction], TextIO, int], None]] = {
 
 def _report(labelled: int, unreadable: list[Unreadable]) -> None:
     for line in unreadable:
-        print(f"not read: {printable(str(line))}", file=sys.stderr)
+        print(f"not read: {printable(hide_secrets(str(line)))}", file=sys.stderr)
     if unreadable or not labelled:
         print(f"{labelled} images labelled, {len(unreadable)} not read", file=sys.stderr)

@@ -58,9 +58,17 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         if debug or package == "vit_colossal":
-            raise
+            return _not_foreseen()
         print(f"error: {error}: run 'vit-colossal doctor' for what to do", file=sys.stderr)
-        return 1
+        return ExitCode.FAILED
+    except Exception:
+        return _not_foreseen()
+
+
+def _not_foreseen() -> int:
+    """Print the traceback of the current exception, which Python would print with its secrets."""
+    print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
+    return ExitCode.FAILED
 
 
 def _speaks_for_all(error: UserError) -> bool:

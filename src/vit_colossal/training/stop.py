@@ -143,6 +143,7 @@ class Watchdog:
         except RuntimeError as error:
             if not is_of_communication(error):
                 raise
+            _wake_peers()
             gone = f"{self._suspects('another rank')} ({reason_of(error)})"
             raise PeerLost([f"{self._place()}: {gone}"]) from error
         finally:
