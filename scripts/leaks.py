@@ -1,18 +1,22 @@
 """Does a long run, or do many short ones, leave anything behind? Prints tables.
 
 python scripts/leaks.py long --steps 2000       memory, files and threads of each process
+python scripts/leaks.py held --steps 1200       what Python's own objects take, in one process
 python scripts/leaks.py launches --count 50     exit codes, files in TMPDIR, processes
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import tracemalloc
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -65,9 +69,38 @@ def watch(steps: int, every_s: float) -> int:
 
 
 def _last_step(run_dir: Path) -> int:
-    lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = run_dir / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
     steps = [line.partition('"step": ')[2].split(",")[0] for line in lines]
     return max((int(step) for step in steps if step.isdecimal()), default=0)
+
+
+def hold(steps: int) -> int:
+    """Train in this process, and print what Python holds at four and at nine tenths of the run."""
+    from vit_colossal import TrainConfig, train
+
+    def tell(run_dir: Path) -> None:
+        for share in (0.4, 0.9):
+            while _last_step(run_dir) < share * steps:
+                time.sleep(0.5)
+            gc.collect()
+            held, _ = tracemalloc.get_traced_memory()
+            print(f"step {_last_step(run_dir)}: {held:,} bytes", flush=True)
+
+    samples = STEPS_OF_AN_EPOCH * 8
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        tracemalloc.start()
+        threading.Thread(target=tell, args=(run_dir,), daemon=True).start()
+        train(
+            TrainConfig(
+                **{"dataset": "digits", "model": "vit-micro", "device": "cpu", "lr": 1e-4},
+                **{"max_train_samples": samples, "max_eval_samples": 32, "max_steps": steps},
+                **{"global_batch_size": 8, "output_dir": run_dir, "overwrite": True},
+                **{"log_every": 10},
+            )
+        )
+    return 0
 
 
 def launch_often(count: int) -> int:
@@ -151,11 +184,14 @@ def main() -> int:
     )
     modes = parser.add_subparsers(dest="mode", required=True)
     modes.add_parser("long").add_argument("--steps", type=int, default=2000)
+    modes.add_parser("held").add_argument("--steps", type=int, default=1200)
     modes.add_parser("launches").add_argument("--count", type=int, default=50)
     modes.add_parser("signals").add_argument("--count", type=int, default=30)
     asked = parser.parse_args()
     if asked.mode == "long":
         return watch(asked.steps, 1.0)
+    if asked.mode == "held":
+        return hold(asked.steps)
     return launch_often(asked.count) if asked.mode == "launches" else signal_often(asked.count)
 
 

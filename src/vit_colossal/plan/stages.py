@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.plan.model_spec import ModelSpec
+from vit_colossal.text import shown
 
 #: What the embeddings' multiply-adds cost beside a layer's: their input needs no gradient.
 #: Measured on ViT-tiny, small and base at 224 px: 0.73 to 0.82 (scripts/stage_cost.py).
@@ -64,7 +65,7 @@ def stage_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
     problems, given = [], config.layers_per_stage
     if config.pp_style != "1f1b":
         reason = _REFUSED.get(config.pp_style, "is none that ColossalAI has")
-        problems.append(f"--pp-style {config.pp_style} {reason}: use 1f1b")
+        problems.append(f"--pp-style {shown(config.pp_style)} {reason}: use 1f1b")
     if given is None:
         return problems
     counts = [int(count) for count in given.split(",")]
