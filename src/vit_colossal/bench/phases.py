@@ -8,6 +8,7 @@ of it is hidden behind computation and listed as overlapped.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from vit_colossal.bench.timeline import BACKWARD, FORWARD, UPDATE, Span
 from vit_colossal.bench.timing import around_calls, synchronize
 from vit_colossal.data.samples import Batch
 from vit_colossal.strategies.engine import Engine
@@ -77,6 +79,33 @@ def profile_phases(engine: Engine, batches: Iterator[list[Batch]], steps: int) -
             with _range(STEP, engine.device):
                 train_step(engine, batch)
     return divide(list(profiler.events() or []), engine.device.type, steps)
+
+
+def watch_step(engine: Engine, batches: list[Batch]) -> list[Span]:
+    """Take one step of a pipeline and note what this rank computed when. All ranks call this alike.
+
+    It is a step of its own: the device is waited for around each part.
+    """
+    spans: list[Span] = []
+
+    @contextmanager
+    def watched(kind: str) -> Iterator[None]:
+        synchronize(engine.device)
+        start = time.time()
+        yield
+        synchronize(engine.device)
+        spans.append(Span(kind, start, time.time()))
+
+    schedule = engine.strategy.pipeline_schedule(engine)
+    with ExitStack() as stack:
+        for owner, method, kind in (
+            (schedule, "forward_step", FORWARD),
+            (schedule, "backward_step", BACKWARD),
+            (engine.optimizer, "step", UPDATE),
+        ):
+            stack.enter_context(around_calls(owner, method, partial(watched, kind)))
+        train_step(engine, batches)
+    return spans
 
 
 def divide(events: list[Any], device: str, steps: int) -> Phases:

@@ -1,21 +1,10 @@
-"""When each stage of a pipeline computes: one step, watched on every rank, and its picture.
-
-It is a step of its own, after those that are timed: the device is waited for around each part.
-"""
+"""When each stage of a pipeline computed in one step, and its picture."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from vit_colossal.bench.timing import around_calls, synchronize
-from vit_colossal.data.samples import Batch
-from vit_colossal.strategies.engine import Engine
-from vit_colossal.training.step import train_step
 
 FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
 _COLORS = {FORWARD: "#4c78a8", BACKWARD: "#f58518", UPDATE: "#bab0ac"}
@@ -32,30 +21,6 @@ class Span(NamedTuple):
     kind: str
     start: float
     end: float
-
-
-def watch_step(engine: Engine, batches: list[Batch]) -> list[Span]:
-    """Take one step and note what this rank computed when. All ranks call this alike."""
-    spans: list[Span] = []
-
-    @contextmanager
-    def watched(kind: str) -> Iterator[None]:
-        synchronize(engine.device)
-        start = time.time()
-        yield
-        synchronize(engine.device)
-        spans.append(Span(kind, start, time.time()))
-
-    schedule = engine.strategy.pipeline_schedule(engine)
-    with ExitStack() as stack:
-        for owner, method, kind in (
-            (schedule, "forward_step", FORWARD),
-            (schedule, "backward_step", BACKWARD),
-            (engine.optimizer, "step", UPDATE),
-        ):
-            stack.enter_context(around_calls(owner, method, partial(watched, kind)))
-        train_step(engine, batches)
-    return spans
 
 
 def idle_share(ranks: Sequence[Sequence[Span]]) -> float:

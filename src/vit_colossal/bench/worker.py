@@ -150,8 +150,7 @@ def measure(order: Order, plan: RunPlan, data: RunData, device: torch.device) ->
     }
     phases = timeline = None
     if order.profile_steps:
-        from vit_colossal.bench.phases import profile_phases
-        from vit_colossal.bench.timeline import watch_step
+        from vit_colossal.bench.phases import profile_phases, watch_step
 
         batches = _endless(source)
         phases = profile_phases(engine, batches, order.profile_steps).as_dict()
