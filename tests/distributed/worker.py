@@ -35,7 +35,7 @@ from vit_colossal.training.stop import StopRequest
 
 def main(cases_file: str, directory: str) -> int:
     topology = Topology.from_environment()
-    with in_group("cpu", topology, timeout_s=60) as device:
+    with in_group("cpu", topology, timeout_s=180) as device:
         for case in json.loads(Path(cases_file).read_text()):
             folder = Path(directory) / case["name"]
             folder.mkdir(parents=True, exist_ok=True)
