@@ -61,7 +61,7 @@ ELSEWHERE = {
     r"^vit-colossal bench": "test_bench.py",
     r"^vit-colossal push": "the tests of push",
     r"^vit-colossal train$": "a name, not a command",
-    r"^(bash|python) (scripts|benchmarks)/": "long measurements, by hand; their pages name the commit",
+    r"^(bash|python) (scripts|benchmarks)/": "measured by hand; their pages name the commit",
 }
 
 
