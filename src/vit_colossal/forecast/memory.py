@@ -12,6 +12,8 @@ from vit_colossal.forecast.outline import Held, Outline, held_by_stage
 from vit_colossal.forecast.state import StateBytes, element_size, state_bytes, zero_stage
 from vit_colossal.plan.plan import RunPlan
 
+#: What a rank's memory is made of, by the attributes of ``Memory``; the framework stands apart.
+KINDS = ("weights", "gradients", "masters", "moments", "average", "activations", "buffers")
 _SINGLE, _HALF = 4, 2
 #: Elements of one transfer of ZeRO and of a pipeline's gradients: ColossalAI's default.
 BUCKET_ELEMENTS = 12 * 2**20

@@ -8,11 +8,10 @@ from typing import Any
 
 from vit_colossal.forecast.candidates import Candidate, Candidates
 from vit_colossal.forecast.devices import Room
-from vit_colossal.forecast.memory import Memory
+from vit_colossal.forecast.memory import KINDS, Memory
 from vit_colossal.plan.parallel_dims import TARGET_BUBBLE
 
 _GIB = 2**30
-_KINDS = ("weights", "gradients", "masters", "moments", "average", "activations", "buffers")
 _SHOWN = 12
 #: Of sentences.
 _WIDTH = 100
@@ -59,7 +58,7 @@ def as_text(found: Candidates, room: Room, heading: Sequence[str]) -> str:
 
 
 def _table(shown: Sequence[Candidate], room: Room) -> list[str]:
-    kinds = [kind for kind in _KINDS if any(getattr(each.memory, kind) for each in shown)]
+    kinds = [kind for kind in KINDS if any(getattr(each.memory, kind) for each in shown)]
     rows = [["", "layout", "peak", *kinds, "sent MiB", "idle", "micro-batches"]]
     for number, each in enumerate(shown, 1):
         mark = f"{number}" if each.fits(room) else "no"
@@ -155,7 +154,7 @@ def _as_row(each: Candidate, room: Room) -> dict[str, Any]:
 
 
 def _memory(memory: Memory) -> dict[str, int]:
-    return {name: getattr(memory, name) for name in ("peak", *_KINDS, "framework")}
+    return {name: getattr(memory, name) for name in ("peak", *KINDS, "framework")}
 
 
 def _frequent(refused: dict[str, int]) -> list[tuple[str, int]]:

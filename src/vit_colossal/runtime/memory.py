@@ -7,6 +7,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 
 def peak_resident_bytes() -> int:
     """The process's peak resident set, since its start or the last `_reset_peak`."""
@@ -26,9 +28,8 @@ def free_bytes() -> int | None:
     use (``memory.current``) it is included, so it is taken off there.
     """
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
-    except (OSError, StopIteration, ValueError):
+        free = int(psutil.virtual_memory().available)
+    except (OSError, psutil.Error, NotImplementedError):
         return None
     with suppress(OSError, ValueError):  # there is no limit, or no such file
         folder = Path("/sys/fs/cgroup")

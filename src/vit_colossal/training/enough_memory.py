@@ -11,7 +11,7 @@ import torch
 from vit_colossal.errors import ConfigError, OutOfMemory
 from vit_colossal.forecast.candidates import Candidate, candidates
 from vit_colossal.forecast.devices import Room, of_this_machine
-from vit_colossal.forecast.memory import Memory, predict, predict_stages, predicts
+from vit_colossal.forecast.memory import KINDS, Memory, predict, predict_stages, predicts
 from vit_colossal.forecast.outline import Outline, outline
 from vit_colossal.forecast.table import gib
 from vit_colossal.plan.plan import RunPlan
@@ -73,8 +73,7 @@ def _refusal(plan: RunPlan, whole: Outline, memory: Memory, room: Room) -> str:
 
 def _largest(memory: Memory) -> str:
     """The three kinds that take the most."""
-    kinds = ("weights", "gradients", "masters", "moments", "average", "activations", "buffers")
-    sizes = sorted(((getattr(memory, kind), kind) for kind in kinds), reverse=True)
+    sizes = sorted(((getattr(memory, kind), kind) for kind in KINDS), reverse=True)
     return ", ".join(f"{kind} {gib(size)}" for size, kind in sizes[:3] if size)
 
 
