@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,11 +76,12 @@ def launch(command: Command, num_processes: int) -> int:
     # The processes run this very code, also from a checkout that is not installed.
     here = str(Path(__file__).parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=num_processes)
+    port = listener.getsockname()[1]
     forks = isinstance(command, Program) or can_fork()
     kind: type[BaseProcess] = ForkProcess if forks else SpawnProcess
     workers = [
-        kind(target=_work, args=(command, _place(rank, num_processes, store.port)))
+        kind(target=_work, args=(command, _place(rank, num_processes, port)))
         for rank in range(num_processes)
     ]
     with _passing_on(workers) as received:
@@ -87,12 +89,32 @@ def launch(command: Command, num_processes: int) -> int:
             _start(workers)
             for number in received:
                 _send(number, workers)
-            failed = _wait(workers)
+            with _store(listener):
+                failed = _wait(workers)
         finally:
             _kill(workers)
     if received and failed is not None:
         return ExitCode.after(received[0])
     return ExitCode.OK if failed is None else _report(failed)
+
+
+@contextmanager
+def _store(listener: socket.socket) -> Iterator[None]:
+    """Where the processes meet, once all have been started; who came earlier has waited.
+
+    The store has a thread that looks up the name of each that comes, with a lock of the C library
+    held. A process forked at that moment waits for that lock for ever (glibc 2.36).
+    """
+    port = listener.getsockname()[1]
+    store = dist.TCPStore(
+        "127.0.0.1",
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
+    yield
+    del store
 
 
 def _start(workers: Sequence[BaseProcess]) -> None:

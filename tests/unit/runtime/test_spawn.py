@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from launching import ROOT, environment
+from launching import ROOT, environment, run
 from vit_colossal.runtime import spawn
 from vit_colossal.runtime.spawn import Program, launch
 
@@ -110,6 +110,17 @@ def test_processes_meet_in_sessions_of_their_own(
     assert launch(partial(_add, tmp_path), 2) == 0
     assert {path.read_text() for path in tmp_path.iterdir()} == {"2 True 1"}
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_no_thread_is_left_behind_by_a_fork() -> None:
+    """One of the store's held a lock of the C library while the last process was forked."""
+    code = (
+        "import os, sys; from vit_colossal.runtime.spawn import launch\n"
+        "count = lambda: len(os.listdir('/proc/self/task')); before = count(); during = []\n"
+        "os.register_at_fork(before=lambda: during.append(count()))\n"
+        "launch(int, 3); sys.exit(during != 3 * [before])"
+    )
+    assert run([sys.executable, "-c", code], timeout_s=WAIT_S).returncode == 0
 
 
 @pytest.mark.parametrize(("value", "threads"), [("2", 2), ("3,1", 3)])
