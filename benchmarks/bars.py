@@ -2,7 +2,7 @@
 
 python benchmarks/bars.py runs/bench-cpu [--record benchmarks/results/cpu] [--page FILE]
 
-Reads what ``vit-colossal bench``, ``data_rates.py`` and ``startup.py`` left in one folder; a bar
+Reads what ``vit-colossal bench`` and the other benchmarks left in one folder; a bar
 whose numbers are not there is left out. ``--record`` writes all of it to NAME.json, NAME.md and
 NAME.png; ``--page`` puts a short table between two marks of a document.
 """
@@ -52,26 +52,40 @@ def memory(cases: Cases) -> float:
     return cases["ddp"]["peak_memory_bytes"] / cases["plain DDP"]["peak_memory_bytes"]
 
 
+def short_job(way: str) -> Callable[[Cases], float]:
+    """Seconds of a whole job over those of transformers.Trainer's."""
+    return lambda cases: cases["short job"]["ratios"][way]
+
+
+def labelling(other: str) -> Callable[[Cases], float]:
+    """Images per second that predict labels over those of transformers' pipeline."""
+    return lambda cases: cases["labelling"]["ratios"][other]
+
+
 CPU = [
-    Bar("ddp / plain DDP loop", 0.98, speed("ddp", "plain DDP")),
-    Bar("zero1 / plain DDP loop", 0.92, speed("zero1", "plain DDP")),
-    Bar("zero2 / plain DDP loop", 0.92, speed("zero2", "plain DDP")),
+    Bar("ddp / plain DDP loop", 0.99, speed("ddp", "plain DDP")),
+    Bar("zero1 / plain DDP loop", 0.96, speed("zero1", "plain DDP")),
+    Bar("zero2 / plain DDP loop", 0.96, speed("zero2", "plain DDP")),
     Bar("ddp / transformers.Trainer, batch 16 per process", 1.05, speed("ddp", "Trainer")),
     Bar(
         "ddp / transformers.Trainer, small digits ViT", 1.15, speed("digits ddp", "digits Trainer")
     ),
-    Bar("pp2 over 1 process, share of the ideal 2m/(m+1)", 0.92, pipeline),
+    Bar("pp2 over 1 process, share of the ideal 2m/(m+1)", 0.93, pipeline),
     Bar("pp2 / pp2 with upstream's defaults", 1.4, speed("pp2", "pp2 upstream defaults")),
     Bar(
         "2 processes x 1 thread / 1 process x 2 threads", 0.90, speed("ddp", "1 process 2 threads")
     ),
     Bar("ddp bf16 / ddp fp32 (measured, no limit)", 0.0, speed("ddp bf16", "ddp")),
     Bar("real images through the loader / synthetic", 0.95, speed("ddp real", "ddp")),
-    Bar("peak memory of a rank / plain DDP loop", 1.10, memory, at_most=True),
+    Bar("peak memory of a rank / plain DDP loop", 0.9, memory, at_most=True),
     Bar("cached loader, images/s of 224 px on 2 cores", 8000, lambda c: c["loader"]["rate"]),
     Bar("cold JPEG decoding / bare Pillow", 0.90, lambda c: c["decoding"]["ratio"]),
     Bar("copies of the images held by 2 ranks", 1.1, lambda c: c["residency"]["copies"], True),
     Bar("start-up over the imports, s", 1.5, lambda c: c["startup"]["over_imports"], True),
+    Bar("a short job, nothing decoded / Trainer, s", 1.0, short_job("nothing decoded"), True),
+    Bar("a short job, decoded before / Trainer, s", 1.0, short_job("decoded before"), True),
+    Bar("labelling / pipeline as it comes, images/s", 1.3, labelling("pipeline")),
+    Bar("labelling / pipeline with batches of 64", 1.3, labelling("pipeline, batches of 64")),
 ]
 GPU = [
     Bar("ddp, images/s (floor 2,100)", 2700, lambda c: c["ddp"]["images_per_second"]),
@@ -116,9 +130,10 @@ def as_markdown(bars: list[dict[str, Any]]) -> str:
 def read(folder: Path) -> dict[str, Any]:
     """bench.json with the rates of the others in it."""
     document: dict[str, Any] = {"cases": [], "rates": {}}
-    for name in ("bench.json", "data.json", "startup.json"):
-        if (folder / name).exists():
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
+    for name in ("bench", "data", "startup", "short_job", "predict"):
+        file = folder / f"{name}.json"
+        if file.exists():
+            found = json.loads(file.read_text(encoding="utf-8"))
             document["rates"].update(found.pop("rates", {}))
             document.update(found)
     cases = {case["name"]: case for case in document["cases"] if "error" not in case}

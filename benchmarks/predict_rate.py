@@ -111,7 +111,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         found = measure(Path(name), asked.images, asked.repetitions)
-    asked.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps({"rates": {"labelling": found}}, indent=1)
+    asked.output.write_text(text + "\n", encoding="utf-8")
     print(json.dumps({key: found[key] for key in ("rates", "ratios", "threads")}, indent=1))
 
 

@@ -6,7 +6,7 @@
 # NAME is cpu or gpu when not given: the set for two CPU processes, or with a CUDA device the one for
 # one GPU. Both leave the machine busy: run nothing beside them. A run that was ended goes on where
 # it was when started with the same name on the same commit; --overwrite starts it anew. The CPU set
-# takes about an hour on two cores.
+# takes an hour and a half on two cores.
 
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 use_environment ""
@@ -31,8 +31,10 @@ mkdir -p "$folder"
 python -m vit_colossal bench --cases "benchmarks/$set_of_cases.yaml" --output-dir "$folder" "$@" ||
     [ $? = 3 ]
 if [ "$set_of_cases" = cpu ]; then
-    [ -e "$folder/startup.json" ] || python benchmarks/startup.py --output "$folder/startup.json"
-    [ -e "$folder/data.json" ] || python benchmarks/data_rates.py --output "$folder/data.json"
+    for part in startup:startup data_rates:data short_job:short_job predict_rate:predict; do
+        output=$folder/${part#*:}.json
+        [ -e "$output" ] || python "benchmarks/${part%:*}.py" --output "$output"
+    done
 fi
 page=()
 [ "$name" != cpu ] || page=(--page docs/strategies.md)
