@@ -3,7 +3,7 @@
 python benchmarks/predict_rate.py --output runs/bench-cpu/predict.json [--repetitions 5]
 
 Both are in one process, with the same files, model (ViT-tiny, random weights) and threads, and take
-turns. The pipeline is measured as it comes (one image at a time) and with predict's batch size; it
+turns. The pipeline is measured as it comes (one image at a time) and with batches of 64; it
 resizes with torchvision, whose pixels are a little different (docs/data.md). With the same pixels,
 those of Pillow, its labels have to be predict's and the probabilities within 1e-4.
 """
@@ -48,7 +48,7 @@ def ours(model: str, files: list[str]) -> Callable[[], Labelled]:
     predictor = Predictor(locate(model), "cpu")
 
     def label() -> Labelled:
-        found = list(predictor.predict(files, batch_size=BATCH))
+        found = list(predictor.predict(files))
         return [(one.label, one.score) for one in found if isinstance(one, Prediction)]
 
     return label

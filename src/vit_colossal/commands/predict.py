@@ -46,8 +46,8 @@ class PredictSettings(CommandSettings):
     """Replace the file of --output."""
     top_k: int = Field(5, ge=1)
     """Labels per image, at most all."""
-    batch_size: int = Field(64, ge=1)
-    """Images at a time."""
+    batch_size: int | None = Field(None, ge=1)
+    """Images at a time; default 16 on a CPU, 64 on CUDA."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Where to compute."""
 
