@@ -3,6 +3,7 @@
 python scripts/leaks.py long --steps 2000       memory, files and threads of each process
 python scripts/leaks.py held --steps 1200       what Python's own objects take, in one process
 python scripts/leaks.py launches --count 50     exit codes, files in TMPDIR, processes
+python scripts/leaks.py signals --count 26      the same, with SIGTERM to one rank in all phases
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ TRAIN += ("--max-eval-samples", "32")
 #: An epoch of so many steps, so that each fiftieth step is followed by an evaluation and a save.
 STEPS_OF_AN_EPOCH = 50
 NOTHING_LEFT = "0 processes and 0 files left"
+#: Of the short runs; and what one takes at most, with the evaluation and the save behind it.
+STEPS, A_STEP_S = 12, 0.2
 
 
 def sample(process: psutil.Process) -> tuple[float, int, int]:
@@ -126,7 +129,7 @@ def signal_often(count: int) -> int:
             last = (said.strip().splitlines() or [""])[-1]
             print(f"{number}: after {after_s:.1f} s: {end} | {last[:100]}", file=sys.stderr)
     _print_ends(ends)
-    ended_before = f"exit code 0, {NOTHING_LEFT}"
+    ended_before = f"exit code 0, asked after the last step, {NOTHING_LEFT}"
     return 0 if set(ends) <= {f"exit code 143, {NOTHING_LEFT}", ended_before} else 1
 
 
@@ -140,7 +143,7 @@ def _launch(folder: Path, number: int, after_s: float | None = None) -> tuple[st
     """
     temporary = folder / f"temporary-{number}"
     temporary.mkdir()
-    flags = ("--max-train-samples", "32", "--max-steps", "12", "--overwrite")
+    flags = ("--max-train-samples", "32", "--max-steps", str(STEPS), "--overwrite")
     flags += ("--save-every", "4", "--output-dir", str(folder / "run"))
     # A cache of its own, so that each decodes.
     flags += ("--cache-dir", str(folder / f"cache-{number}"))
@@ -156,8 +159,10 @@ def _launch(folder: Path, number: int, after_s: float | None = None) -> tuple[st
     while launcher.poll() is None and len(me.children()) < 2:
         time.sleep(0.02)
     began = time.monotonic()
+    sent = 0.0
     if after_s is not None:
         time.sleep(after_s)
+        sent = time.time()
         ranks = me.children() if launcher.poll() is None else []
         if ranks:
             ranks[number % len(ranks)].send_signal(signal.SIGTERM)
@@ -169,6 +174,10 @@ def _launch(folder: Path, number: int, after_s: float | None = None) -> tuple[st
     # An empty folder of this name is PyTorch's.
     files = [name for name in os.listdir(temporary) if not name.startswith("torchinductor_")]
     end = f"{len(processes)} processes and {len(files)} files left"
+    if sent and not launcher.returncode:
+        # What comes within a step of the last one is heard after it: see `training.stop`.
+        saved = (folder / "run" / "checkpoints" / f"step-{STEPS:06}").stat().st_mtime
+        end = f"asked {'after' if sent > saved - A_STEP_S else 'BEFORE'} the last step, {end}"
     return f"exit code {launcher.returncode}, {end}", lasted_s, said
 
 
