@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +43,23 @@ def problems(root: Path, **options: Any) -> str:
 
 def sizes(source: ImageSource) -> tuple[int, int]:
     return len(source.train), len(source.evaluation)
+
+
+def as_snapshot(folder: Path, repository: Path) -> Path:
+    """A folder as the hub's cache keeps a repository: names that are links to contents.
+
+    Args:
+        folder: what is in the repository.
+        repository: the cache of it, which is made.
+    """
+    snapshot, blobs = repository / "snapshots" / ("0" * 40), repository / "blobs"
+    blobs.mkdir(parents=True)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            blob = blobs / hashlib.sha256(content).hexdigest()
+            blob.write_bytes(content)
+            name = snapshot / file.relative_to(folder)
+            name.parent.mkdir(parents=True, exist_ok=True)
+            name.symlink_to(os.path.relpath(blob, name.parent))
+    return snapshot

@@ -24,6 +24,21 @@ def is_lfs_pointer(file: Path) -> bool:
         return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
+def lies_in(file: Path, folder: Path) -> bool:
+    """Whether a file is one of a folder's own, wherever links lead.
+
+    In the hub's cache the files of a snapshot are links to ``blobs`` beside it, which are its own.
+
+    Args:
+        file: below the folder.
+        folder: any, links resolved.
+    """
+    target = file.resolve()
+    snapshots = (place for place in (folder, *folder.parents) if place.parent.name == "snapshots")
+    blobs = [snapshot.parents[1] / "blobs" for snapshot in snapshots]
+    return any(target.is_relative_to(place) for place in (folder, *blobs))
+
+
 @contextmanager
 def reaching_hub() -> Iterator[bool]:
     """Inside, the hub's libraries read their caches alone if the hub cannot be reached at all.

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vit_colossal.config.train_config import shown
+from vit_colossal.durable import remove, sync
 from vit_colossal.errors import ConfigError, UserError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint
@@ -62,6 +64,8 @@ def write(
         CheckpointError: the disk is full or not writable; what was there before is untouched.
     """
     final = root / f"step-{step:06d}"
+    if final.is_symlink():  # no checkpoint of this run, see `listed`
+        final.unlink()
     if final.exists():
         return final
     unfinished = root / f".unfinished-{final.name}-{os.getpid()}"
@@ -101,15 +105,6 @@ def _umask() -> int:
     current = os.umask(0o022)
     os.umask(current)
     return current
-
-
-def sync(path: Path) -> None:
-    """Force a file or a folder's list of names to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -284,7 +279,8 @@ def sweep(root: Path) -> None:
     if root.is_dir():
         for path in root.iterdir():
             if path.name.startswith((".unfinished-", ".deleted-")):
-                shutil.rmtree(path, ignore_errors=True)
+                with suppress(OSError):
+                    remove(path)
 
 
 def differences(

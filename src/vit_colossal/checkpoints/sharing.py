@@ -20,6 +20,7 @@ import torch.distributed as dist
 from vit_colossal.checkpoints import files
 from vit_colossal.checkpoints.resume import find_checkpoint, wants_resume
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.durable import sync
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint
@@ -178,12 +179,12 @@ def _placed(unfinished: Path, target: Path, best: bool) -> str:
     """Verify what came, and give it its name; a damaged one that has it makes room."""
     try:
         for path in unfinished.iterdir():
-            files.sync(path)
+            sync(path)
         files.verify(unfinished)
         if target.exists():
             shutil.rmtree(target)
         os.rename(unfinished, target)
-        files.sync(target.parent)
+        sync(target.parent)
         if best:
             files.point(target.parent, run_folder.BEST, target)
     except (OSError, files.CheckpointError) as error:

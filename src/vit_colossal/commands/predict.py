@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pydantic_settings import CliPositionalArg
 
 from vit_colossal.config.reading import read_settings
 from vit_colossal.config.settings.base import CommandSettings
+from vit_colossal.durable import replacing
 from vit_colossal.errors import ConfigError
 from vit_colossal.redaction import hide_secrets
 from vit_colossal.text import printable
@@ -135,15 +135,11 @@ def _opened(path: Path | None) -> Iterator[TextIO]:
         yield sys.stdout
         sys.stdout.flush()
         return
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with replacing(path, errors="surrogateescape", newline="") as file:
             yield file
-        os.replace(unfinished, path)
     except OSError as error:
         raise ConfigError([f"--output {path}: cannot be written ({error})"]) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _write_table(rows: Iterable[Prediction], stream: TextIO, columns: int) -> None:

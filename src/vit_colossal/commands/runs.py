@@ -14,6 +14,7 @@ from pydantic_settings import CliPositionalArg
 
 from vit_colossal.config.reading import read_settings
 from vit_colossal.config.settings.base import CommandSettings
+from vit_colossal.durable import replacing
 from vit_colossal.errors import ConfigError
 from vit_colossal.rundir.listing import RunLine, filtered, in_order, list_runs
 from vit_colossal.text import duration, printable
@@ -65,11 +66,10 @@ def main(flags: Sequence[str], prog: str) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        unfinished.replace(path)
+        with replacing(path, errors="backslashreplace", newline="") as file:
+            file.write(text)
     except OSError as error:
         raise ConfigError([f"--output {path}: cannot be written ({error.strerror})"]) from None
 

@@ -19,6 +19,7 @@ from vit_colossal.data.sources.images import undecoded
 from vit_colossal.data.sources.source import ImageSource
 from vit_colossal.data.sources.webdataset import shard_and_member
 from vit_colossal.data.streams import StreamedSource
+from vit_colossal.hub import lies_in
 
 if TYPE_CHECKING:
     import datasets
@@ -109,7 +110,7 @@ class Originals:
         if path is None or value.get("bytes") is not None or self.root is None:
             return True
         file, _ = shard_and_member(path) or (path, "")
-        return Path(file).resolve().is_relative_to(self.root)
+        return lies_in(Path(file), self.root)
 
 
 def originals_of(source: ImageSource | StreamedSource, split: CachedSplit) -> Originals:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from PIL import Image
 
 from vit_colossal.data.decoding import at_most
 from vit_colossal.data.pixels import Pixels
+from vit_colossal.durable import remove, replacing
 from vit_colossal.plan.run_folder import PREDICTIONS, THUMBNAILS
 
 if TYPE_CHECKING:
@@ -123,8 +123,9 @@ def sample_right(predictions: Predictions, count: int = NUM_RIGHT) -> list[int]:
 
 def clear(run_dir: Path) -> None:
     """Remove those of an earlier run in the same place."""
-    (run_dir / PREDICTIONS).unlink(missing_ok=True)
-    shutil.rmtree(run_dir / THUMBNAILS, ignore_errors=True)
+    remove(run_dir / PREDICTIONS)
+    with suppress(OSError):
+        remove(run_dir / THUMBNAILS)
 
 
 def save(
@@ -154,10 +155,9 @@ def save(
         columns = {"index": columns.pop("index"), "key": originals.keys(), **columns}
     cropped = _save_thumbnails(run_dir, predictions, images, originals)
     about = {"labels": json.dumps(predictions.labels), "cropped": json.dumps(cropped)}
-    # Renamed when complete: a report may read the run at any time.
-    unfinished = run_dir / f".{PREDICTIONS}"
-    parquet.write_table(pa.table(columns).replace_schema_metadata(about), unfinished)
-    unfinished.replace(run_dir / PREDICTIONS)
+    # Complete or absent: a report may read the run at any time.
+    with replacing(run_dir / PREDICTIONS, "b") as file:
+        parquet.write_table(pa.table(columns).replace_schema_metadata(about), file)
 
 
 def _save_thumbnails(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.durable import filling
 from vit_colossal.families.family import Family
 from vit_colossal.model.configuration import blueprint
 from vit_colossal.model.directory import make_readable
@@ -97,9 +98,10 @@ def save_adapter(
     # Not when adapters are put in: `peft` would train a copy of the classifier beside the first.
     settings.modules_to_save = [row.head]
     settings.base_model_name_or_path, settings.inference_mode = config.model, True
-    settings.save_pretrained(str(folder))
-    save_file(found, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    make_readable(folder, like="adapter_config.json")
+    with filling(folder) as unfinished:
+        settings.save_pretrained(str(unfinished))
+        save_file(found, unfinished / "adapter_model.safetensors", metadata={"format": "pt"})
+        make_readable(unfinished, like="adapter_config.json")
 
 
 def target_layers(row: Family) -> str:

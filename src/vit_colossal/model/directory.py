@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 
+from vit_colossal.durable import filling
 from vit_colossal.errors import ModelError, UserError
 from vit_colossal.families.names import family_of, in_files, named_weights
 from vit_colossal.model.weights_fit import check_weights, weight_files
@@ -34,7 +35,7 @@ def save_directory(
     of global rank 0 alone, while those of a pipeline come together on its last stage.
 
     Args:
-        directory: created if missing.
+        directory: created if missing; what it held stays until all is written.
         model: the plain model, for its configuration.
         processor: saved beside.
         weights: by published name; None are the model's own.
@@ -54,11 +55,12 @@ def save_directory(
     config = model.config
     config.architectures = [type(model).__name__]
     config.dtype = next(iter(weights.values())).dtype
-    config.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    save_torch_state_dict(weights, directory, metadata={"format": "pt"})
-    _require_written(directory, weights)
-    make_readable(directory, like="config.json")
+    with filling(directory, instead_of="model[-.]*safetensors*") as folder:
+        config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        save_torch_state_dict(weights, folder, metadata={"format": "pt"})
+        _require_written(directory, folder, weights)
+        make_readable(folder, like="config.json")
 
 
 def make_readable(directory: Path, *, like: str) -> None:
@@ -68,20 +70,26 @@ def make_readable(directory: Path, *, like: str) -> None:
         file.chmod(mode)
 
 
-def _require_written(directory: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Read everything back: a run whose model is not there must not look like one that is."""
-    name = str(directory)
+def _require_written(directory: Path, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Read everything back: a run whose model is not there must not look like one that is.
+
+    Args:
+        directory: what it will be called.
+        folder: where it lies.
+        weights: what was written.
+    """
+    name = str(folder)
     try:
         check_weights(read_spec(name, {}))
         remaining = dict(weights)
-        for path in weight_files(name, directory):
+        for path in weight_files(name, folder):
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 - it is no mapping
                     expected, tensor = remaining.pop(key, None), file.get_tensor(key)
                     if expected is None or not _same(tensor, expected.cpu()):
                         raise ModelNotWritten(f"{directory}: {path.name} has another {key}")
     except (ModelError, OSError, SafetensorError) as error:
-        reason = str(error).removeprefix(f"--model {directory}: ")
+        reason = str(error).removeprefix(f"--model {folder}: ")
         raise ModelNotWritten(f"{directory}: the model was not written: {reason}") from error
     if remaining:
         first = next(iter(remaining))

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.durable import replacing
 from vit_colossal.evaluation.certainty import interval
 from vit_colossal.report.charts import compared_charts, run_charts
 from vit_colossal.report.classes import ClassView, class_view
@@ -90,9 +91,8 @@ def write_report(
     runs = [read_run_files(directory, reference, references) for directory in directories]
     text = render(runs)
     output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(output)
+    with replacing(output) as file:
+        file.write(text)
 
 
 def render(runs: Sequence[RunFiles]) -> str:

@@ -17,9 +17,9 @@ from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.prepare import RunData
 from vit_colossal.data.sources.split_names import kind_of_split
 from vit_colossal.data.sources.webdataset import expand_braces, is_pattern
+from vit_colossal.durable import write_durably
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
-from vit_colossal.rundir.durable import write_durably
 from vit_colossal.rundir.finished import read_environment, read_run_config
 from vit_colossal.text import json_object
 

@@ -11,6 +11,7 @@ from vit_colossal.checkpoints import files as checkpoint
 from vit_colossal.errors import ConfigError
 from vit_colossal.evaluation import predictions
 from vit_colossal.evaluation.predictions import Predictions
+from vit_colossal.hub import lies_in
 from vit_colossal.plan import run_folder
 from vit_colossal.rundir.events import (
     EvalEvent,
@@ -22,6 +23,9 @@ from vit_colossal.rundir.lenient import MARKS, read_events, read_mapping, state_
 from vit_colossal.rundir.regression import Verdict, check_run
 from vit_colossal.rundir.seal import changes_since
 from vit_colossal.rundir.segments import read_segments, turns
+
+#: What stands in a report, word by word.
+_SHOWN = (*MARKS, run_folder.ENVIRONMENT, run_folder.SEGMENTS, run_folder.PREDICTIONS)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ def read_run_files(
         raise ConfigError([f"{directory}: no such run directory"])
     if not any((directory / name).is_file() for name in MARKS):
         raise ConfigError([f"{directory}: neither config.yaml nor metrics.jsonl: not a run"])
+    _require_own_files(directory)
     notes: list[str] = []
     config = read_mapping(directory / run_folder.CONFIG, notes)
     environment = read_mapping(directory / run_folder.ENVIRONMENT, notes)
@@ -120,6 +125,19 @@ def read_run_files(
         no_verdict=no_verdict,
         notes=notes,
     )
+
+
+def _require_own_files(directory: Path) -> None:
+    """Raise ConfigError for links out of the run: a page would show files that are none of its."""
+    links = [path for name in _SHOWN if (path := directory / name).is_symlink()]
+    root = directory.resolve()
+    problems = [
+        f"{path} is a link to {path.resolve()}: put the file itself there"
+        for path in links
+        if not lies_in(path, root)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _turns(directory: Path) -> list[str]:

@@ -16,6 +16,7 @@ from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.recipe import settled
 from vit_colossal.rundir.events import EndEvent, EvalEvent
+from vit_colossal.rundir.lenient import text_of
 from vit_colossal.rundir.references import Result, RunLayout, Value
 from vit_colossal.rundir.segments import read_segments, turns, until
 from vit_colossal.text import json_object
@@ -149,7 +150,7 @@ def read_environment(directory: Path) -> Environment:
 def has_gone_on(directory: Path) -> bool:
     """Whether a run reported something after its end: its model is then of an earlier one."""
     try:
-        lines = (directory / run_folder.METRICS).read_text(encoding="utf-8").splitlines()
+        lines = text_of(directory / run_folder.METRICS).splitlines()
         return bool(lines) and json.loads(lines[-1]).get("event") != "end"
     except FileNotFoundError:
         return False
@@ -245,7 +246,7 @@ def _last_evaluation(path: Path, events: list[dict[str, Any]], seed: int) -> Res
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return text_of(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = "missing" if isinstance(error, FileNotFoundError) else f"unreadable ({error})"
         raise ConfigError([f"{path}: {reason}: not a run directory, or not a whole one"]) from None

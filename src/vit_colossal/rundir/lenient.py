@@ -23,7 +23,7 @@ _SIGNALS = {int(number) for number in signal.Signals}
 def read_mapping(path: Path, notes: list[str]) -> dict[str, Any]:
     """A YAML or JSON mapping; empty, and a line in ``notes``, where it is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = text_of(path)
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         missing = isinstance(error, FileNotFoundError)
@@ -35,10 +35,21 @@ def read_mapping(path: Path, notes: list[str]) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def text_of(path: Path, errors: str = "strict") -> str:
+    """What a file holds.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe, which would be waited for.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")
+    return path.read_text(encoding="utf-8", errors=errors)
+
+
 def read_events(path: Path, notes: list[str]) -> tuple[list[Event], datetime | None]:
     """The events of metrics.jsonl, and when it was written last; what is wrong, in ``notes``."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = text_of(path, errors="replace")
         written = datetime.fromtimestamp(path.stat().st_mtime).astimezone()
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vit_colossal.durable import open_no_link
 from vit_colossal.errors import ConfigError
 
 NAME = ".lock"
@@ -21,7 +22,7 @@ _HELD = (errno.EACCES, errno.EAGAIN)
 def held_by(run_dir: Path) -> str | None:
     """Who is writing to a run directory; None if nobody is. Leaves no trace."""
     try:
-        with (run_dir / NAME).open("r+") as file:
+        with open(run_dir / NAME, "r+", opener=open_no_link) as file:
             return None if _try_lock(file.fileno()) else file.read().strip() or "unknown"
     except OSError:
         return None
@@ -47,9 +48,11 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        file = (run_dir / NAME).open("a+", encoding="utf-8")
+        # It is emptied below: a link would have another file emptied.
+        file = open(run_dir / NAME, "a+", encoding="utf-8", opener=open_no_link)  # noqa: SIM115
     except OSError as error:
-        reason = error.strerror or str(error)
+        is_link = (run_dir / NAME).is_symlink()
+        reason = f"its {NAME} is a link" if is_link else error.strerror or str(error)
         raise ConfigError(
             [f"--output-dir {run_dir}: cannot be written to ({reason}): name another folder"]
         ) from None

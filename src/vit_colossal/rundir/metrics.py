@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self
 import torch
 from tqdm import tqdm
 
+from vit_colossal.durable import write_durably
 from vit_colossal.plan import run_folder
 from vit_colossal.rundir import events
 from vit_colossal.rundir.trackers import Tracker, close_all, log_to
@@ -136,7 +137,7 @@ class RunReporter:
 def keep_events(file: Path, last_step: int) -> None:
     """Drop the events after ``last_step``, which a resumed run will write again."""
     kept = []
-    if file.exists():
+    if file.is_file():
         for line in file.read_text(encoding="utf-8").splitlines():
             try:
                 event = json.loads(line)
@@ -144,7 +145,7 @@ def keep_events(file: Path, last_step: int) -> None:
                 continue
             if event["step"] <= last_step and event["event"] not in ("stop", "end"):
                 kept.append(line + "\n")
-    file.write_text("".join(kept), encoding="utf-8")
+    write_durably(file, "".join(kept))
 
 
 def _last_elapsed(path: Path) -> float:

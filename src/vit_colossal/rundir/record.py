@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import subprocess
-import tempfile
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -16,17 +14,22 @@ import torch
 import yaml
 
 from vit_colossal.data.prepare import RunData
+from vit_colossal.durable import filling, remove, write_durably
+from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Segment
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.data_record import describe_data, write_data_record
-from vit_colossal.rundir.durable import place_durably, write_durably
 from vit_colossal.rundir.metrics import keep_events
 from vit_colossal.rundir.segments import places, settings_of, write_segments
 from vit_colossal.version import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, ViTImageProcessorPil
+
+
+#: What is of no use to a run that begins in the place of another, and would mislead it.
+_OF_AN_END = (run_folder.CHECKPOINTS, run_folder.MODEL, run_folder.ADAPTER, run_folder.SUMS)
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -53,9 +56,7 @@ def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
     segments = plan.segments or (Segment(0, settings_of(plan.config.dump())),)
     settings = {**segments[-1].settings, **places(settings_of(plan.config.dump()))}
     if plan.checkpoint is None:
-        for name in (run_folder.CHECKPOINTS, run_folder.MODEL, run_folder.ADAPTER):
-            shutil.rmtree(run_dir / name, ignore_errors=True)
-        (run_dir / run_folder.SUMS).unlink(missing_ok=True)
+        _begin_anew(run_dir)
     write_data_record(run_dir, describe_data(plan.config, data))
     write_segments(run_dir, segments)
     write_durably(run_dir / run_folder.CONFIG, yaml.safe_dump(settings, sort_keys=False))
@@ -80,6 +81,20 @@ def describe_run(run_dir: Path, plan: RunPlan, data: RunData) -> None:
     write_durably(run_dir / run_folder.ENVIRONMENT, text)
 
 
+def _begin_anew(run_dir: Path) -> None:
+    """Remove what an earlier run has left: a checkpoint of it would be taken for one of this run.
+
+    Raises:
+        ConfigError: it cannot be removed.
+    """
+    for name in _OF_AN_END:
+        try:
+            remove(run_dir / name)
+        except OSError as error:
+            what = f"--output-dir {run_dir}: {name} of the run before cannot be removed"
+            raise ConfigError([f"{what} ({error.strerror}): name another folder"]) from None
+
+
 def keep_base(run_dir: Path, config: PreTrainedConfig, processor: ViTImageProcessorPil) -> None:
     """What makes a model of a checkpoint, so that nobody needs the one that training began with.
 
@@ -88,13 +103,9 @@ def keep_base(run_dir: Path, config: PreTrainedConfig, processor: ViTImageProces
         config: of the model, with its labels.
         processor: that training uses.
     """
-    base = run_dir / run_folder.BASE
-    base.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".base-", dir=run_dir) as unfinished:
-        config.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        for file in sorted(Path(unfinished).iterdir()):
-            place_durably(file, base / file.name)
+    with filling(run_dir / run_folder.BASE) as base:
+        config.save_pretrained(base)
+        processor.save_pretrained(base)
 
 
 def _commit() -> str | None:

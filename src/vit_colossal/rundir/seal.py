@@ -6,12 +6,12 @@ Checkpoints have manifests of their own. The model card is left out: people writ
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from vit_colossal.checkpoints.files import sha256_of
+from vit_colossal.durable import write_durably
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
-from vit_colossal.rundir.durable import write_durably
 
 _SEALED = (*(run_folder.MODEL, run_folder.ADAPTER, run_folder.THUMBNAILS, run_folder.PREDICTIONS),)
 _CARD = "README.md"
@@ -49,7 +49,7 @@ def changes_since(run_dir: Path, *names: str) -> list[str]:
     problems = []
     for number, line in enumerate(lines, start=1):
         match = _LINE.fullmatch(line)
-        if match is None:
+        if match is None or not _is_inside(match[2]):
             raise ConfigError([f"{sums}: line {number} is no hash and file: restore or delete it"])
         expected, name = match.groups()
         if names and name.partition("/")[0] not in names:
@@ -61,6 +61,11 @@ def changes_since(run_dir: Path, *names: str) -> list[str]:
             problems.append(f"{path} was changed after it was written (SHA-256 differs)")
     advice = f"restore it, or delete {sums} to take it as it is"
     return [f"{problem}: {advice}" for problem in problems]
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _files(path: Path) -> list[Path]:

@@ -16,11 +16,11 @@ from typing import Any
 import yaml
 
 from vit_colossal.config.train_config import CUTS, RECIPE, TrainConfig, implied
+from vit_colossal.durable import write_durably
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Segment
 from vit_colossal.plan.recipe import settled
-from vit_colossal.rundir.durable import write_durably
 from vit_colossal.text import json_object, shown
 
 #: Settings that say where a run lies and how it was started, not what it is.

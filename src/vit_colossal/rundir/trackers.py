@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.durable import write_durably
 from vit_colossal.errors import UserError
 
 logger = logging.getLogger("vit_colossal")
@@ -172,7 +173,7 @@ def open_trackers(run_dir: Path, config: TrainConfig, *, resumed: bool) -> list[
     ids |= {tracker.name: tracker.run_id for tracker in opened}
     (run_dir / IDS_FILE).unlink(missing_ok=True)
     if ids:
-        (run_dir / IDS_FILE).write_text(json.dumps(ids) + "\n", encoding="utf-8")
+        write_durably(run_dir / IDS_FILE, json.dumps(ids) + "\n")
     return opened
 
 

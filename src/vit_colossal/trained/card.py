@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_colossal.data.sources.source import ALIASES
+from vit_colossal.durable import write_durably
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.model_spec import PRESETS
@@ -182,7 +183,7 @@ def write_card(run_dir: Path) -> None:
     """README.md into the ``model`` folder of a run that has just ended."""
     try:
         card = model_card(locate(str(run_dir)))
-        (run_dir / run_folder.MODEL / "README.md").write_text(card, encoding="utf-8")
+        write_durably(run_dir / run_folder.MODEL / "README.md", card)
     except (OSError, ConfigError) as error:
         # The run is complete without it.
         logger.warning("no model card: %s", error)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_folders import read
+from data_folders import as_snapshot, read
 from vit_colossal.data import originals
 from vit_colossal.data.cache import CacheOptions
 from vit_colossal.data.decoding import BadImage
@@ -21,6 +21,7 @@ from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.data.sources.source import ImageSource, load
 from vit_colossal.data.streams import StreamedSource, read_streams
+from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
@@ -73,6 +74,23 @@ def test_files_of_folders_are_named_below_the_data_and_held_out_ones_keep_their_
     for key, red in zip(found.keys(), reds(found), strict=True):
         assert Image.open(tmp_path / "photos" / key).getpixel((0, 0))[0] == red
     assert of(read(tmp_path / "photos", val_split=0.95)).keys().count(f"dog/{HOSTILE}") == 1
+
+
+def test_those_of_a_snapshot_in_the_hub_s_cache_are_its_own(tmp_path: Path) -> None:
+    for place, name in enumerate(("cat", "dog")):
+        for number in range(4):
+            write(tmp_path / "photos" / name / f"{number}.png", 100 * place + number)
+    snapshot = as_snapshot(tmp_path / "photos", tmp_path / "datasets--me--photos")
+    plain, linked = (read(place, val_split=0.5) for place in (tmp_path / "photos", snapshot))
+    assert linked.fingerprint == plain.fingerprint
+    assert of(linked).keys() == of(plain).keys()
+    assert reds(of(linked)) == reds(of(plain)) and None not in reds(of(linked))
+    # Blobs that lie elsewhere are nobody's.
+    blobs = tmp_path / "datasets--me--photos" / "blobs"
+    blobs.rename(tmp_path / "elsewhere")
+    blobs.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"is a link to .*/elsewhere/"):
+        read(snapshot)
 
 
 def test_images_that_were_left_out_move_no_key(tmp_path: Path) -> None:

@@ -61,6 +61,14 @@ def test_nothing_is_known_of_earlier_runs_and_a_damaged_list_is_said(run: Path) 
     assert changes_since(run) == []
 
 
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "model/../../secret"])
+def test_what_lies_elsewhere_is_not_looked_at(run: Path, name: str) -> None:
+    with (run / "SHA256SUMS").open("a") as sums:
+        sums.write(f"{'0' * 64}  {name}\n")
+    with pytest.raises(ConfigError, match="is no hash and file"):
+        changes_since(run)
+
+
 def test_a_report_leaves_changed_predictions_out(run: Path) -> None:
     assert read_run_files(run).predictions is not None
     file = run / "predictions.parquet"

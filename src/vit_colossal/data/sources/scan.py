@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vit_colossal.data.sources.images import IMAGE_SUFFIXES
 from vit_colossal.data.sources.system_files import is_left_by_system
+from vit_colossal.hub import lies_in
 from vit_colossal.plan import run_folder
 from vit_colossal.text import is_utf8, printable
 
@@ -172,6 +173,6 @@ def _link_out(path: Path, root: Path) -> str | None:
         return f"{path} is a link to a folder; put the folder itself there"
     if not target.exists():
         return f"{path} is a link to {target}, which is not there"
-    if not target.is_relative_to(root):
+    if not lies_in(target, root):
         return f"{path} is a link to {target}; put the file itself there"
     return None
