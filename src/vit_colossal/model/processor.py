@@ -167,7 +167,11 @@ def _read(name: str, folder: Path) -> tuple[ViTImageProcessorPil, str]:
         known = _plain_class(kind or "ViTImageProcessor")
         if _base_name(kind) == "ConvNextImageProcessor":
             known, values = ViTImageProcessorPil, as_plain_steps(values)
-        processor = (known or ViTImageProcessorPil).from_dict(values)
+        applied = known or ViTImageProcessorPil
+        # Other keys would become attributes, even in the place of methods, and be saved with the
+        # trained model; and the file may be a link to one of this machine that is nobody's to see.
+        keys = applied.valid_kwargs.__annotations__.keys() & values.keys()
+        processor = applied.from_dict({key: values[key] for key in keys})
     except Exception as error:  # whatever an odd file leads the library to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError([f"--model {name}: no image processor: {reason}"]) from None
