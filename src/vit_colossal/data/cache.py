@@ -24,6 +24,7 @@ from vit_colossal.data.decoding import POLICY_VERSION, BadImage, Row, decode_row
 from vit_colossal.data.pixels import CachedSplit, LazyImages, checksum
 from vit_colossal.data.sources.images import undecoded
 from vit_colossal.data.sources.problems import listed
+from vit_colossal.durable import remove
 from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing
 
@@ -206,8 +207,7 @@ def _build(
     # A process that died while building leaves these behind; the lock says that it is gone.
     unfinished = entry.with_suffix(".partial")
     for leftover in (unfinished, entry):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+        remove(leftover)
     unfinished.mkdir()
     try:
         with progress_bar(count, options) as bar, (unfinished / "images.npy").open("wb") as stream:

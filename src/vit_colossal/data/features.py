@@ -26,6 +26,7 @@ from torch import Tensor
 from vit_colossal.data.cache_entry import read_entry, write_header, write_index
 from vit_colossal.data.pixels import Pixels, checksum
 from vit_colossal.data.samples import IGNORED_LABEL
+from vit_colossal.durable import remove
 
 logger = logging.getLogger("vit_colossal")
 
@@ -150,7 +151,7 @@ class FeatureWriter:
             write_index(folder, unlabeled, self._sums, {"shape": shape, "bad": [], **meta})
             (folder / _OWNER).unlink()
             if open_features(self.entry, compare=False) is None:
-                shutil.rmtree(self.entry, ignore_errors=True)
+                remove(self.entry)
                 folder.rename(self.entry)
 
     def _begin(self, form: FeatureForm) -> None:
@@ -174,5 +175,7 @@ class FeatureWriter:
 def _remove_left_over(entry: Path) -> None:
     """What processes that were killed while they wrote have left; those that live hold a lock."""
     for folder in entry.parent.glob(f"{entry.name}.*.partial"):
+        if folder.is_symlink():  # a lock would be made where it leads
+            continue
         with contextlib.suppress(OSError, Timeout), FileLock(folder / _OWNER, timeout=0):
             shutil.rmtree(folder, ignore_errors=True)

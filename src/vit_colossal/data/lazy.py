@@ -13,6 +13,7 @@ import numpy as np
 from vit_colossal.data.cache import CacheOptions, locked, progress_bar, refuse_bad, rows_of
 from vit_colossal.data.decoding import BadImage, decode_rows
 from vit_colossal.data.pixels import CachedSplit, LazyImages, checksum, digest_of
+from vit_colossal.durable import replacing
 
 if TYPE_CHECKING:
     import datasets
@@ -60,9 +61,8 @@ def check_images(
             if outcome is None:
                 outcome = _decode_once(dataset, image_column, label_column, options)
                 refuse_bad(outcome.bad, len(dataset), options)
-                partial = place.with_suffix(".partial")
-                partial.write_text(json.dumps(outcome._asdict()) + "\n")
-                partial.rename(place)
+                with replacing(place) as file:
+                    file.write(json.dumps(outcome._asdict()) + "\n")
     bad = outcome.bad
     refuse_bad(bad, len(dataset), options)
     left_out = {image.number for image in bad}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import math
 import mmap
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +17,7 @@ import numpy as np
 
 from vit_colossal.data.decoding import BadImage, Row, decode_rows
 from vit_colossal.data.sources.images import undecoded
+from vit_colossal.durable import open_no_link
 from vit_colossal.errors import UserError
 from vit_colossal.model.preprocessing import Preprocessing
 
@@ -177,14 +178,15 @@ class CachedImages:
         what = f"image {number} of the image cache {entry} was changed after it was written"
         image = None if self._decode is None else self._decode(number)
         if image is None or checksum(image) != self._checksums[number]:
-            (entry / META).unlink(missing_ok=True)  # without it the next start builds all anew
+            advice = "start again, which builds the cache anew (--resume auto goes on)"
+            try:
+                (entry / META).unlink(missing_ok=True)  # without it the next start builds all anew
+            except OSError:  # a cache of somebody else
+                advice = "name another --cache-dir, as this one cannot be written"
             reason = "" if image is None else ", and its file decodes to other pixels than then"
-            raise CacheDamaged(
-                f"{what} (CRC-32 differs){reason}: start again, which builds the cache anew "
-                "(--resume auto goes on)"
-            )
+            raise CacheDamaged(f"{what} (CRC-32 differs){reason}: {advice}")
         # Where it cannot be repaired, it is decoded each time.
-        with contextlib.suppress(OSError), self.filename.open("r+b") as file:
+        with suppress(OSError), open(self.filename, "r+b", opener=open_no_link) as file:
             file.seek(HEADER_BYTES + number * image.nbytes)
             file.write(image.tobytes())
         logger.warning("%s: decoded anew", what)

@@ -351,6 +351,38 @@ def test_a_changed_image_is_decoded_anew(
     assert (entry / "images.npy").read_bytes() == before
 
 
+def test_links_in_the_cache_are_not_written_through(tmp_path: Path) -> None:
+    """Whoever can write there knows the names."""
+    expected = np.array(prepare(tmp_path, noise(3)).images)
+    (entry,) = (tmp_path / name for name in entries(tmp_path))
+    shutil.rmtree(entry)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "file").write_text("mine")
+    for planted in (entry, entry.with_suffix(".partial")):
+        planted.symlink_to(mine)
+    assert np.array_equal(prepare(tmp_path, noise(3)).images, expected)
+    assert not entry.is_symlink() and os.listdir(mine) == ["file"]
+    lock = entry.with_suffix(".lock")
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(mine / "file")
+    shutil.rmtree(entry)
+    with pytest.raises(DataError, match="cannot write the image cache"):
+        prepare(tmp_path, noise(3))
+    assert (mine / "file").read_text() == "mine"
+
+
+def test_an_image_is_not_repaired_through_a_link(tmp_path: Path) -> None:
+    expected = np.array(prepare(tmp_path, noise(3)).images)
+    (entry,) = (tmp_path / name for name in entries(tmp_path))
+    (entry / "images.npy").rename(tmp_path / "mine")
+    (entry / "images.npy").symlink_to(tmp_path / "mine")
+    flip(tmp_path / "mine", 200)
+    before = (tmp_path / "mine").read_bytes()
+    assert np.array_equal(np.array(prepare(tmp_path, noise(3)).images), expected)
+    assert (tmp_path / "mine").read_bytes() == before
+
+
 def test_what_a_run_has_read_once_it_does_not_check_again(tmp_path: Path) -> None:
     """Nor do the loader processes that an epoch forks."""
     split = prepare(tmp_path, noise(3))

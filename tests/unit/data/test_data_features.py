@@ -65,6 +65,17 @@ def test_an_unfinished_entry_is_none_and_goes_with_its_process(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [] and open_features(entry, compare=True) is None
 
 
+def test_links_are_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    for name in ("entry", "entry.x.partial"):
+        (cache / name).symlink_to(tmp_path / "mine")
+    kept(cache / "entry")
+    assert open_features(cache / "entry", compare=True) is not None
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
 def test_the_first_of_two_writers_wins(tmp_path: Path) -> None:
     first = kept(tmp_path / "entry")
     kept(tmp_path / "entry")

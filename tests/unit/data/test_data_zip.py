@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +117,39 @@ def member(name: str) -> Callable[[Path], None]:
     return make
 
 
+def kind(mode: int) -> Callable[[Path], None]:
+    """A member that is said to be of this kind."""
+
+    def make(path: Path) -> None:
+        info = zipfile.ZipInfo("cat/odd.png")
+        info.external_attr = (mode | 0o644) << 16
+        with zipfile.ZipFile(path, "a") as file:
+            file.writestr(info, png(7))
+
+    return make
+
+
+def said_size(size: int) -> Callable[[Path], None]:
+    """The first member is said to have so many bytes when it is unpacked."""
+
+    def make(path: Path) -> None:
+        raw = bytearray(path.read_bytes())
+        place = raw.index(b"PK\x01\x02") + 24
+        raw[place : place + 4] = size.to_bytes(4, "little")
+        path.write_bytes(raw)
+
+    return make
+
+
+def overlapping(path: Path) -> None:
+    """The second member is said to begin where the first one does."""
+    raw = bytearray(path.read_bytes())
+    first = raw.index(b"PK\x01\x02")
+    second = raw.index(b"PK\x01\x02", first + 4)
+    raw[second + 42 : second + 46] = raw[first + 42 : first + 46]
+    path.write_bytes(raw)
+
+
 def encrypted(path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[raw.index(b"PK\x01\x02") + 8] |= 1
@@ -135,8 +171,19 @@ def damaged(path: Path) -> None:
         (member("..\\evil.png"), "../evil.png would lie outside"),
         (member("C:\\evil.png"), "would lie outside"),
         (link("cat/link.png"), "cat/link.png is a link"),
+        (kind(stat.S_IFIFO), "cat/odd.png is no file"),
+        (kind(stat.S_IFCHR), "cat/odd.png is no file"),
+        (said_size(10), "damaged one (Bad CRC-32"),
+        (said_size(2**31), "far more than images do"),
+        (said_size(2**20), "cat/0.png is shorter than it says"),
+        (overlapping, "damaged one ("),
+        (member("."), "is a file and a folder"),
+        (member("./../evil.png"), "would lie outside"),
+        (member("//evil.png"), "would lie outside"),
+        (member("cat/" + "x" * 300 + ".png"), "of more than 255 bytes"),
         (encrypted, "is encrypted"),
         (member("cat\\0.png"), "cat/0.png is in it twice"),
+        (member("./cat//0.png"), "is in it twice"),
         (member("cat/0.png/x.png"), "is a file and a folder"),
         (damaged, "damaged one (Bad CRC-32"),
         (lambda path: path.write_bytes(b"x"), "no zip archive, or a damaged one"),
@@ -151,7 +198,42 @@ def test_what_is_refused_leaves_nothing(
     change(path)
     found = problems(path, tmp_path / "c")
     assert expected in found and str(path) in found and str(tmp_path / "c") not in found
-    assert written(tmp_path) == []
+    assert written(tmp_path) == [] and not list(tmp_path.rglob("*.partial"))
+
+
+def open_and_report(path: Path, cache: Path, barrier: Any, results: Any) -> None:
+    barrier.wait(60)
+    results.put(open_(path, cache).fingerprint)
+
+
+def test_processes_that_ask_at_once_find_the_same(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", files())
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(4), context.Queue()
+    arguments = (path, tmp_path / "c", barrier, results)
+    workers = [context.Process(target=open_and_report, args=arguments) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    assert len({results.get(timeout=60) for _ in workers}) == 1
+    for worker in workers:
+        worker.join(60)
+    [folder] = (f for f in (tmp_path / "c/unpacked").iterdir() if f.suffix != ".lock")
+    assert written(folder) == sorted(files())
+
+
+@pytest.mark.parametrize("planted", ["folder", "nowhere"])
+def test_a_link_in_the_cache_is_not_written_through(planted: str, tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", files())
+    open_(path, tmp_path / "c")
+    [folder] = (f for f in (tmp_path / "c/unpacked").iterdir() if f.is_dir())
+    shutil.rmtree(folder)
+    (tmp_path / "folder" / "cat").mkdir(parents=True)
+    (tmp_path / "folder" / "cat" / "mine.txt").write_text("mine")
+    folder.symlink_to(tmp_path / planted)
+    assert len(open_(path, tmp_path / "c").train)
+    assert not folder.is_symlink() and written(folder) == sorted(files())
+    assert written(tmp_path / "folder") == []
+    assert (tmp_path / "folder" / "cat" / "mine.txt").read_text() == "mine"
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

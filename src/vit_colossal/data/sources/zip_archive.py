@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from vit_colossal.data.sources.fingerprint import content_of
 from vit_colossal.data.sources.problems import listed
 from vit_colossal.data.sources.system_files import is_left_by_system
+from vit_colossal.durable import remove
 from vit_colossal.errors import DataError
 from vit_colossal.text import cell
 
@@ -28,6 +29,7 @@ _MODEST = 2**30
 #: Beyond that, how many times its own size. Images hardly shrink; archives made to fill disks do.
 _MOST_TIMES = 100
 _ENCRYPTED = 0x1
+_LONGEST_NAME = 255
 _UTF8 = 0x800
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -129,6 +131,8 @@ def _problem(info: zipfile.ZipInfo, name: str) -> str | None:
         return "is a link" if kind == stat.S_IFLNK else "is no file"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted"
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in PurePosixPath(name).parts):
+        return f"has a name of more than {_LONGEST_NAME} bytes"
     return None
 
 
@@ -165,7 +169,9 @@ def _unpack(archive: zipfile.ZipFile, members: _Members, folder: Path) -> None:
             # Never more bytes than the archive says, and with its checksum.
             with archive.open(info) as source, target.open("xb") as file:
                 shutil.copyfileobj(source, file, 2**20)
-        shutil.rmtree(folder, ignore_errors=True)
+                if file.tell() != info.file_size:
+                    raise zipfile.BadZipFile(f"{place} is shorter than it says")
+        remove(folder)
         unfinished.rename(folder)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
