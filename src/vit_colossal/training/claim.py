@@ -47,11 +47,24 @@ def shared_run_dir(plan: RunPlan) -> Path:
     elastic = "TORCHELASTIC_RUN_ID" in os.environ
     begun = psutil.Process(os.getppid()).create_time() if elastic else time.time()
     stamp = f"{name}-{config.plugin}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(begun))}"
-    path = Path("runs") / stamp
-    # Two runs of one process, as in a notebook, may start in the same second.
-    others = (Path("runs") / f"{stamp}-{number}" for number in itertools.count(2))
-    while not elastic and path.exists():
-        path = next(others)
-    shared = [path]
+    shared = [Path("runs") / stamp]
+    if not elastic and dist.get_rank() == 0:
+        shared = [_made(shared[0])]
     dist.broadcast_object_list(shared, src=0)
     return shared[0]
+
+
+def _made(path: Path) -> Path:
+    """A new folder of that name, or the next one: two runs may start in the same second.
+
+    Making it is what tells them apart. Where none can be made, `claimed` says why.
+    """
+    others = map(f"{path}-{{}}".format, itertools.count(2))
+    while True:
+        try:
+            path.mkdir(parents=True)
+        except OSError:
+            if os.path.lexists(path):
+                path = Path(next(others))
+                continue
+        return path
