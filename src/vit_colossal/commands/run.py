@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from vit_colossal.commands.names import SLOW_TO_START, WITHOUT_TORCH
 from vit_colossal.errors import ConfigError, ExitCode, SharedProblems, UserError
@@ -42,7 +43,7 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
         # Imported when asked for: no command pays for what another one needs.
         with without_collecting():
             command = import_module(f"vit_colossal.commands.{name}")
-        return int(command.main(flags, prog))
+        return _answer(command, flags, prog)
     except UserError as error:
         if debug:
             print(hide_secrets(traceback.format_exc()), end="", file=sys.stderr)
@@ -63,6 +64,17 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
         return ExitCode.FAILED
     except Exception:
         return _not_foreseen()
+
+
+def _answer(command: ModuleType, flags: Sequence[str], prog: str) -> int:
+    """What the command returns; a file or folder of somebody else is a problem as any other."""
+    try:
+        return int(command.main(flags, prog))
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        advice = "name what you may read and write, or change its permissions"
+        raise ConfigError([f"{error.filename}: {error.strerror}: {advice}"]) from error
 
 
 def _not_foreseen() -> int:

@@ -44,6 +44,7 @@ from vit_colossal.rundir.references import find_reference
 from vit_colossal.rundir.regression import require_match
 from vit_colossal.rundir.trackers import tracker_problems
 from vit_colossal.runtime.agreement import Facts, together
+from vit_colossal.runtime.compiler import cache_problems
 from vit_colossal.runtime.group import Topology, choose_device, hosts_of_ranks, in_group
 from vit_colossal.runtime.pins import require_colossalai
 from vit_colossal.training.enough_memory import check_memory, explained
@@ -92,6 +93,7 @@ def plan_run(
     except ConfigError as error:
         found += error.problems
     found += [*_reference_problems(config), *_path_problems(config), *tracker_problems(config)]
+    found += cache_problems() if config.compile else []
     try:
         device = choose_device(config, topology)
     except ConfigError as error:
@@ -246,7 +248,9 @@ def _path_problems(config: TrainConfig) -> list[str]:
         for flag, name in (("dataset", config.dataset), ("model", config.model))
         if name and os.path.exists(name) and Path(name).resolve() == path.resolve()
     ]
-    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    # Not Path.exists, which raises where one may not look.
+    places = (path, *path.absolute().parents)
+    nearest = next(place for place in places if os.path.exists(place))
     if not nearest.is_dir():
         problems.append(f"--output-dir {path}: {nearest} is a file: name a folder")
     elif (reason := _unwritable(nearest)) is not None:
@@ -265,7 +269,7 @@ def _path_problems(config: TrainConfig) -> list[str]:
 def _lost_problems(config: TrainConfig) -> list[str]:
     """A model that beginning in its folder would delete: before it is read, or unasked."""
     run_dir, name = config.output_dir, Path(config.model or "")
-    if run_dir is None or not (run_dir / run_folder.MODEL / "config.json").is_file():
+    if run_dir is None or not os.path.isfile(run_dir / run_folder.MODEL / "config.json"):
         return []
     place = f"--output-dir {run_dir}"
     if config.model and run_dir.resolve() in name.resolve().parents:
