@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import select
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -172,6 +177,81 @@ def test_bash_completes_commands_flags_values_and_files(bash_script: Path, tmp_p
 def test_every_command_completes_its_flags(bash_script: Path, tmp_path: Path) -> None:
     for name in SUMMARIES:
         assert "--help" in offered(bash_script, f"vit-colossal {name} --he", tmp_path), name
+
+
+#: Names of files and folders with which a shell would run something, and others that it reads.
+NAMES = ("a $(touch hit)", "b `touch hit`", "c;touch hit", "d&touch hit", "e|touch hit", "f\ng")
+NAMES += ("g\n$(touch hit)", "h$(touch hit)\nh$(touch hit)", "i'j\"k", "l>hit", "${m:=n}", "-rf")
+NAMES += (
+    "o*[p]?",
+    "~root",
+    "!!",
+    "q\\r",
+    "#s",
+    "t\tu",
+    "{v,w}",
+    "x=$(touch hit)",
+    "--y=`touch hit`",
+)
+#: What of it a completion types so that the program gets it whole; names of two lines are two.
+WHOLE = [name for name in NAMES if "\n" not in name and "\t" not in name]
+
+
+class Typing:
+    """An interactive bash at a terminal, with a program that writes down its arguments."""
+
+    def __init__(self, script: Path, folder: Path) -> None:
+        self.folder, self.told = folder, folder.parent / "told"
+        process, self.terminal = pty.fork()
+        if process == 0:
+            os.chdir(folder)
+            os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], environment(TERM="dumb"))
+        self.process = process
+        written = f'printf "%s\\0" "$@" >{self.told}.new; mv {self.told}.new {self.told}'
+        self.type(f"source {script}; vit-colossal() {{ {written}; }}; vit-colossal ready\r")
+
+    def type(self, keys: str) -> list[str]:
+        """What the program gets from a line, tabs and all."""
+        self.told.unlink(missing_ok=True)
+        os.write(self.terminal, keys.encode())
+        end = time.monotonic() + 30
+        while not self.told.exists() and time.monotonic() < end:
+            if select.select([self.terminal], [], [], 0.02)[0]:
+                os.read(self.terminal, 65536)
+        return self.told.read_text().split("\0")[:-1]
+
+    def close(self) -> None:
+        os.kill(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
+        os.close(self.terminal)
+
+
+@pytest.mark.parametrize("kind", ["runs", "photos"])
+def test_no_name_is_run_when_bash_completes_it(
+    kind: str, bash_script: Path, tmp_path: Path
+) -> None:
+    """Neither by the tab nor by the line that it makes."""
+    folder = tmp_path / "here"
+    for number, name in enumerate(NAMES):
+        path = folder / str(number) / name
+        path.parent.mkdir(parents=True)
+        path.mkdir() if kind == "runs" else path.touch()
+    command, end = ("report", "/") if kind == "runs" else ("predict run", "")
+    before = sorted(path.name for path in folder.rglob("*"))
+    bash = Typing(bash_script, folder)
+    try:
+        found = {
+            name: bash.type(f"vit-colossal {command} {number}/\t\t\x05\r")[-1]
+            for number, name in enumerate(NAMES)
+        }
+        for typed in ("$(touch hit)/", "`touch hit`/", "'$(touch hit)", '"`touch hit`'):
+            bash.type(f"vit-colossal {command} {typed}\t\t\x15vit-colossal next\r")
+            bash.type(f"vit-colossal train --dataset {typed}\t\t\x15vit-colossal next\r")
+    finally:
+        bash.close()
+    assert sorted(path.name for path in folder.rglob("*")) == before
+    whole = {name: f"{NAMES.index(name)}/{name}{end}" for name in WHOLE}
+    assert {name: found[name] for name in WHOLE} == whole
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
