@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 
 def sync(path: Path) -> None:
@@ -26,7 +26,7 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, mode: str = "", **how: Any) -> Iterator[IO[Any]]:
+def replacing(path: Path, mode: str = "", **how: Any) -> Iterator[Any]:
     """A new file beside ``path`` that takes its place when all went well.
 
     Args:
