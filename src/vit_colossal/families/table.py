@@ -1,9 +1,11 @@
 """The families that are trained: one row each. docs/models.md shows what runs under which plugin.
 
-Adding one is a row here and one in `tests/distributed/families.py`.
+Adding one is a row here and one in `tests/families.py`.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from vit_colossal.errors import ModelError
 from vit_colossal.families import flops, shapes
@@ -72,73 +74,73 @@ _CONVNEXT_SIZES = {
 _CONVNEXT_LAYER = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."
 _CONVNEXT_JOINT = (r"encoder\.stages\.(\d+)\.downsampling_layer\.", False)
 
+_VIT_ROW = Family(
+    title="ViT",
+    classifier="ViTForImageClassification",
+    backbone="vit",
+    flops=flops.encoder,
+    defaults=_VIT_SIZES,
+    renamed=_VIT_NAMES,
+    blocks="layers",
+    layer=_VIT_LAYER,
+    first_in_block="layernorm_before.weight",
+    key_bias=_VIT_KEY_BIAS,
+    positions=_POSITIONS,
+    encoder=_VIT,
+)
+_DINOV2_ROW = Family(
+    title="DINOv2",
+    classifier="Dinov2ForImageClassification",
+    backbone="dinov2",
+    flops=flops.encoder,
+    measure=shapes.dinov2,
+    defaults=_DINOV2_SIZES,
+    renamed=_DINOV2_NAMES,
+    fused=_DINOV2_FUSED,
+    blocks="encoder.layer",
+    layer=_VIT_LAYER,
+    first_in_block="norm1.weight",
+    unused=("embeddings.mask_token",),
+    key_bias=_VIT_KEY_BIAS,
+    sizes="interpolates",
+    drop_path=0.0,
+    layer_scale=True,
+    encoder=_DINOV2,
+)
+_CONVNEXT_ROW = Family(
+    title="ConvNeXt",
+    classifier="ConvNextForImageClassification",
+    backbone="convnext",
+    flops=flops.convolutions,
+    measure=shapes.convnext,
+    defaults=_CONVNEXT_SIZES,
+    blocks="encoder.stages.*.layers",
+    layer=_CONVNEXT_LAYER,
+    first_in_block="layernorm.weight",
+    between=_CONVNEXT_JOINT,
+    sizes="any",
+    drop_path=0.0,
+    checkpoints_layers=False,
+    linear=_CONVNEXT_LINEAR,
+    why_whole="it has convolutions in place of attention",
+)
+
 FAMILIES: dict[str, Family] = {
-    "vit": Family(
-        title="ViT",
-        classifier="ViTForImageClassification",
-        backbone="vit",
-        flops=flops.encoder,
-        defaults=_VIT_SIZES,
-        renamed=_VIT_NAMES,
-        blocks="layers",
-        layer=_VIT_LAYER,
-        first_in_block="layernorm_before.weight",
-        key_bias=_VIT_KEY_BIAS,
-        positions=_POSITIONS,
-        encoder=_VIT,
-    ),
-    "deit": Family(
+    "vit": _VIT_ROW,
+    "deit": replace(
+        _VIT_ROW,
         title="DeiT",
         classifier="DeiTForImageClassification",
         backbone="deit",
-        flops=flops.encoder,
         measure=shapes.with_distillation,
-        defaults=_VIT_SIZES,
-        renamed=_VIT_NAMES,
-        blocks="layers",
-        layer=_VIT_LAYER,
-        first_in_block="layernorm_before.weight",
-        key_bias=_VIT_KEY_BIAS,
-        positions=_POSITIONS,
-        encoder=_VIT,
     ),
-    "dinov2": Family(
-        title="DINOv2",
-        classifier="Dinov2ForImageClassification",
-        backbone="dinov2",
-        flops=flops.encoder,
-        measure=shapes.dinov2,
-        defaults=_DINOV2_SIZES,
-        renamed=_DINOV2_NAMES,
-        fused=_DINOV2_FUSED,
-        blocks="encoder.layer",
-        layer=_VIT_LAYER,
-        first_in_block="norm1.weight",
-        unused=("embeddings.mask_token",),
-        key_bias=_VIT_KEY_BIAS,
-        sizes="interpolates",
-        drop_path=0.0,
-        layer_scale=True,
-        encoder=_DINOV2,
-    ),
-    "dinov2_with_registers": Family(
+    "dinov2": _DINOV2_ROW,
+    "dinov2_with_registers": replace(
+        _DINOV2_ROW,
         title="DINOv2 with registers",
         classifier="Dinov2WithRegistersForImageClassification",
         backbone="dinov2_with_registers",
-        flops=flops.encoder,
-        measure=shapes.dinov2,
         defaults={**_DINOV2_SIZES, "patch_size": 16, "num_register_tokens": 4},
-        renamed=_DINOV2_NAMES,
-        fused=_DINOV2_FUSED,
-        blocks="encoder.layer",
-        layer=_VIT_LAYER,
-        first_in_block="norm1.weight",
-        unused=("embeddings.mask_token",),
-        key_bias=_VIT_KEY_BIAS,
-        sizes="interpolates",
-        drop_path=0.0,
-        layer_scale=True,
-        encoder=_DINOV2,
     ),
     "siglip": Family(
         title="SigLIP",
@@ -249,39 +251,12 @@ FAMILIES: dict[str, Family] = {
         linear=_SWINV2_LINEAR,
         why_whole="its stages have different widths and numbers of heads",
     ),
-    "convnext": Family(
-        title="ConvNeXt",
-        classifier="ConvNextForImageClassification",
-        backbone="convnext",
-        flops=flops.convolutions,
-        measure=shapes.convnext,
-        defaults=_CONVNEXT_SIZES,
-        blocks="encoder.stages.*.layers",
-        layer=_CONVNEXT_LAYER,
-        first_in_block="layernorm.weight",
-        between=_CONVNEXT_JOINT,
-        sizes="any",
-        drop_path=0.0,
-        checkpoints_layers=False,
-        linear=_CONVNEXT_LINEAR,
-        why_whole="it has convolutions in place of attention",
-    ),
-    "convnextv2": Family(
+    "convnext": _CONVNEXT_ROW,
+    "convnextv2": replace(
+        _CONVNEXT_ROW,
         title="ConvNeXt v2",
         classifier="ConvNextV2ForImageClassification",
         backbone="convnextv2",
-        flops=flops.convolutions,
-        measure=shapes.convnext,
-        defaults=_CONVNEXT_SIZES,
-        blocks="encoder.stages.*.layers",
-        layer=_CONVNEXT_LAYER,
-        first_in_block="layernorm.weight",
-        between=_CONVNEXT_JOINT,
-        sizes="any",
-        drop_path=0.0,
-        checkpoints_layers=False,
-        linear=_CONVNEXT_LINEAR,
-        why_whole="it has convolutions in place of attention",
     ),
 }
 
