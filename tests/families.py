@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from vit_colossal.families.table import FAMILIES
+from vit_colossal.model.configuration import classifier_of
 
 SIDE = 32
 LABELS = ("Katze groß", "dog", "eel_pout")
@@ -20,6 +22,7 @@ _ENCODER = {
     **{"intermediate_size": 64, "patch_size": 8},
 }
 _DINOV2 = {**_ENCODER, "mlp_ratio": 2, "layerscale_value": 0.5}
+_DINOV3 = {**_ENCODER, "layerscale_value": 0.5}
 _WINDOWS = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 _WINDOWS |= {"image_size": SIDE, "patch_size": 4}
 _CONVOLUTIONS = {"hidden_sizes": [16, 32], "depths": [2, 2], "num_stages": 2, "patch_size": 4}
@@ -53,7 +56,7 @@ class Tiny:
     def build(self) -> transformers.PreTrainedModel:
         """The model of transformers with random weights, none of them zero or one."""
         torch.manual_seed(1)
-        kind = getattr(transformers, FAMILIES[self.model_type].classifier)
+        kind = classifier_of(FAMILIES[self.model_type])
         model = kind(kind.config_class.from_dict(self.configuration()))
         with torch.no_grad():
             for parameter in model.parameters():
@@ -62,11 +65,21 @@ class Tiny:
 
     def save(self, folder: Path) -> transformers.PreTrainedModel:
         """Model and processor as a folder that ``--model`` takes."""
-        model = self.build()
-        model.save_pretrained(folder)
+        model, row = self.build(), FAMILIES[self.model_type]
+        if row.in_transformers:
+            model.save_pretrained(folder)
+        else:
+            self._save_parts(model, folder)
         kind, settings = self.processor
         getattr(transformers, kind)(**settings).save_pretrained(folder)
         return model
+
+    def _save_parts(self, model: transformers.PreTrainedModel, folder: Path) -> None:
+        """The backbone as transformers writes it, and the classifier beside it."""
+        row, file = FAMILIES[self.model_type], folder / "model.safetensors"
+        model.get_submodule(row.backbone).save_pretrained(folder)
+        head = model.get_submodule(row.head).state_dict(prefix=f"{row.head}.")
+        save_file({**load_file(file), **head}, file, metadata={"format": "pt"})
 
 
 TINY = {
@@ -83,6 +96,13 @@ TINY = {
     "dinov2 gated": Tiny("dinov2", {**_DINOV2, "use_swiglu_ffn": True}),
     "dinov2_with_registers": Tiny(
         "dinov2_with_registers", {**_DINOV2, "image_size": 48, "num_register_tokens": 2}
+    ),
+    # Its own processor: tests/unit/model/test_dinov3.py.
+    "dinov3_vit": Tiny("dinov3_vit", {**_DINOV3, "num_register_tokens": 2}),
+    "dinov3_vit gated": Tiny(
+        "dinov3_vit",
+        {**_DINOV3, "use_gated_mlp": True, "hidden_act": "silu"}
+        | {"query_bias": False, "value_bias": False},
     ),
     "siglip": Tiny("siglip", _ENCODER, ("SiglipImageProcessorPil", _SQUARE)),
     "clip": Tiny(
@@ -102,6 +122,11 @@ TINY = {
         ("ConvNextImageProcessorPil", {"size": {"shortest_edge": SIDE}, "crop_pct": 0.875}),
     ),
 }
+
+#: So that `AutoModelForImageClassification` takes every family in tests.
+transformers.AutoModelForImageClassification.register(
+    transformers.DINOv3ViTConfig, classifier_of(FAMILIES["dinov3_vit"])
+)
 
 
 def edit_config(folder: Path, **values: Any) -> None:

@@ -13,9 +13,17 @@ import datasets
 import numpy as np
 import peft
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
 from transformers.core_model_loading import revert_weight_conversion
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS
 from transformers.trainer_pt_utils import get_parameter_names
 
@@ -64,8 +72,34 @@ def read_split(dataset: Path, split: str, model: Path) -> Images:
     return Images((pixels / 255 - mean) / std, torch.tensor(rows["label"]))
 
 
-def load(folder: Path, rank: int = 0) -> PreTrainedModel:
+class Headed(torch.nn.Module):
+    """A linear layer on transformers' DINOv3, as docs/models.md shows; nothing is drawn."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        off = {"drop_path_rate": 0.0, "pos_embed_rescale": None}
+        self.backbone = AutoModel.from_pretrained(folder, **off)
+        weights = load_file(folder / "model.safetensors")
+        self.classifier = torch.nn.Linear(*reversed(weights["classifier.weight"].shape))
+        kinds = ("weight", "bias")
+        self.classifier.load_state_dict({kind: weights[f"classifier.{kind}"] for kind in kinds})
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.classifier.weight.dtype
+        return dtype
+
+    def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
+        tokens = self.backbone(pixel_values).last_hidden_state
+        patches = tokens[:, 1 + self.backbone.config.num_register_tokens :]
+        features = torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=1)
+        return ImageClassifierOutput(logits=self.classifier(features))
+
+
+def load(folder: Path, rank: int = 0) -> PreTrainedModel | Headed:
     """The plain model, without dropped paths; with a rank as `peft` adapts it."""
+    if AutoConfig.from_pretrained(folder).model_type == "dinov3_vit":
+        return Headed(folder).train()
     model = AutoModelForImageClassification.from_pretrained(folder)
     changed = {"drop_path_rate": 0.0} if hasattr(model.config, "drop_path_rate") else {}
     model = AutoModelForImageClassification.from_pretrained(folder, **changed).train()
@@ -121,10 +155,18 @@ def train(
     with torch.no_grad():
         scores = working(pixel_values=evaluation.pixels.to(working.dtype)).logits
     correct = int((scores.argmax(dim=1) == evaluation.labels).sum())
-    return Run(losses, norms, revert_weight_conversion(working, working.state_dict()), correct)
+    return Run(losses, norms, _published(working), correct)
 
 
-def _groups(model: PreTrainedModel) -> list[dict[str, object]]:
+def _published(model: PreTrainedModel | Headed) -> dict[str, torch.Tensor]:
+    """The weights by the names that transformers writes."""
+    if isinstance(model, Headed):
+        return _published(model.backbone) | model.classifier.state_dict(prefix="classifier.")
+    found: dict[str, torch.Tensor] = revert_weight_conversion(model, model.state_dict())
+    return found
+
+
+def _groups(model: torch.nn.Module) -> list[dict[str, object]]:
     decayed = get_parameter_names(model, ALL_LAYERNORM_LAYERS, ["bias", "layernorm", "rmsnorm"])
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     return [
@@ -150,7 +192,7 @@ def _factor(step: int) -> float:
 
 
 def _accumulate(
-    model: PreTrainedModel, pixels: torch.Tensor, labels: torch.Tensor, parts: int
+    model: PreTrainedModel | Headed, pixels: torch.Tensor, labels: torch.Tensor, parts: int
 ) -> float:
     total = 0.0
     for images, right in zip(pixels.chunk(parts), labels.chunk(parts), strict=True):

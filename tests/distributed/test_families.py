@@ -57,6 +57,7 @@ RUNS = [(name, layout) for name in TINY for layout in layouts_of(name)]
 #: With dropped paths: the first and others that have to drop the same; a layout and flags.
 DROPPED = {
     "dinov2": ("ddp", "zero2 --grad-accumulation 2", "tp2", "pp2 --grad-checkpoint"),
+    "dinov3_vit": ("ddp", "tp2", "pp2 --grad-checkpoint"),
     "swin": ("ddp", "zero2 --grad-accumulation 2 --grad-checkpoint"),
     "beit": ("ddp", "zero1 --grad-accumulation 4 --grad-checkpoint"),
     "convnextv2": ("ddp", "zero2 --grad-accumulation 2"),

@@ -28,6 +28,9 @@ class Encoder:
         dropouts: in the embeddings and in a layer, of what every tensor-parallel rank holds whole.
         pooling: what the classifier reads: the first token, the mean of all or of the patches, or
             the first token beside the mean of the patches.
+        rotary: makes, of images of a size, the angles by which each layer turns queries and keys
+            (Su et al. 2021, "RoFormer", arXiv:2104.09864); None where positions are embedded.
+        heads: how a layer remembers its number of heads, where it does not see it in their sizes.
     """
 
     embeddings: str = "embeddings"
@@ -37,6 +40,8 @@ class Encoder:
     rows: tuple[str, ...]
     dropouts: tuple[str, ...] = ()
     pooling: Literal["first", "mean", "patches", "first and patches"]
+    rotary: str | None = None
+    heads: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,7 @@ class Family:
     Attributes:
         title: its name in messages and documents.
         classifier: the class that ``AutoModelForImageClassification`` builds.
+        module: where that class is: of a family without one, this project's own.
         backbone: the classifier's module that holds all but the head.
         flops: multiply-adds of a forward pass, by shape, image size and labels.
         measure: reads the shape.
@@ -69,6 +75,8 @@ class Family:
             loading; others, as it interpolates them in each forward pass; any; or only its own.
         whole_windows: its last stage has to be as large as a window.
         drop_path: its configuration has a rate of dropped residual paths, and its default.
+        switched_off: keys of the configuration by which each process would draw something of its
+            own in training: they are set to None.
         layer_scale: each residual path is multiplied by learned factors (Touvron et al. 2021,
             arXiv:2103.17239), for whose gradients its value is kept.
         checkpoints_layers: its layers' activations can be computed again.
@@ -79,6 +87,7 @@ class Family:
 
     title: str
     classifier: str
+    module: str = "transformers"
     backbone: str
     flops: Callable[[Shape, int, int], int]
     measure: Callable[[Sizes], Shape] = plain
@@ -97,6 +106,7 @@ class Family:
     sizes: Literal["interpolated", "interpolates", "any", "own"] = "interpolated"
     whole_windows: bool = False
     drop_path: float | None = None
+    switched_off: tuple[str, ...] = ()
     layer_scale: bool = False
     checkpoints_layers: bool = True
     encoder: Encoder | None = None
@@ -105,6 +115,11 @@ class Family:
 
     #: The module that becomes new for other labels, in all families.
     head = "classifier"
+
+    @property
+    def in_transformers(self) -> bool:
+        """Whether transformers builds the classifier, or the backbone alone."""
+        return self.module == "transformers"
 
     def encoder_values(self, values: Values) -> Values:
         """The part of a configuration that has the encoder's keys."""
@@ -164,7 +179,7 @@ class Family:
 
     def is_unused(self, name: str) -> bool:
         """Whether the classifier computes nothing with a parameter."""
-        return name.startswith(tuple(f"{self.backbone}.{part}" for part in self.unused))
+        return name.removeprefix(f"{self.backbone}.").startswith(self.unused)
 
     def depth_of(self, name: str, depths: tuple[int, ...]) -> int:
         """Where a parameter stands: 0 in the embeddings, i + 1 in block i, then the rest.

@@ -11,13 +11,9 @@ REFUSED = {
         "it takes patches of images of any shape, with masks: the SigLIP 2 models of a fixed size, "
         "such as google/siglip2-base-patch16-224, are trained"
     ),
-    "dinov3_vit": (
-        "transformers has no image classifier of it; the nearest that is trained is "
-        "facebook/dinov2-with-registers-small"
-    ),
     "dinov3_convnext": (
-        "transformers has no image classifier of it; the nearest that is trained is "
-        "facebook/convnextv2-tiny-22k-224"
+        "transformers has no image classifier of it; the nearest that are trained are "
+        "facebook/dinov3-vits16-pretrain-lvd1689m and facebook/convnextv2-tiny-22k-224"
     ),
     "siglip_vision_model": "name the whole model, of which the vision tower is read",
     "clip_vision_model": "name the whole model, of which the vision tower is read",

@@ -51,6 +51,11 @@ _DINOV2_SIZES = {
     **{"image_size": 224, "patch_size": 14},
 }
 
+_DINOV3_SIZES = {
+    **{"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
+    **{"intermediate_size": 1536, "image_size": 224, "patch_size": 16, "pos_embed_rescale": 2.0},
+}
+
 _TOWER_COLUMNS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.fc1")
 _TOWER_ROWS = ("self_attn.out_proj", "mlp.fc2")
 _TOWER_LAYER, _TOWER_KEY_BIAS = r"encoder\.layers\.(\d+)\.", "self_attn.k_proj.bias"
@@ -141,6 +146,33 @@ FAMILIES: dict[str, Family] = {
         classifier="Dinov2WithRegistersForImageClassification",
         backbone="dinov2_with_registers",
         defaults={**_DINOV2_SIZES, "patch_size": 16, "num_register_tokens": 4},
+    ),
+    "dinov3_vit": Family(
+        title="DINOv3",
+        classifier="DINOv3ViTForImageClassification",
+        module="vit_colossal.model.dinov3",
+        backbone="dinov3_vit",
+        flops=flops.encoder,
+        measure=shapes.dinov3,
+        defaults=_DINOV3_SIZES,
+        # Those of the backbone alone, which is what is published.
+        renamed=((r"^dinov3_vit\.(model\.)?", ""),),
+        blocks="model.layer",
+        layer=r"layer\.(\d+)\.",
+        first_in_block="norm1.weight",
+        unused=("embeddings.mask_token",),
+        sizes="any",
+        drop_path=0.0,
+        switched_off=("pos_embed_shift", "pos_embed_jitter", "pos_embed_rescale"),
+        layer_scale=True,
+        encoder=Encoder(
+            norm="norm",
+            columns=(*_COLUMNS[:3], "mlp.gate_proj", "mlp.up_proj"),
+            rows=("attention.o_proj", "mlp.down_proj"),
+            pooling="first and patches",
+            rotary="rope_embeddings",
+            heads="attention.num_heads",
+        ),
     ),
     "siglip": Family(
         title="SigLIP",

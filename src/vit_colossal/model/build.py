@@ -27,7 +27,7 @@ def build_model(spec: ModelSpec, labels: tuple[str, ...], seed: int) -> PreTrain
     """
     torch.manual_seed(seed)
     if not spec.pretrained:
-        return classifier_of(spec)(configuration_of(spec, labels))
+        return classifier_of(spec.family)(configuration_of(spec, labels))
     head = match_head(spec, labels)
     model, _ = load_pretrained(spec, labels, head, f"--model {spec.name}")
     return model

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vit_colossal.errors import ModelError
+from vit_colossal.families.family import Family
 from vit_colossal.plan.model_files import read_config
 from vit_colossal.plan.model_spec import ModelSpec
 
@@ -23,11 +25,9 @@ _FORM_OF_OUTPUTS = (
 _LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 
 
-def classifier_of(spec: ModelSpec) -> type[PreTrainedModel]:
-    """The class that ``AutoModelForImageClassification`` takes."""
-    import transformers
-
-    found: type[PreTrainedModel] = getattr(transformers, spec.family.classifier)
+def classifier_of(row: Family) -> type[PreTrainedModel]:
+    """The class that ``AutoModelForImageClassification`` takes, or this project's own."""
+    found: type[PreTrainedModel] = getattr(import_module(row.module), row.classifier)
     return found
 
 
@@ -43,7 +43,7 @@ def configuration_of(spec: ModelSpec, labels: tuple[str, ...]) -> PreTrainedConf
         values = {
             k: v for k, v in read_config(spec.name, weights=False).items() if k not in dropped
         }
-    changes = dict(spec.overrides)
+    changes = {**spec.overrides, **dict.fromkeys(row.switched_off)}
     if row.nested:
         values[row.nested] = {
             k: v for k, v in row.encoder_values(values).items() if k not in _FORM_OF_OUTPUTS
@@ -53,7 +53,7 @@ def configuration_of(spec: ModelSpec, labels: tuple[str, ...]) -> PreTrainedConf
         changes["drop_path_rate"] = spec.drop_path
     try:
         with quiet():
-            config = classifier_of(spec).config_class.from_dict(
+            config = classifier_of(row).config_class.from_dict(
                 {**row.with_values(values, changes), **_named(labels)}
             )
     except Exception as error:  # whatever an odd configuration leads the library to
@@ -81,7 +81,7 @@ def blueprint(spec: ModelSpec, image_size: int, num_labels: int = 2) -> PreTrain
     (getattr(config, row.nested) if row.nested else config).image_size = image_size
     try:
         with torch.device("meta"), quiet():
-            return classifier_of(spec)(config)
+            return classifier_of(row)(config)
     except Exception as error:  # whatever sizes lead the library to
         raise ModelError(
             [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vit_colossal.families.family import Family
+from vit_colossal.plan.model_spec import ModelSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,11 +28,11 @@ POOLING: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
 }
 
 
-def embed(model: PreTrainedModel, family: Family, pixel_values: torch.Tensor) -> torch.Tensor:
+def embed(model: PreTrainedModel, spec: ModelSpec, pixel_values: torch.Tensor) -> torch.Tensor:
     """Hidden states [b, tokens, hidden] of pixels [b, 3, H, W]: what the first layer reads."""
-    encoder = family.encoder
+    encoder = spec.family.encoder
     assert encoder is not None
-    backbone = model.get_submodule(family.backbone)
+    backbone = model.get_submodule(spec.family.backbone)
     embeddings = backbone.get_submodule(encoder.embeddings)
     dtype = next(embeddings.parameters()).dtype
     hidden_states: torch.Tensor = embeddings(pixel_values.to(dtype))
@@ -42,31 +42,37 @@ def embed(model: PreTrainedModel, family: Family, pixel_values: torch.Tensor) ->
 
 
 def through_layers(
-    model: PreTrainedModel, family: Family, hidden_states: torch.Tensor, start: int, end: int | None
+    model: PreTrainedModel,
+    spec: ModelSpec,
+    hidden_states: torch.Tensor,
+    start: int,
+    end: int | None,
 ) -> torch.Tensor:
     """Hidden states after the layers from ``start`` to before ``end``; None is all that follow."""
-    layers: Any = model.get_submodule(f"{family.backbone}.{family.blocks}")
+    layers: Any = model.get_submodule(f"{spec.family.backbone}.{spec.family.blocks}")
+    angles = _angles(model, spec, hidden_states)
     for layer in layers[start:end]:
-        hidden_states = layer(hidden_states, None)  # nothing is masked
+        hidden_states = layer(hidden_states, None, **angles)  # nothing is masked
     return hidden_states
 
 
-def logits_of(
-    model: PreTrainedModel, family: Family, hidden_states: torch.Tensor, extra_tokens: int
-) -> torch.Tensor:
-    """Logits [b, labels] of the last layer's hidden states [b, tokens, hidden].
+def _angles(model: PreTrainedModel, spec: ModelSpec, like: torch.Tensor) -> dict[str, Any]:
+    """What layers with rotary positions read beside the hidden states, by its name there."""
+    encoder = spec.family.encoder
+    if encoder is None or encoder.rotary is None:
+        return {}
+    rotary = model.get_submodule(f"{spec.family.backbone}.{encoder.rotary}")
+    # It reads the size and the type of the pixels alone, which are on the first stage.
+    pixels = like.new_empty(1).expand(1, 1, spec.image_size, spec.image_size)
+    return {"position_embeddings": rotary(pixels)}
 
-    Args:
-        model: the classifier.
-        family: names its modules.
-        hidden_states: what the last layer gave.
-        extra_tokens: how many of the tokens are no patches.
-    """
-    encoder = family.encoder
+
+def logits_of(model: PreTrainedModel, spec: ModelSpec, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Logits [b, labels] of the last layer's hidden states [b, tokens, hidden]."""
+    row, encoder = spec.family, spec.family.encoder
     assert encoder is not None
     if encoder.norm is not None:
-        norm = model.get_submodule(f"{family.backbone}.{encoder.norm}")
-        hidden_states = norm(hidden_states)
-    pooled = POOLING[encoder.pooling](hidden_states, extra_tokens)
-    logits: torch.Tensor = model.get_submodule(family.head)(pooled)
+        hidden_states = model.get_submodule(f"{row.backbone}.{encoder.norm}")(hidden_states)
+    pooled = POOLING[encoder.pooling](hidden_states, spec.shape.extra_tokens)
+    logits: torch.Tensor = model.get_submodule(row.head)(pooled)
     return logits

@@ -76,13 +76,13 @@ class FrozenPart:
         """A forward pass that takes what was noted in place of pixels."""
         from transformers.modeling_outputs import ImageClassifierOutput
 
-        row, extra = self.spec.family, self.spec.shape.extra_tokens
+        row = self.spec.family
 
         def forward(pixel_values: Tensor) -> ImageClassifierOutput:
             if self.whole:
                 return ImageClassifierOutput(logits=model.get_submodule(row.head)(pixel_values))
-            hidden_states = through_layers(model, row, pixel_values, self.layers, None)
-            return ImageClassifierOutput(logits=logits_of(model, row, hidden_states, extra))
+            hidden_states = through_layers(model, self.spec, pixel_values, self.layers, None)
+            return ImageClassifierOutput(logits=logits_of(model, self.spec, hidden_states))
 
         return forward
 

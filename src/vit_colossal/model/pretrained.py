@@ -45,16 +45,16 @@ def load_pretrained(
     """
     from safetensors.torch import load_file
 
-    config = configuration_of(spec, labels)
+    row, config = spec.family, configuration_of(spec, labels)
     try:
         files = weight_files(spec.name, model_folder(spec.name))
         stored = {key: tensor for file in files for key, tensor in load_file(file).items()}
-        weights = {new: stored[old] for old, new in plain_names(stored).items()}
+        weights = {row.published(new): stored[old] for old, new in plain_names(stored).items()}
         _fit_head(weights, head, len(labels), spec)
-        if spec.resized and spec.family.positions:
+        if spec.resized and row.positions:
             _fit_positions(weights, spec)
         with quiet():
-            model, report = classifier_of(spec).from_pretrained(
+            model, report = classifier_of(row).from_pretrained(
                 None, config=config, state_dict=weights, dtype=torch.float32,
                 output_loading_info=True,
             )  # fmt: skip
@@ -64,7 +64,7 @@ def load_pretrained(
         raise ModelError([f"{subject}: the weights cannot be loaded: {reason_of(error)}"]) from None
     # Not the folder in this machine's cache, which would be saved with the model.
     model.config._name_or_path = spec.name
-    missing = [name for name in report["missing_keys"] if not spec.family.is_unused(name)]
+    missing = [name for name in report["missing_keys"] if not row.is_unused(name)]
     return model, sorted(missing)
 
 

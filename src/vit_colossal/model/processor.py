@@ -167,11 +167,13 @@ def _read(name: str, folder: Path) -> tuple[ViTImageProcessorPil, str]:
         known = _plain_class(kind or "ViTImageProcessor")
         if _base_name(kind) == "ConvNextImageProcessor":
             known, values = ViTImageProcessorPil, as_plain_steps(values)
+        fractions = _OF_FRACTIONS.get(_base_name(kind))
         applied = known or ViTImageProcessorPil
         # Other keys would become attributes, even in the place of methods, and be saved with the
         # trained model; and the file may be a link to one of this machine that is nobody's to see.
         keys = applied.valid_kwargs.__annotations__.keys() & values.keys()
-        processor = applied.from_dict({key: values[key] for key in keys})
+        own = {key: values[key] for key in keys}
+        processor = applied.from_dict({**(fractions or {}), **own})
     except Exception as error:  # whatever an odd file leads the library to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError([f"--model {name}: no image processor: {reason}"]) from None
@@ -186,7 +188,9 @@ def _read(name: str, folder: Path) -> tuple[ViTImageProcessorPil, str]:
     ]
     if problems:
         raise ModelError(problems)
-    return processor, "" if known else f"a {str(kind)[:80]}, read and saved as a ViTImageProcessor"
+    note = f"a {str(kind)[:80]}, read and saved as a ViTImageProcessor"
+    note += ": it resizes bytes in place of fractions, within 1 of 255" if fractions else ""
+    return processor, "" if known else note
 
 
 def _plain_class(kind: Any) -> type[ViTImageProcessorPil] | None:
@@ -235,6 +239,14 @@ def as_plain_steps(values: dict[str, Any]) -> dict[str, Any]:
 
 #: Processors whose own steps concern maps of labels alone.
 _OF_MAPS = ("BeitImageProcessor",)
+#: Processors that divide before they resize, which Pillow cannot: they resize by torchvision alone.
+#: With what their files may leave out.
+_OF_FRACTIONS = {
+    "DINOv3ViTImageProcessor": {
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+}
 #: The methods with which a processor would do something of its own.
 _STEPS = {"preprocess", "_preprocess", "process_image", "_preprocess_image_like_inputs"} | {
     *("convert_to_rgb", "resize", "center_crop", "rescale", "normalize", "pad"),

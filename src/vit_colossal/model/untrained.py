@@ -21,4 +21,4 @@ def build_untrained(spec: ModelSpec, labels: tuple[str, ...]) -> PreTrainedModel
     Raises:
         ModelError: the configuration cannot be read.
     """
-    return classifier_of(spec)(configuration_of(spec, labels))
+    return classifier_of(spec.family)(configuration_of(spec, labels))

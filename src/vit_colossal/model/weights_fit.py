@@ -148,7 +148,7 @@ def _in_a_block(row: Family, stored: dict[str, tuple[int, ...]]) -> str:
 def _example(row: Family) -> str:
     """How a weight of the first block is named."""
     block = row.layer.replace(r"(\d+)", "0").replace("\\", "")
-    return f"{row.backbone}.{block}{row.first_in_block}"
+    return row.published(f"{row.backbone}.{block}{row.first_in_block}")
 
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

@@ -94,6 +94,7 @@ class ModelSpec:
             another ``image_size`` at most.
         drop_path: the rate of dropped residual paths: what was asked for, else what its
             configuration says.
+        switched_off: what its configuration asks for and is not done: keys with their values.
     """
 
     name: str
@@ -104,6 +105,7 @@ class ModelSpec:
     weights_image_size: int
     overrides: dict[str, Any] = field(default_factory=dict)
     drop_path: float = 0.0
+    switched_off: tuple[str, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -229,7 +231,9 @@ def _spec(name: str, values: Values, overrides: dict[str, Any], *, pretrained: b
     size = _image_size(name, row, shape, stored, asked if pretrained else stored)
     # A model that interpolates by itself keeps the size that its position embeddings are for.
     resized = {"image_size": size} if size != stored and row.sizes != "interpolates" else {}
-    rate = row.encoder_values(values).get("drop_path_rate", row.drop_path)
+    own = row.encoder_values(values)
+    rate = own.get("drop_path_rate", row.drop_path)
+    off = {key: own.get(key, row.defaults.get(key)) for key in row.switched_off}
     return ModelSpec(
         name=name,
         pretrained=pretrained,
@@ -239,6 +243,7 @@ def _spec(name: str, values: Values, overrides: dict[str, Any], *, pretrained: b
         weights_image_size=stored,
         overrides=resized if pretrained else overrides,
         drop_path=float(rate) if row.drop_path is not None and _is_number(rate) else 0.0,
+        switched_off=tuple(f"{key} {value}" for key, value in off.items() if value is not None),
     )
 
 

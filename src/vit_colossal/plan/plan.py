@@ -108,7 +108,7 @@ def make_plan(
     except ConfigError as error:
         found = [*found, *plugin_problems(config, device.kind), *augmentation_problems(config)]
         raise ConfigError([*found, *error.problems]) from None
-    notes += [*_interpolation(spec), *_bf16_advice(config, device)]
+    notes += [*_interpolation(spec), *_switched_off(spec), *_bf16_advice(config, device)]
     if spec.family.drop_path is not None:
         rate = spec.drop_path if config.drop_path is None else config.drop_path
         config, spec = config.replace(drop_path=rate), replace(spec, drop_path=rate)
@@ -255,6 +255,13 @@ def _interpolation(spec: ModelSpec) -> list[str]:
     if spec.family.positions is None:
         return [sizes]
     return [f"{sizes}: position embeddings are interpolated from {before} to {after} patches"]
+
+
+def _switched_off(spec: ModelSpec) -> list[str]:
+    if not spec.switched_off:
+        return []
+    settings = " and ".join(spec.switched_off)
+    return [f"{settings} of the model left out: each process would draw its own in training"]
 
 
 def _bf16_advice(config: TrainConfig, device: Device) -> list[str]:

@@ -45,7 +45,7 @@ class Hybrid(Strategy):
             initial_scale=INITIAL_LOSS_SCALE,
             max_norm=0.0 if _clips_exactly(config) else config.clip_grad_norm,
             gradient_as_bucket_view=True,
-            custom_policy=EncoderPolicy(plan.spec.family, plan.spec.shape.extra_tokens),
+            custom_policy=EncoderPolicy(plan.spec),
         )
         return plugin, None
 

@@ -23,16 +23,16 @@ from colossalai.shardformer.policies.base_policy import (
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from vit_colossal.families.family import Family
 from vit_colossal.model.forward import embed, logits_of, through_layers
+from vit_colossal.plan.model_spec import ModelSpec
 
 
 class EncoderPolicy(Policy):
     """The sharding of a plain encoder's classifier; the degrees come from the plugin."""
 
-    def __init__(self, family: Family, extra_tokens: int) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.family, self.extra_tokens = family, extra_tokens
+        self.spec, self.family = spec, spec.family
 
     def config_sanity_check(self) -> None:
         """Nothing: what the degrees need of a model is checked before anything starts."""
@@ -56,14 +56,17 @@ class EncoderPolicy(Policy):
             layer += [_replaced(name, Linear1D_Col) for name in encoder.columns]
             layer += [_replaced(name, Linear1D_Row) for name in encoder.rows]
             embeddings, layers = self._module(encoder.embeddings), self._module(self.family.blocks)
+            heads = self.spec.shape.num_heads // self.shard_config.tensor_parallel_size
             policy[type(embeddings)] = ModulePolicyDescription(sub_module_replacement=dropouts)
-            policy[type(layers[0])] = ModulePolicyDescription(sub_module_replacement=layer)
+            policy[type(layers[0])] = ModulePolicyDescription(
+                attribute_replacement={encoder.heads: heads} if encoder.heads else None,
+                sub_module_replacement=layer,
+            )
         if self.pipeline_stage_manager is not None:
             start, end = self._layers_held()
             forward = partial(
                 stage_forward,
-                family=self.family,
-                extra_tokens=self.extra_tokens,
+                spec=self.spec,
                 stages=self.pipeline_stage_manager,
                 start=start,
                 end=end,
@@ -82,6 +85,8 @@ class EncoderPolicy(Policy):
         if stages.is_first_stage():
             names = [encoder.embeddings, encoder.before]
             held += [self._module(name) for name in names if name is not None]
+        if encoder.rotary is not None:  # it has no weights, and every stage turns by its angles
+            held.append(self._module(encoder.rotary))
         held += self._module(self.family.blocks)[start:end]
         if stages.is_last_stage():
             # With what nobody computes with, so that a checkpoint has all of the model.
@@ -112,8 +117,7 @@ def stage_forward(
     labels: torch.Tensor | None = None,
     hidden_states: Any = None,
     *,
-    family: Family,
-    extra_tokens: int,
+    spec: ModelSpec,
     stages: PipelineStageManager,
     start: int,
     end: int,
@@ -125,8 +129,7 @@ def stage_forward(
         pixel_values: [b, 3, H, W], on the first stage.
         labels: unused here, as the loss is computed from the logits; the schedule hands them over.
         hidden_states: [b, tokens, hidden] from the stage before, on all but the first.
-        family: names its modules.
-        extra_tokens: how many of the tokens are no patches.
+        spec: what it is, whole.
         stages: where this rank stands.
         start: the first layer of this stage.
         end: the first one of the next stage.
@@ -135,8 +138,8 @@ def stage_forward(
         ``hidden_states`` for the next stage; of the last one, the logits [b, labels].
     """
     if pixel_values is not None and stages.is_first_stage():
-        hidden_states = embed(model, family, pixel_values)
-    hidden_states = through_layers(model, family, hidden_states, start, end)
+        hidden_states = embed(model, spec, pixel_values)
+    hidden_states = through_layers(model, spec, hidden_states, start, end)
     if not stages.is_last_stage():
         return {"hidden_states": hidden_states}
-    return ImageClassifierOutput(logits=logits_of(model, family, hidden_states, extra_tokens))
+    return ImageClassifierOutput(logits=logits_of(model, spec, hidden_states))

@@ -34,6 +34,35 @@ print(classify("photo.jpg"))
 or, with vit_colossal: `vit-colossal predict {name} photo.jpg`
 """
 
+#: Where transformers has the backbone alone, and what reads both tokens and patches is a product.
+_USE_BACKBONE = """## Use
+
+transformers has the backbone of this model and no class for the classifier on it:
+
+```python
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel
+from transformers.utils import cached_file
+
+name = "{name}"
+processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+backbone = AutoModel.from_pretrained(name).eval()
+head = load_file(cached_file(name, "model.safetensors"))
+
+inputs = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")
+with torch.inference_mode():
+    tokens = backbone(**inputs).last_hidden_state
+    patches = tokens[:, 1 + backbone.config.num_register_tokens :]
+    features = torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=1)
+    logits = features @ head["classifier.weight"].T + head["classifier.bias"]
+print(backbone.config.id2label[int(logits.argmax())])
+```
+
+or, with vit_colossal: `vit-colossal predict {name} photo.jpg`
+"""
+
 
 def model_card(saved: SavedModel, name: str | None = None) -> str:
     """A model card in Markdown, with the metadata that hubs read in front.
@@ -47,7 +76,8 @@ def model_card(saved: SavedModel, name: str | None = None) -> str:
     """
     run, reason = _read(saved)
     sections = [f"---\n{_metadata(saved, run, name)}---\n", f"# {_title(saved, run)}\n"]
-    sections += [_result(run, reason), _labels(saved), _USE.replace("{name}", name or _HERE)]
+    use = _USE if saved.spec.family.in_transformers else _USE_BACKBONE
+    sections += [_result(run, reason), _labels(saved), use.replace("{name}", name or _HERE)]
     if run is not None:
         sections += [_training(saved, run), _environment(run)]
     return "\n".join(sections)

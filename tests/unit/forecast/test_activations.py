@@ -103,10 +103,15 @@ _RATIO = {**_ENCODER, "mlp_ratio": 4}
         ("dinov2", _RATIO),
         ("dinov2", {**_RATIO, "use_swiglu_ffn": True}),
         ("dinov2_with_registers", _RATIO),
+        ("dinov3_vit", {**_ENCODER, "num_register_tokens": 4}),
+        ("dinov3_vit", {**_ENCODER, "use_gated_mlp": True, "hidden_act": "silu"}),
         ("siglip", _ENCODER),
         ("clip", _ENCODER),
     ],
-    ids=["deit", "dinov2", "dinov2 gated", "registers", "siglip", "clip"],
+    ids=[
+        *("deit", "dinov2", "dinov2 gated", "registers", "dinov3", "dinov3 gated"),
+        *("siglip", "clip"),
+    ],
 )
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_plain_family(
