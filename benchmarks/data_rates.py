@@ -43,8 +43,8 @@ def feed(rank: int, seconds: float, together: Any, answers: Any) -> None:
     import torch
 
     from vit_colossal.bench.worker import mapped_bytes
+    from vit_colossal.data.batches import train_batches
     from vit_colossal.data.loaders import Shard
-    from vit_colossal.data.prepare import train_batches
 
     torch.set_num_threads(1)
     plan, data = prepared(dataset="digits", global_batch_size=64)

@@ -74,6 +74,10 @@ def test_other_weights_have_other_features(runs: Runs) -> None:
     again = runs.train("again", "--epochs", "2", "--seed", "7").output
     assert again.count("taken from") == 2 and len(runs.entries) == count + 2
     assert runs.result("again") == runs.result("other")
+    # Training images are mirrored; those of the evaluation are known.
+    flipped = runs.train("flipped", "--epochs", "2", "--seed", "7", "--horizontal-flip").output
+    assert "computed once for each evaluation image and kept" in flipped
+    assert "features of 37 images: taken from" in flipped and "computing features" not in flipped
 
 
 def test_where_nothing_can_be_kept_the_run_goes_on(runs: Runs) -> None:

@@ -45,8 +45,10 @@ def surroundings(work: Path, endpoint: str, **changes: str) -> dict[str, str]:
     return environment(**settings | changes)
 
 
-def train(work: Path, endpoint: str, *flags: str, **changes: str) -> Finished:
-    command = warm("-m", "vit_colossal", "train", "--dataset", "photos", *flags, late=True)
+def train(
+    work: Path, endpoint: str, *flags: str, dataset: str = "photos", **changes: str
+) -> Finished:
+    command = warm("-m", "vit_colossal", "train", "--dataset", dataset, *flags, late=True)
     env = surroundings(work, endpoint, **changes)
     return run(command, timeout_s=300, cwd=work, env=env)
 
@@ -67,7 +69,10 @@ def test_photos_begin_with_pretrained_weights_and_a_recipe_that_fits(
     assert "  --global-batch-size 12: " in said and "; all batches of an epoch are full" in said
     assert "  --freeze backbone: pretrained, on a CPU" in said
     assert "augmentation: none" in said and "6 steps in 2 epochs of 3; no image sits out" in said
-    assert said.index("recipe for") < said.index("model saved to")
+    assert "step 3/6" in said and "step 6/6" in said  # a log line each epoch
+    # Decoding thousands of photos takes minutes: what will become of them is known before.
+    assert said.index("recipe for") < said.index("decoding 36 images") < said.index("data photos")
+    assert said.count("  --freeze backbone") == 1
     assert "without pretrained weights" not in said
     kept = yaml.safe_load((work / "run" / "config.yaml").read_text())
     expected = {"model": NAME, "global_batch_size": 12, "epochs": 2, "freeze": "backbone"}
@@ -102,6 +107,10 @@ def test_without_a_hub_three_ways_lead_on(trained: Finished, hub: Hub, work: Pat
     assert "as no --model is given" in why and [way[:4] for way in ways] == ["  1.", "  2.", "  3."]
     # Nothing was decoded, and no run begun.
     assert not (work / "undecoded").exists() and not (work / "new").exists()
+    mistyped = train(work, NOWHERE, "--device", "cpu", dataset="fotos", **alone).stderr
+    _, folder, model, *ways = mistyped.strip().splitlines()
+    assert "--dataset fotos: no such file or folder here" in folder
+    assert f"--model {NAME}: cannot fetch" in model and "  3." in ways[-1]
     command = re.search(r"hf download [^;]+", ways[0])
     assert command is not None
     env = surroundings(work, hub.endpoint, HF_HOME=str(work / "other machine"))

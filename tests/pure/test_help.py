@@ -1,7 +1,9 @@
-"""Help needs no framework."""
+"""Help, and the first line of a command, need no framework."""
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
 
@@ -30,3 +32,14 @@ def test_the_help_of_a_command_needs_no_framework(name: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stderr
     assert f"vit-colossal {name}" in result.stdout
+
+
+def test_a_terminal_shows_life_before_any_framework() -> None:
+    terminal, screen = pty.openpty()
+    command = [sys.executable, "-c", BLOCKED, "train", "--dataset", "photos"]
+    result = subprocess.run(command, stderr=screen, timeout=60, check=False)
+    os.close(screen)
+    shown = os.read(terminal, 65536).decode().splitlines()
+    os.close(terminal)
+    assert shown[0] == "loading PyTorch and ColossalAI ..."
+    assert result.returncode == 1 and "vit-colossal doctor" in shown[-1]

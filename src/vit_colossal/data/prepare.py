@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -19,13 +18,10 @@ from vit_colossal.data.sources.source import ImageSource, choose, load
 from vit_colossal.data.streams import StreamedSource, read_streams
 from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing
-from vit_colossal.plan.epoch_cut import epoch_cut
 from vit_colossal.plan.plan import RunPlan
-from vit_colossal.plan.recipe import MIN_CROP_SCALE
 
 if TYPE_CHECKING:
     from vit_colossal.config.train_config import TrainConfig
-    from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
 
 
 @dataclass(frozen=True)
@@ -60,67 +56,25 @@ class RunData:
     originals: Originals | None = None
 
 
-def train_batches(
-    plan: RunPlan, data: RunData, shard: Shard, *, pixels: bool = True
-) -> TrainBatches:
-    """The plan's batches for one data-parallel coordinate; without pixels, where nobody reads them.
+@dataclass(frozen=True)
+class FoundData:
+    """A run's splits before they are decoded; those of a stream already are.
 
-    Later pipeline stages need labels and how to mix them, and so neither decode nor augment.
+    Attributes:
+        source: the splits, counted.
+        config: the run's settings.
+        preprocessing: how the images become the model's inputs.
+        options: how to decode them, and where to.
     """
-    from vit_colossal.data.balance import balanced_weights
-    from vit_colossal.data.loaders import TrainBatches
-    from vit_colossal.data.mixing import Mixing
-    from vit_colossal.data.transforms import Augmentation
 
-    config, on_cuda = plan.config, plan.device.kind == "cuda"
-    augmentation = Augmentation(
-        random_resized_crop=bool(config.random_resized_crop),
-        min_scale=config.min_crop_scale or MIN_CROP_SCALE,
-        horizontal_flip=config.horizontal_flip,
-        auto=config.auto_augment,
-        num_ops=config.randaugment_num_ops or 2,
-        magnitude=9 if config.randaugment_magnitude is None else config.randaugment_magnitude,
-        erasing=config.random_erasing or 0.0,
-        fill=data.preprocessing.fill,
-    )
-    weighted = config.class_weights == "balanced"
-    return TrainBatches(
-        data.train,
-        epoch_cut(config),
-        plan.batches.accumulation,
-        shard,
-        config.seed,
-        augmentation,
-        Mixing(config.mixup or 0.0, config.cutmix or 0.0),
-        balanced=config.sampler == "balanced",
-        class_weights=balanced_weights(data.train.labels, len(data.labels)) if weighted else None,
-        num_workers=loader_workers(config, busy=on_cuda and augmentation.active) if pixels else 0,
-        pin_memory=on_cuda,
-        pixels=pixels,
-        full=plan.dims.pp > 1 or config.compile,
-    )
+    source: ImageSource | StreamedSource
+    config: TrainConfig
+    preprocessing: Preprocessing
+    options: CacheOptions
 
 
-def eval_batches(
-    plan: RunPlan, split: CachedSplit, shard: Shard, *, pixels: bool = True
-) -> EvalBatches:
-    """The batches of an evaluation, likewise."""
-    from vit_colossal.data.loaders import EvalBatches
-
-    return EvalBatches(
-        split,
-        plan.batches.forward_batch,
-        shard,
-        num_workers=loader_workers(plan.config) if pixels else 0,
-        pin_memory=plan.device.kind == "cuda",
-        pixels=pixels,
-    )
-
-
-def prepare_data(plan: RunPlan, *, keep_test: bool = True, progress: bool = False) -> RunData:
-    """Open the source, and decode what is not cached yet.
-
-    Needs no process group: the first process to get here builds the cache, the others wait for it.
+def find_data(plan: RunPlan, *, keep_test: bool = True, progress: bool = False) -> FoundData:
+    """Open the source.
 
     Args:
         plan: the validated run.
@@ -137,7 +91,19 @@ def prepare_data(plan: RunPlan, *, keep_test: bool = True, progress: bool = Fals
     options = cache_options(config, how, progress=progress)
     source = open_data(source_request(config, keep_test=keep_test), options)
     require_readers(source, ("train", "evaluation"), options)
-    train, evaluation = _decode_both(source, config, options)
+    return FoundData(source, config, how, options)
+
+
+def decode_data(found: FoundData) -> RunData:
+    """Decode what is not cached yet.
+
+    Needs no process group: the first process to get here builds the cache, the others wait for it.
+
+    Raises:
+        DataError: images cannot be decoded, or the cache cannot be written.
+    """
+    source, how = found.source, found.preprocessing
+    train, evaluation = _decode_both(source, found.config, found.options)
     return RunData(
         name=source.name,
         fingerprint=_fingerprint(source, train, evaluation),
@@ -176,21 +142,6 @@ def open_data(request: SourceRequest, options: CacheOptions) -> ImageSource | St
     """
     loaded = load(request)
     return read_streams(loaded, request, options) if loaded.streamed else choose(loaded, request)
-
-
-def loader_workers(config: TrainConfig, *, busy: bool = False) -> int:
-    """Loader processes of this rank; they change speed and nothing else.
-
-    Args:
-        config: what was asked for.
-        busy: there is more to do than reading the cache, and the cores are not computing.
-    """
-    if config.num_workers is not None:
-        return config.num_workers
-    if config.cache and not busy:
-        return 0
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(8, len(os.sched_getaffinity(0)) // ranks))
 
 
 def source_request(config: TrainConfig, *, keep_test: bool) -> SourceRequest:

@@ -73,12 +73,15 @@ class FrozenPart:
             hook.remove()
 
     def rest_of(self, model: PreTrainedModel) -> Callable[..., Any]:
-        """A forward pass that takes what was noted in place of pixels."""
+        """A forward pass that takes what was noted in place of pixels; pixels go all the way."""
         from transformers.modeling_outputs import ImageClassifierOutput
 
         row = self.spec.family
+        from_pixels = model.forward
 
         def forward(pixel_values: Tensor) -> ImageClassifierOutput:
+            if pixel_values.ndim == 4:
+                return from_pixels(pixel_values=pixel_values)
             if self.whole:
                 return ImageClassifierOutput(logits=model.get_submodule(row.head)(pixel_values))
             hidden_states = through_layers(model, self.spec, pixel_values, self.layers, None)

@@ -18,9 +18,10 @@ from transformers import PreTrainedModel
 
 from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.data.batches import train_batches
 from vit_colossal.data.loaders import Shard, TrainBatches
 from vit_colossal.data.mixing import mix_pixels
-from vit_colossal.data.prepare import RunData, train_batches
+from vit_colossal.data.prepare import RunData
 from vit_colossal.data.samples import Batch
 from vit_colossal.data.transforms import normalize
 from vit_colossal.families.family import Family

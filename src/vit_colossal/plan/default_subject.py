@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,14 +43,21 @@ def ways_on(config: TrainConfig) -> Iterator[None]:
         config: as it was asked for; with a model of its own nothing is changed.
 
     Raises:
-        FetchError: the reason, and three ways on.
+        FetchError: the reason, and three ways on; before them a folder that is not here either.
     """
     try:
         yield
     except FetchError as error:
         if config.model is not None:
             raise
-        raise FetchError(_explained(error.problems)) from error
+        raise FetchError([*_not_here(config.dataset), *_explained(error.problems)]) from error
+
+
+def _not_here(dataset: str | None) -> list[str]:
+    """A mistyped folder, which would be looked for where there is no way to."""
+    if dataset is None or "/" in dataset or os.path.exists(dataset):
+        return []
+    return [f"--dataset {dataset}: no such file or folder here; the hub would be asked for it"]
 
 
 def _explained(problems: list[str]) -> list[str]:

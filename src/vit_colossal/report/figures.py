@@ -95,6 +95,7 @@ def draw(
                 linewidth=0 if few else 1.6,
                 marker="o" if one.marked or few else None,
                 markersize=5 if few else 3.4,
+                clip_on=False,  # a point on the edge, as an accuracy of 1, is drawn whole
             )
         values = [y for one in kept for y in one.y if math.isfinite(y)]
         if y_axis == "zero":

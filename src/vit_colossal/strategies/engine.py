@@ -50,7 +50,7 @@ class Engine(Boosted):
         drops: which residual paths are dropped, where some are.
         ema: the average of the weights, where one is kept.
         class_weights: fp32 [labels] on the device, what a label counts in the training loss.
-        features: what the rows of a batch are, once the model reads features in place of pixels.
+        features: what a batch without pixels has in each row, once the model reads such features.
     """
 
     strategy: Strategy
@@ -119,11 +119,11 @@ class Engine(Boosted):
         """What the model reads of a batch's images, on the device; the plugin casts further.
 
         Args:
-            images: uint8 [B, 3, H, W], which become normalized fp32; or, once the model reads
-                features, their bytes, uint8 [B, row_bytes].
+            images: uint8 [B, 3, H, W], which become normalized fp32; or the bytes of features,
+                uint8 [B, row_bytes].
         """
         images = images.to(self.device, non_blocking=True)
-        if self.features is not None:
+        if self.features is not None and images.ndim == 2:
             return self.features.features_of(images)
         return normalize(images, self.preprocessing)
 

@@ -123,8 +123,8 @@ def _facts(plan: EvalPlan, *, weights: bool) -> Facts:
 
 
 def _evaluate(plan: EvalPlan, device: torch.device) -> Evaluation:
+    from vit_colossal.data.batches import eval_batches
     from vit_colossal.data.loaders import Shard
-    from vit_colossal.data.prepare import eval_batches
     from vit_colossal.evaluation.exact import evaluate as count
     from vit_colossal.strategies.engine import build_engine
 

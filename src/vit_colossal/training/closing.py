@@ -34,7 +34,8 @@ def closing_lines(loop: Loop, evaluation: Evaluation, run_dir: Path, model_dir: 
             f"warning: this is not significantly better than always answering {label!r} (exact "
             f"McNemar test, p = {baseline.p_value:.2g}): the model is of no use yet"
         )
-    weak = weakness(loop.job.plan, loop.job.data)
+    data = loop.job.data
+    weak = weakness(loop.job.plan, data.name, len(data.train))
     lines += [weak] if weak else []
     lines += [f"model saved to {model_dir}", _weights(loop, evaluation, run_dir)]
     lines.append(f"curves, confusions and mistakes: vit-colossal report {in_command(run_dir)}")

@@ -42,22 +42,25 @@ _OF_THE_HEAD = (
 def keep_features(job: Job) -> None:
     """From here on, train and evaluate on what the frozen part has made of each image, once.
 
-    Nothing changes where that is not to be. After a checkpoint was restored, which brings weights.
-    Every rank has to call this.
+    Evaluate alone, where it makes something else of a training image each time; and nothing changes
+    where that is not to be. After a checkpoint was restored, which brings weights. Every rank has
+    to call this.
     """
     if not job.reuse.active:
         return
     engine, data, found = job.engine, job.data, []
     identity = _identity(job)
-    for split in (data.train, data.evaluation):
+    splits = [data.evaluation] if job.reuse.variation else [data.evaluation, data.train]
+    for split in splits:
         kept = _kept(job, split, _entry(job, identity, split))
         if kept is None:
             return
         found.append(kept)
-    (train, form), (evaluation, _) = found
+    (evaluation, form), *training = found
     # Rows of a mapped file: no loader process is worth its start.
-    job.train_batches = replace(job.train_batches, split=train, num_workers=0)
     job.eval_batches = replace(job.eval_batches, split=evaluation, num_workers=0)
+    for train, _ in training:
+        job.train_batches = replace(job.train_batches, split=train, num_workers=0)
     engine.features = form
     model: Any = job.model
     model.forward = job.reuse.part.rest_of(model)

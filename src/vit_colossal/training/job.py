@@ -11,8 +11,9 @@ import torch.distributed as dist
 from transformers import PreTrainedModel, ViTImageProcessorPil
 
 from vit_colossal.checkpoints.weights import gather_weights
+from vit_colossal.data.batches import eval_batches, train_batches
 from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
-from vit_colossal.data.prepare import RunData, eval_batches, train_batches
+from vit_colossal.data.prepare import RunData
 from vit_colossal.evaluation.exact import Evaluation, evaluate
 from vit_colossal.model.adapters import adapt, merged, save_adapter
 from vit_colossal.model.build import build_model, count_parameters

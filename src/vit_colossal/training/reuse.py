@@ -20,13 +20,16 @@ class Reuse:
 
     Attributes:
         part: that part.
-        images: of both splits.
+        images: of the splits for which it is computed once.
         obstacle: why it is computed in each epoch; empty where it is computed once.
+        variation: why it makes something else of a training image each time, so that it is computed
+            once for the evaluation alone; empty where it does not.
     """
 
     part: FrozenPart
     images: int
     obstacle: str
+    variation: str = ""
 
     @property
     def found(self) -> bool:
@@ -44,7 +47,10 @@ class Reuse:
         if self.obstacle:
             return f"{what}, computed in each epoch: {self.obstacle}"
         size = features_size(self.part, self.images)
-        return f"{what}, computed once for each image and kept: {size}"
+        if not self.variation:
+            return f"{what}, computed once for each image and kept: {size}"
+        once = f"computed once for each evaluation image and kept: {size}"
+        return f"{what}, {once}; for training images in each epoch: {self.variation}"
 
 
 def features_size(part: FrozenPart, images: int) -> str:
@@ -65,20 +71,24 @@ def find_reuse(
         eval_images: of the evaluation split.
         steps: of the whole run.
     """
-    part, images = frozen_part(model, plan.spec), len(batches.split) + eval_images
-    obstacle = _setting(plan, batches) or _randomness(model, plan)
-    obstacle = obstacle or _uselessness(plan, part, images, batches, steps)
-    return Reuse(part, images, obstacle)
+    part, variation = frozen_part(model, plan.spec), _variation(model, plan, batches)
+    images = eval_images + (0 if variation else len(batches.split))
+    obstacle = _setting(plan) or _uselessness(plan, part, images, batches, steps)
+    return Reuse(part, images, obstacle, variation)
 
 
-def _setting(plan: RunPlan, batches: TrainBatches) -> str:
-    config = plan.config
-    if not config.feature_cache:
-        return "as --no-feature-cache says"
+def _variation(model: PreTrainedModel, plan: RunPlan, batches: TrainBatches) -> str:
     if batches.augmentation.active:
         return f"augmentation shows it other images each time ({batches.augmentation})"
     if batches.mixing.active:
         return f"it sees mixed images ({batches.mixing})"
+    return _randomness(model, plan)
+
+
+def _setting(plan: RunPlan) -> str:
+    config = plan.config
+    if not config.feature_cache:
+        return "as --no-feature-cache says"
     if plan.dims.pp > 1:
         return "a pipeline is full of micro-batches only if all stages compute"
     return "compiled layers are not taken apart (--compile)" if config.compile else ""

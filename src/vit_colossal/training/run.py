@@ -16,8 +16,9 @@ import torch
 from vit_colossal.checkpoints.resume import wants_resume
 from vit_colossal.checkpoints.sharing import share
 from vit_colossal.config.train_config import TrainConfig
-from vit_colossal.data.prepare import RunData, prepare_data
-from vit_colossal.data.sources.source import missing_path
+from vit_colossal.data.prepare import RunData, decode_data, find_data
+from vit_colossal.data.sources.source import ImageSource, missing_path
+from vit_colossal.data.streams import StreamedSource
 from vit_colossal.errors import ConfigError
 from vit_colossal.model.head import match_head
 from vit_colossal.model.weights_fit import check_weights
@@ -67,7 +68,10 @@ logger = logging.getLogger("vit_colossal")
 
 
 def plan_run(
-    config: TrainConfig, topology: Topology, found: Sequence[str] = ()
+    config: TrainConfig,
+    topology: Topology,
+    found: Sequence[str] = (),
+    tell: Callable[[Sequence[str]], None] = lambda notes: None,
 ) -> tuple[RunPlan, RunData]:
     """Everything that can go wrong before a process group exists.
 
@@ -75,6 +79,7 @@ def plan_run(
         config: the run.
         topology: this process's place.
         found: problems that are known already, to be shown with those found here.
+        tell: gets what the plan has to say before images are decoded, which may take long.
 
     Raises:
         ConfigError: all problems found.
@@ -98,24 +103,51 @@ def plan_run(
         device = choose_device(config, topology)
     except ConfigError as error:
         found, device = [*found, *error.problems], Device("cuda")
-    plan = make_plan(draft(config, device), topology.world_size, device, found, spec)
+    drafted = make_plan(draft(config, device), topology.world_size, device, found, spec)
     keep_test = origin is None or origin.data is None or origin.data.test_is_kept
     with ways_on(config):
         if origin is None:
-            check_weights(plan.spec)
-        data = prepare_data(plan, keep_test=keep_test, progress=topology.rank == 0)
-    plan = fit_recipe(plan, config, len(data.train), len(data.labels))
-    check_data(plan, len(data.train), len(data.evaluation))
+            check_weights(drafted.spec)
+        images = find_data(drafted, keep_test=keep_test, progress=topology.rank == 0)
+    plan = _fitted(drafted, config, images.source, notes)
+    check_memory(plan, len(images.source.labels), topology)
+    tell(plan.notes)
+    data = decode_data(images)
+    if data.train.bad or data.evaluation.bad:
+        plan = _fitted(drafted, config, data, notes)
     _check_subject(plan, data)
-    check_memory(plan, len(data.labels), topology)
-    plan = replace(plan, notes=(*plan.notes, *notes))
-    if weak := weakness(plan, data):
-        plan = replace(plan, notes=(*plan.notes, weak))
     if origin is not None:
         return continued(plan, data, origin), data
     if note := match_head(plan.spec, data.labels).note:
         plan = replace(plan, notes=(*plan.notes, note))
     return plan, data
+
+
+def _fitted(
+    plan: RunPlan,
+    asked: TrainConfig,
+    data: ImageSource | StreamedSource | RunData,
+    notes: Sequence[str],
+) -> RunPlan:
+    """The plan with the recipe that fits the images, and with all there is to say about it."""
+    images = len(data.train)
+    plan = fit_recipe(plan, asked, images, len(data.labels))
+    check_data(plan, images, len(data.evaluation))
+    weak = weakness(plan, data.name, images)
+    return replace(plan, notes=(*plan.notes, *notes, *([weak] if weak else [])))
+
+
+def _teller(topology: Topology) -> Callable[[Sequence[str]], None]:
+    """What logs each line of a plan once, on the rank that speaks."""
+    told: set[str] = set()
+
+    def tell(notes: Sequence[str]) -> None:
+        for note in notes if topology.rank == 0 else ():
+            if note not in told:
+                logger.info("%s", note)
+        told.update(notes)
+
+    return tell
 
 
 def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
@@ -132,9 +164,6 @@ def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
         raise ConfigError(["--dry-run does not train: call run.rehearse instead"])
     topology = topology or Topology.from_environment()
     (plan, data), store = _agreed(config, topology)
-    if topology.rank == plan.dims.lead_rank:
-        for note in (*plan.notes, *data.notes):
-            logger.info(note)
     with in_group(plan.device.kind, topology, store=store) as device:
         from vit_colossal.training.fit import fit
 
@@ -145,12 +174,13 @@ def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
 def _agreed(
     config: TrainConfig, topology: Topology
 ) -> tuple[tuple[RunPlan, RunData], Store | None]:
-    """The run as all ranks have planned it, and the store in which they meet."""
+    """The run as all ranks have planned it, told, and the store in which they meet."""
+    tell = _teller(topology)
 
     def shared(store: Store) -> Callable[[], tuple[RunPlan, RunData]] | None:
         first = topology.local_rank == 0
         now = share(config, store, topology.rank, topology.world_size, first_on_host=first)
-        return None if now is None else partial(plan_run, now, topology)
+        return None if now is None else partial(plan_run, now, topology, tell=tell)
 
     def facts(planned: tuple[RunPlan, RunData]) -> Facts:
         plan, data = planned
@@ -163,7 +193,11 @@ def _agreed(
             **data_facts(data.fingerprint, splits, data.preprocessing),
         }
 
-    return together(topology, partial(plan_run, config, topology), facts, shared)
+    (plan, data), store = together(
+        topology, partial(plan_run, config, topology, tell=tell), facts, shared
+    )
+    tell((*plan.notes, *data.notes))
+    return (plan, data), store
 
 
 def rehearse(config: TrainConfig, topology: Topology | None = None) -> None:
@@ -179,10 +213,6 @@ def rehearse(config: TrainConfig, topology: Topology | None = None) -> None:
     topology = topology or Topology.from_environment()
     (plan, data), store = _agreed(config, topology)
     is_lead = topology.rank == plan.dims.lead_rank
-
-    if is_lead:
-        for note in (*plan.notes, *data.notes):
-            logger.info(note)
     with in_group(plan.device.kind, topology, store=store) as device:
         _show_plan(plan, data, device)
     if is_lead:

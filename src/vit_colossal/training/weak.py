@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vit_colossal.data.prepare import RunData
 from vit_colossal.plan.plan import RunPlan
 
 #: Training images below which a transformer without pretrained weights learns little of photos. A
@@ -10,10 +9,15 @@ from vit_colossal.plan.plan import RunPlan
 ENOUGH_FROM_SCRATCH = 2000
 
 
-def weakness(plan: RunPlan, data: RunData) -> str | None:
-    """One line on why not to expect much; None where nothing speaks against it."""
-    images = len(data.train)
-    if plan.spec.pretrained or images >= ENOUGH_FROM_SCRATCH or data.name == "digits":
+def weakness(plan: RunPlan, dataset: str, images: int) -> str | None:
+    """One line on why not to expect much; None where nothing speaks against it.
+
+    Args:
+        plan: the run.
+        dataset: name of its data.
+        images: of its training split.
+    """
+    if plan.spec.pretrained or images >= ENOUGH_FROM_SCRATCH or dataset == "digits":
         return None
     return (
         f"warning: {plan.config.model} begins without pretrained weights, and {images} training "

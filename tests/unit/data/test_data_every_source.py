@@ -17,7 +17,7 @@ from PIL import Image
 
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.decoding import Row, decode_rows
-from vit_colossal.data.prepare import RunData, prepare_data
+from vit_colossal.data.prepare import RunData, decode_data, find_data
 from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.plan import Device, make_plan
@@ -183,7 +183,7 @@ def prepare(path: Path, **options: object) -> RunData:
         "global_batch_size": 2,
     }
     config = TrainConfig.model_validate({**settings, **options})
-    return prepare_data(make_plan(config, 1, Device("cpu")))
+    return decode_data(find_data(make_plan(config, 1, Device("cpu"))))
 
 
 def plain(images: list[Image.Image]) -> list[bytes]:

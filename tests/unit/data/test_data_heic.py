@@ -1,4 +1,4 @@
-"""HEIC as phones write it: turned once, by the file's own properties or else by its EXIF."""
+"""HEIC and AVIF as phones write them: turned once, by the file's own properties or by EXIF."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vit_colossal import TrainConfig
 from vit_colossal.data import heic
 from vit_colossal.data.decoding import BadImage, Row, decode_rows, safe_formats
-from vit_colossal.data.prepare import prepare_data
+from vit_colossal.data.prepare import decode_data, find_data
 from vit_colossal.errors import DataError
 from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.plan import Device, make_plan
@@ -27,13 +27,27 @@ def is_green(pixel: tuple[int, ...]) -> bool:
     return pixel[1] > 150 and max(pixel[0], pixel[2]) < 80
 
 
+def where_green_lies(file: Path) -> list[str]:
+    """At the top of the decoded picture, or on its right."""
+    how = Preprocessing((48, 48), 0)
+    (found,) = decode_rows([Row(0, {"path": str(file), "bytes": None}, 0)], how)
+    assert not isinstance(found, BadImage), found
+    places = {"top": (2, 24), "right": (24, 45)}
+    return [name for name, (y, x) in places.items() if is_green(tuple(found[:, y, x]))]
+
+
 @pytest.mark.parametrize("name", [UPRIGHT, *TURNED])
 def test_photos_are_upright(name: str) -> None:
-    how = Preprocessing((48, 48), 0)
-    (found,) = decode_rows([Row(0, {"path": str(FILES / f"{name}.heic"), "bytes": None}, 0)], how)
-    assert not isinstance(found, BadImage), found
-    top, right = (is_green(tuple(found[:, y, x])) for y, x in ((2, 24), (24, 45)))
-    assert (top, right) == (name == UPRIGHT, name in TURNED)
+    assert where_green_lies(FILES / f"{name}.heic") == ["right" if name in TURNED else "top"]
+
+
+@pytest.mark.parametrize(("orientation", "place"), [(1, "top"), (6, "right")])
+def test_avif_is_upright_too(orientation: int, place: str, tmp_path: Path) -> None:
+    picture, exif = Image.new("RGB", (48, 32), (200, 0, 0)), Image.Exif()
+    picture.paste((0, 220, 0), (0, 0, 48, 8))
+    exif[ExifTags.Base.Orientation] = orientation
+    picture.save(tmp_path / "photo.avif", exif=exif)
+    assert where_green_lies(tmp_path / "photo.avif") == [place]
 
 
 @pytest.fixture
@@ -53,7 +67,7 @@ def prepared(photos: Path, **settings: bool) -> tuple[int, int]:
         dataset=str(photos), model="vit-micro", global_batch_size=4, val_split=0.25,
         cache_dir=photos.parent / "cache", **settings,
     )  # fmt: skip
-    data = prepare_data(make_plan(config, 1, Device("cpu")))
+    data = decode_data(find_data(make_plan(config, 1, Device("cpu"))))
     return len(data.train) + len(data.evaluation), len(data.train.bad) + len(data.evaluation.bad)
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data import lazy
+from vit_colossal.data.batches import loader_workers
 from vit_colossal.data.cache import CacheOptions, prepare_images
 from vit_colossal.data.lazy import check_images
 from vit_colossal.data.loaders import EvalBatches, Shard, TrainBatches
 from vit_colossal.data.pixels import CachedSplit
-from vit_colossal.data.prepare import loader_workers
 from vit_colossal.data.transforms import Augmentation
 from vit_colossal.errors import ConfigError, DataError
 from vit_colossal.model.preprocessing import Preprocessing

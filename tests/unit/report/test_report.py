@@ -249,6 +249,14 @@ def test_one_or_two_points_are_points_and_no_line() -> None:
         assert (len(lines), marks) == ((1, 0) if count == 3 else (0, count))
 
 
+def test_points_on_the_edge_are_drawn_whole() -> None:
+    curve = Series("a", [0, 1, 2, 3], [1.0] * 4, marked=True)
+    chart = draw("Accuracy", "step", [curve], key="k", y_axis="share")
+    assert chart is not None
+    marks = re.findall(r"<g( [^>]*)?>\s*<use [^>]*style=\"fill: var\(--c1\)", chart.svg)
+    assert marks and not any("clip-path" in mark for mark in marks)
+
+
 def test_a_reference_that_was_asked_for_and_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", LABELS)
     page = report(run, "--reference", "no-such", "--output", tmp_path / "run.html")

@@ -54,17 +54,8 @@ def test_nothing_is_said_where_no_layer_is_frozen(values: dict[str, Any]) -> Non
     ("values", "why"),
     [
         ({"feature_cache": False}, "as --no-feature-cache says"),
-        (
-            {"batches": {"augmentation": Augmentation(horizontal_flip=True)}},
-            "augmentation shows it other images each time (",
-        ),
-        ({"batches": {"mixing": Mixing(0.2)}}, "it sees mixed images (mixup 0.2)"),
         ({"plugin": "hybrid", "pp": 2, "processes": 2}, "a pipeline is full of micro-batches"),
         ({"compile": True}, "compiled layers are not taken apart (--compile)"),
-        (
-            {"model_overrides": {"hidden_dropout_prob": 0.1}},
-            "it drops something else each time (hidden_dropout_prob 0.1)",
-        ),
         ({"batches": {"steps_per_epoch": 20}}, "the run sees each image once"),
         (
             {"images": 10**8},
@@ -76,6 +67,32 @@ def test_the_plan_says_why_it_is_computed_in_each_epoch(values: dict[str, Any], 
     reuse = found(freeze="backbone", **values)
     assert reuse.found and not reuse.active
     assert str(reuse).startswith("all but the head, computed in each epoch: ") and why in str(reuse)
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (
+            {"batches": {"augmentation": Augmentation(horizontal_flip=True)}},
+            "augmentation shows it other images each time (",
+        ),
+        ({"batches": {"mixing": Mixing(0.2)}}, "it sees mixed images (mixup 0.2)"),
+        (
+            {"model_overrides": {"hidden_dropout_prob": 0.1}},
+            "it drops something else each time (hidden_dropout_prob 0.1)",
+        ),
+    ],
+)
+def test_of_training_that_varies_the_evaluation_alone_is_computed_once(
+    values: dict[str, Any], why: str
+) -> None:
+    reuse = found(freeze="backbone", **values)
+    assert reuse.active and reuse.images == 10 and why in reuse.variation
+    assert str(reuse).startswith(
+        f"all but the head, {ONCE.replace('image', 'evaluation image')} 0.3 KB an image, "
+        f"0.0 MB in all; for training images in each epoch: {why}"
+    )
+    assert not found(freeze="backbone", feature_cache=False, **values).active
 
 
 def test_on_a_gpu_hidden_states_are_computed() -> None:
@@ -99,4 +116,5 @@ def test_a_limit_can_be_raised() -> None:
 def test_families(name: str, settings: dict[str, Any], why: str, tmp_path: Any) -> None:
     TINY[name].save(tmp_path)
     reuse = found(model=str(tmp_path), **settings)
-    assert reuse.found and why in reuse.obstacle and bool(why) == bool(reuse.obstacle)
+    reasons = reuse.obstacle + reuse.variation
+    assert reuse.found and why in reasons and bool(why) == bool(reasons)
