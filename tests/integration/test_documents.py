@@ -49,6 +49,7 @@ ELSEWHERE = {
     r"^vit-colossal labels": "test_adding.py",
     r"small_buckets": "test_plugins.py",
     r"^python train\.py$": "test_train_cli.py",
+    r"--model_name_or_path": "tests/pure/config/test_colossalai_example.py reads its flags",
     r"--check-reference": "test_check.py",
     r"^colossalai run$": "a name, not a command",
     r"^pip install": "scripts/environment.sh",

@@ -14,6 +14,7 @@ from pydantic import Field, create_model
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from vit_colossal.config.colossalai_example import with_plain_switch
+from vit_colossal.config.other_tools import advice
 from vit_colossal.config.plugins import plugin_names
 from vit_colossal.config.settings.base import Settings, spellings
 from vit_colossal.errors import ConfigError
@@ -24,20 +25,6 @@ MOST_USED = (
     *("dataset", "model", "output-dir", "epochs", "lr", "global-batch-size"),
     *("plugin", "nproc", "precision", "resume"),
 )
-#: What other tools call them, where no likeness of the words leads there.
-ELSEWHERE = {
-    "--max-train-steps": "--max-steps",
-    "--num-train-epochs": "--epochs",
-    "--per-device-train-batch-size": "--batch-size",
-    "--gradient-accumulation-steps": "--grad-accumulation",
-    "--gradient-checkpointing": "--grad-checkpoint",
-    "--mixed-precision": "--precision",
-}
-#: Flags of ColossalAI's examples that nothing here stands for.
-_WITHOUT = {
-    "--mem-cap": "memory is not capped: --grad-checkpoint, a larger --tp or zero2 need less of it",
-    "--num-labels": "the labels are those of the data: drop it",
-}
 #: A value that argparse repeats in quotes.
 _LONG_VALUE = re.compile(r"(?<=')[^']{101,}(?=')")
 _CLI_OPTIONS = ("cli_kebab_case", "cli_implicit_flags", "cli_hide_none_type", "cli_avoid_json")
@@ -206,10 +193,9 @@ def _flag_like(values: dict[str, Any]) -> list[str]:
 
 def _nearest(argument: str, flags: list[str]) -> str:
     flag = argument.partition("=")[0]
-    if flag in _WITHOUT:
-        return f"; {_WITHOUT[flag]}"
-    if ELSEWHERE.get(flag) in flags:
-        return f" (did you mean {ELSEWHERE[flag]}?)"
+    answer = advice(flag, flags)
+    if answer is not None:
+        return f"; {answer}"
     return did_you_mean(flag, flags) if flag.startswith("--") else ""
 
 

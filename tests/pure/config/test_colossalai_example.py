@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from vit_colossal.config.colossalai_example import with_plain_switch, without_idle_degrees
@@ -44,6 +47,20 @@ def test_the_demo_s_line_is_read_whole() -> None:
     assert (config.tp, config.pp, config.plugin) == (1, 1, "gemini")
     assert config.grad_checkpoint is True
     assert (config.batch_size, config.epochs, config.lr) == (16, 3, 2e-4)
+
+
+def test_what_the_page_says_to_write_is_read() -> None:
+    page = Path(__file__).parents[3] / "docs" / "colossalai-example.md"
+    text = page.read_text("utf-8").replace("\\\n", " ")
+    [line] = re.findall(r"train\.py (--dataset beans.*)", text)
+    assert {*DEMO} - {"--grad_checkpoint", "True"} <= {*line.split()}
+    table = re.findall(
+        r"^\| .* \| .*?`(--[^`]*)`", text.partition("For those of the script")[2], re.M
+    )
+    assert len(table) == 7
+    for written in (line, *table):
+        flags, _ = without_idle_degrees(written.split())
+        assert parse_config(flags, "train.py", TrainConfig)[1] == []
 
 
 @pytest.mark.parametrize(
@@ -89,7 +106,7 @@ def test_degrees_are_left_out_of_every_plugin_without_any(plugin: str) -> None:
     [
         ("--mem_cap", "memory is not capped: --grad-checkpoint"),
         ("--num_labels", "the labels are those of the data: drop it"),
-        ("--max_train_steps", "did you mean --max-steps?"),
+        ("--max_train_steps", "write --max-steps"),
     ],
 )
 def test_flags_of_its_other_scripts_are_answered(flag: str, advice: str) -> None:
