@@ -34,7 +34,7 @@ def hide_secrets(text: str) -> str:
     """The text with ``***`` for every secret in it.
 
     Secrets are the values of environment variables that have TOKEN, KEY, SECRET or PASSWORD in
-    their names, the token that ``huggingface-cli login`` saved, what looks like one, and the user
+    their names, the token that ``hf auth login`` saved, what looks like one, and the user
     and what lets one in of an address (``https://USER:PASSWORD@host/?token=TOKEN``).
     """
     secrets = {value.strip() for name, value in os.environ.items() if _SECRET.search(name)}

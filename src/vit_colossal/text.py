@@ -63,6 +63,11 @@ def cell(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}\N{HORIZONTAL ELLIPSIS}"
 
 
+def in_millions(count: int) -> str:
+    """A number of parameters as 579 or 5.72 M: a head alone is far from a million."""
+    return f"{count / 1e6:.2f} M" if count >= 10_000 else f"{count:,}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as 42 s, 3:05 min or 2:03:05 h."""
     minutes, rest = divmod(round(seconds), 60)

@@ -16,7 +16,7 @@ from vit_colossal.errors import ConfigError
 class PushSettings(CommandSettings):
     """Upload a trained model with a model card.
 
-    HF_TOKEN or 'huggingface-cli login' gives the access; HF_ENDPOINT names another hub.
+    HF_TOKEN or 'hf auth login' gives the access; HF_ENDPOINT names another hub.
     """
 
     model: CliPositionalArg[str]

@@ -261,7 +261,10 @@ def _matching(run: FinishedRun, references: list[Reference]) -> Reference:
     if found:
         raise ConfigError([f"{run.directory}: several references match, name one: {names}"])
     raise ConfigError(
-        [f"{run.directory}: no reference is for its model and data; --reference says why: {names}"]
+        [
+            f"{run.directory}: none of the references ({names}) is for its model and data: "
+            "--reference NAME says what differs, --record NAME makes one of runs of your own"
+        ]
     )
 
 

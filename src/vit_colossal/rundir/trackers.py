@@ -51,7 +51,7 @@ class WandbTracker:
             id=known,
             resume="allow" if known else None,
             project=config.tracker_project or os.environ.get("WANDB_PROJECT", PROJECT),
-            name=config.tracker_name or run_dir.name,
+            name=config.tracker_name or os.environ.get("WANDB_NAME", run_dir.name),
             tags=config.tracker_tags,
             dir=str(run_dir),
             config=_settings(config),

@@ -9,7 +9,7 @@ from vit_colossal.model.fused_adamw import FusedAdamW
 from vit_colossal.plan.epoch_cut import TrainerCut
 from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.strategies.memory_use import StateMemory
-from vit_colossal.text import printable, shown
+from vit_colossal.text import in_millions, printable, shown
 from vit_colossal.training.job import Job
 
 logger = logging.getLogger("vit_colossal")
@@ -22,9 +22,9 @@ def announce(job: Job, memory: StateMemory) -> None:
     plan, data = job.plan, job.data
     flops = flops_per_image(plan.spec, len(data.labels))
     logger.info(
-        "model %s: %.2f M parameters, %.2f GFLOP per image forward and backward",
+        "model %s: %s parameters, %.2f GFLOP per image forward and backward",
         plan.config.model,
-        job.num_parameters / 1e6,
+        in_millions(job.num_parameters),
         flops / 1e9,
     )
     logger.info(
@@ -98,7 +98,7 @@ def _augmentation(job: Job) -> str:
 def _training(job: Job) -> str:
     """Which weights are trained, and how they become the model."""
     config = job.plan.config
-    parts = {f"{job.num_trained / 1e6:.2f} M parameters": True}
+    parts = {f"{in_millions(job.num_trained)} parameters": True}
     if config.lora_rank:
         scale = f"scale {config.lora_scale:g}"
         parts[f"adapters of rank {config.lora_rank}, {scale}, and the classifier"] = True

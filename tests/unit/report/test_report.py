@@ -23,7 +23,7 @@ from vit_colossal.evaluation.predictions import Predictions
 from vit_colossal.report.classes import class_view
 from vit_colossal.report.figures import MAX_POINTS, Series, draw, thinned
 from vit_colossal.report.page import size
-from vit_colossal.text import duration
+from vit_colossal.text import duration, in_millions
 
 LABELS = tuple(f"digit {index}" for index in range(10))
 HOSTILE = (
@@ -389,3 +389,4 @@ def test_numbers_for_people() -> None:
         "5120.0 GiB",
     ]
     assert [duration(s) for s in (8.4, 61, 3725)] == ["8 s", "1:01 min", "1:02:05 h"]
+    assert [in_millions(n) for n in (579, 9_999, 48_195)] == ["579", "9,999", "0.05 M"]

@@ -113,10 +113,12 @@ def test_a_client_that_is_not_installed_is_refused_with_the_command(
 
 
 def test_wandb_offline_keeps_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_NAME", "third try")
     config = TrainConfig(wandb=True, dataset="digits", lr=0.125)
     opened = trackers.open_trackers(tmp_path, config, resumed=False)
+    assert wandb.run.name == "third try"
     with RunReporter(tmp_path, tensorboard=False, trackers=opened) as reporter:
         reporter.event("train", 10, 1, loss=1.25, lr=0.1, **SPEED)
         reporter.event("eval", 10, 1, accuracy=0.5, correct=1, total=2)
@@ -139,6 +141,7 @@ def test_wandb_gets_project_name_and_tags(tmp_path: Path, monkeypatch: pytest.Mo
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_PROJECT", "another")
+    monkeypatch.setenv("WANDB_NAME", "another")
     config = TrainConfig.model_validate({"wandb": True, "dataset": "digits", **NAMED})
     opened = trackers.open_trackers(tmp_path, config, resumed=False)
     try:

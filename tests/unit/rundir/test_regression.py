@@ -375,7 +375,7 @@ def test_other_beans_are_refused(
     run = beans_run(tmp_path / "run", 120, total, **environment)
     with pytest.raises(ConfigError, match=problem):
         check_run(run, BEANS)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=rf"{BEANS}.*--record NAME makes one of runs of your own"):
         check_run(run)
 
 

@@ -46,7 +46,8 @@ class OutputSettings(Settings):
     """The project at Weights & Biases, the experiment at MLflow; default: what WANDB_PROJECT and
     MLFLOW_EXPERIMENT_NAME say, else vit-colossal."""
     tracker_name: str | None = Field(None, min_length=1)
-    """What the run is called there; default: the name of the run directory."""
+    """What the run is called there; default: at W&B what WANDB_NAME says, else the name of the
+    run directory."""
     tracker_tags: list[str] | None = None
     """Tags of the run there, separated by commas; of NAME=VALUE MLflow makes a tag with a value."""
     dry_run: bool = Field(False, exclude=True)
