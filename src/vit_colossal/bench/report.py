@@ -15,6 +15,7 @@ import torch
 from vit_colossal.bench.compare import Row
 from vit_colossal.bench.device_peak import peak_flops
 from vit_colossal.config.train_config import RECIPE
+from vit_colossal.runtime.cpu import cpu_name
 
 #: How far the first losses of cases that do the same work may be apart, relative; by precision.
 #: In fp32 the order of sums differs (measured: up to 1e-6), in 16 bits every rounding.
@@ -134,16 +135,14 @@ def _compare(members: list[Row]) -> dict[str, Any]:
 
 def describe_machine() -> dict[str, Any]:
     """What the numbers depend on beside the software."""
-    cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     flags: set[str] = set()
     if info.exists():
         lines = [line.split(":", 1) for line in info.read_text().splitlines() if ":" in line]
-        found = {key.strip(): value.strip() for key, value in lines}
-        cpu, flags = found.get("model name", cpu), set(found.get("flags", "").split())
+        flags = set(next((value.split() for key, value in lines if key.strip() == "flags"), []))
     kinds = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     return {
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "cpu_features": [kind for kind in kinds if kind in flags],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

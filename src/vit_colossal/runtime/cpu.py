@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from contextlib import suppress
 from pathlib import Path
 
 #: Linux' names for what multiplies matrices in bf16, the fastest first, and those people know.
@@ -20,3 +22,12 @@ def bf16_unit(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
         return None
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     return next((name for flag, name in _BF16_UNITS.items() if flag in flags), None)
+
+
+def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor is called, or its architecture where the system does not tell."""
+    with suppress(OSError):
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
