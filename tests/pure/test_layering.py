@@ -22,7 +22,7 @@ MAX_MODULES_AT_THE_TOP = 9
 ROOMS = (
     *("version", "errors", "text", "durable", "redaction", "hub", "config", "families", "plan"),
     *("runtime", "model", "data", "forecast", "strategies", "checkpoints", "evaluation", "rundir"),
-    *("trained", "training", "report", "parity", "bench", "doctor", "commands"),
+    *("calibration", "trained", "training", "report", "parity", "bench", "doctor", "commands"),
     *("cli", "__main__", "__init__"),
 )
 #: Rooms of one command: they never import each other.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vit_colossal.config.forecast_config import ForecastConfig
@@ -24,15 +25,24 @@ def main(flags: Sequence[str], prog: str) -> int:
         raise ConfigError(["--devices N and --device-profile NAME go together"])
     if asked.devices is not None and asked.nproc is not None:
         raise ConfigError(["--nproc is for this machine, --devices for others: give one"])
+    if asked.devices is not None and asked.measure:
+        raise ConfigError(["--measure is of this machine: use --nproc instead of --devices"])
     from vit_colossal.forecast.candidates import candidates
+    from vit_colossal.forecast.devices import by_profile, room_here
     from vit_colossal.forecast.subject import subject
     from vit_colossal.forecast.table import as_document, as_text
 
     processes = asked.devices or asked.nproc or 1
-    room = _room(asked, processes)
+    profile = asked.device_profile
+    room = room_here(asked, processes) if profile is None else by_profile(profile, processes)
     named = asked.model_fields_set & set(SETTINGS.model_fields)
     about = subject(asked, named, room.device, processes, asked.num_labels)
     found = candidates(about.plan, named, processes, room, about.whole)
+    if asked.measure and found.found:
+        from vit_colossal.calibration.calibrate import timed
+
+        found, source = timed(found, about, processes, room)
+        about = replace(about, notes=(*about.notes, source))
     if asked.format == "json":
         config = about.plan.config
         run = {"model": config.model, "num_labels": about.num_labels, "processes": processes}
@@ -42,19 +52,6 @@ def main(flags: Sequence[str], prog: str) -> int:
     else:
         print(as_text(found, room, _heading(about, room, processes)))
     return ExitCode.OK if any(each.fits(room) for each in found.found) else ExitCode.FAILED
-
-
-def _room(asked: ForecastConfig, processes: int) -> Room:
-    import torch
-
-    from vit_colossal.forecast.devices import by_profile, of_this_machine
-    from vit_colossal.runtime.group import Topology, choose_device
-
-    if asked.device_profile is not None:
-        return by_profile(asked.device_profile, processes)
-    device = choose_device(asked, Topology(world_size=processes, local_world_size=processes))
-    free = torch.cuda.mem_get_info(0)[0] if device.kind == "cuda" else None
-    return of_this_machine(device, processes, free)
 
 
 def _heading(about: Subject, room: Room, processes: int) -> list[str]:

@@ -10,10 +10,10 @@ from vit_colossal.config.train_config import TrainConfig
 
 
 class ForecastConfig(TrainConfig):
-    """Say which ways to divide a run fit the devices, and how much memory each takes.
+    """Say which ways to divide a run fit the devices, how much memory each takes, and how long.
 
     Takes the flags of train; what they name of plugin, degrees, micro-batches and recomputation is
-    kept, the rest is tried. Nothing is trained, and no process is started.
+    kept, the rest is tried. Nothing is trained, and only --measure starts processes.
     """
 
     devices: int | None = Field(None, ge=1, exclude=True)
@@ -27,5 +27,8 @@ class ForecastConfig(TrainConfig):
     """What they are; its memory is that of the data sheet, and all is extrapolated."""
     num_labels: int | None = Field(None, ge=2, exclude=True)
     """Labels of the head; default those of --dataset, or 1000 where none is named."""
+    measure: bool = Field(False, exclude=True)
+    """Measure this machine with --nproc processes for at most a minute, once, and predict the time
+    of a step from it."""
     format: Literal["table", "json"] = Field("table", exclude=True)
     """JSON has every candidate."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
+from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.plan.plan import Device
+from vit_colossal.runtime.group import Topology, choose_device
 from vit_colossal.runtime.memory import free_bytes
 
 _GB, _MIB, _GIB = 10**9, 2**20, 2**30
@@ -77,6 +81,17 @@ def by_profile(name: str, devices: int) -> Room:
     profile = PROFILES[name]
     words = f"{profile.memory / _GB:.0f} GB of memory each ({profile.source})"
     return Room(Device("cuda", bf16=profile.bf16), profile.memory, words, True)
+
+
+def room_here(config: TrainConfig, processes: int) -> Room:
+    """Of processes on this machine, on the device that training would take.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    device = choose_device(config, Topology(world_size=processes, local_world_size=processes))
+    free = torch.cuda.mem_get_info(0)[0] if device.kind == "cuda" else None
+    return of_this_machine(device, processes, free)
 
 
 def of_this_machine(device: Device, processes: int, free_on_device: int | None = None) -> Room:

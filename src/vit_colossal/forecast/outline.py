@@ -91,10 +91,7 @@ def outline(plan: RunPlan, num_labels: int) -> Outline:
         ModelError: transformers cannot build it.
     """
     spec, row = plan.spec, plan.spec.family
-    # One that interpolates its position embeddings in each pass keeps those of its weights.
-    own_size = row.sizes == "interpolates"
-    size = spec.weights_image_size if own_size else spec.image_size
-    model = adapt(blueprint(spec, size, num_labels), spec, plan.config)
+    model = adapt(blueprint(spec, spec.embedded_size, num_labels), spec, plan.config)
     freeze(model, spec, plan.config)
     config = getattr(model.config, row.nested) if row.nested else model.config
     named = list(model.named_parameters())

@@ -60,6 +60,13 @@ def element_size(config: TrainConfig) -> int:
     return _SINGLE if config.precision == "fp32" or facts_of(config.plugin).autocasts else _HALF
 
 
+def rounding(config: TrainConfig) -> str:
+    """Which arithmetic a run computes in; runs of one kind can be compared."""
+    if config.precision == "fp32":
+        return "fp32"
+    return "autocast" if facts_of(config.plugin).autocasts else "16-bit weights"
+
+
 def state_bytes(plan: RunPlan, held: Sequence[Held], replica: int = 0) -> StateBytes:
     """Count what a rank keeps.
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from textwrap import fill
 from typing import Any
 
 from vit_colossal.forecast.candidates import Candidate, Candidates
 from vit_colossal.forecast.devices import Room
 from vit_colossal.forecast.memory import KINDS, Memory
+from vit_colossal.forecast.step_time import StepTime
 from vit_colossal.plan.parallel_dims import TARGET_BUBBLE
 
 _GIB = 2**30
 _SHOWN = 12
 #: Of sentences.
 _WIDTH = 100
+#: Without measured rates, and with them.
 ORDER = (
     "Order: what fits comes first; of that what recomputes nothing, then the smallest idle share "
     "of a pipeline, the fewest bytes that a rank sends, the fewest micro-batches, the lowest peak. "
     "No time is predicted. The batch is cut as little as fits, a pipeline's until it waits less "
     f"than {TARGET_BUBBLE:.0%}."
+)
+BY_TIME = (
+    "Order: what fits comes first, the fastest of it first. A step is forward, backward and "
+    "update: reading images is not in it."
 )
 PEAK = (
     "GiB of the fullest rank. The peak is that of the fullest moment (start, backward or update), "
@@ -43,7 +50,7 @@ def as_text(found: Candidates, room: Room, heading: Sequence[str]) -> str:
     """
     shown = found.of_each_layout
     table = [*_table(shown[:_SHOWN], room), ""] if shown else []
-    words = [PEAK, ORDER, "", *verdict(found, room)] if shown else [_NONE]
+    words = [PEAK, _order(found), "", *verdict(found, room)] if shown else [_NONE]
     if left := len(found.found) - min(len(shown), _SHOWN):
         words.insert(0, f"{left} more in --format json, such as other cuts of the batch.")
     if len({each.rounding for each in found.found}) > 1:
@@ -59,13 +66,17 @@ def as_text(found: Candidates, room: Room, heading: Sequence[str]) -> str:
 
 def _table(shown: Sequence[Candidate], room: Room) -> list[str]:
     kinds = [kind for kind in KINDS if any(getattr(each.memory, kind) for each in shown)]
-    rows = [["", "layout", "peak", *kinds, "sent MiB", "idle", "micro-batches"]]
+    timed = shown[0].time is not None
+    times = ["step s", "images/s"] if timed else []
+    rows = [["", "layout", *times, "peak", *kinds, "sent MiB", "idle", "micro-batches"]]
     for number, each in enumerate(shown, 1):
         mark = f"{number}" if each.fits(room) else "no"
         sizes = [f"{getattr(each.memory, kind) / _GIB:.2f}" for kind in ("peak", *kinds)]
         cut = f"{each.microbatches} x {each.plan.batches.microbatch}"
         idle = f"{each.idle:.0%}" if each.idle else "-"
-        rows.append([mark, each.flags, *sizes, f"{each.sent / 2**20:.0f}", idle, cut])
+        rows.append(
+            [mark, each.flags, *_times(each), *sizes, f"{each.sent / 2**20:.0f}", idle, cut]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -74,6 +85,16 @@ def _table(shown: Sequence[Candidate], room: Room) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def _times(candidate: Candidate) -> list[str]:
+    if candidate.time is None:
+        return []
+    return [f"{candidate.time.total:.3g}", f"{candidate.images_per_second:.4g}"]
+
+
+def _order(found: Candidates) -> str:
+    return ORDER if found.found[0].time is None else BY_TIME
 
 
 def verdict(found: Candidates, room: Room) -> list[str]:
@@ -89,6 +110,8 @@ def verdict(found: Candidates, room: Room) -> list[str]:
         ]
     spare = room.per_rank - first.memory.peak
     reasons = [f"it takes {peak} of {gib(room.per_rank)}, {gib(spare)} to spare"]
+    if first.time is not None:
+        reasons.insert(0, f"a step takes about {first.time.total:.3g} s ({_shares(first.time)})")
     reasons.append("and recomputes all blocks" if first.plan.config.grad_checkpoint else
                    "recomputes nothing")  # fmt: skip
     reasons.append(f"waits {first.idle:.0%} of the time" if first.idle else "waits for no stage")
@@ -99,11 +122,19 @@ def verdict(found: Candidates, room: Room) -> list[str]:
     return lines
 
 
+def _shares(time: StepTime) -> str:
+    """What a step's time goes into, in percent of it."""
+    shares = [(seconds / time.total, name) for name, seconds in asdict(time).items()]
+    return ", ".join(f"{name} {share:.0%}" for share, name in shares if share >= 0.005)
+
+
 def _drawback(first: Candidate, other: Candidate, room: Room) -> str:
     """What the second of two has more of, in the words of the order."""
     if not other.fits(room):
         missing = other.memory.peak - (room.per_rank or 0)
         return f"takes {gib(other.memory.peak)}: it needs {gib(missing)} more"
+    if first.time is not None and other.time is not None:
+        return f"takes {other.time.total / first.time.total - 1:.0%} longer ({_shares(other.time)})"
     if other.plan.config.grad_checkpoint and not first.plan.config.grad_checkpoint:
         return "fits too, but computes all blocks twice"
     if round(other.idle, 3) > round(first.idle, 3):
@@ -126,7 +157,7 @@ def as_document(found: Candidates, room: Room, **about: Any) -> dict[str, Any]:
             "source": room.words,
             "extrapolated": room.extrapolated,
         },
-        "order": ORDER,
+        "order": _order(found) if found.found else ORDER,
         "candidates": [_as_row(each, room) for each in found.found],
         "refused": found.refused,
         "not_predicted": list(found.unknown),
@@ -150,6 +181,9 @@ def _as_row(each: Candidate, room: Room) -> dict[str, Any]:
         "fullest_stage": each.memory.stage,
         "bytes_sent": each.sent,
         "idle_share": each.idle,
+        "step_seconds": None if each.time is None else each.time.total,
+        "images_per_second": each.images_per_second,
+        "seconds": None if each.time is None else asdict(each.time),
     }
 
 

@@ -63,13 +63,22 @@ def configuration_of(spec: ModelSpec, labels: tuple[str, ...]) -> PreTrainedConf
     return config
 
 
-def blueprint(spec: ModelSpec, image_size: int, num_labels: int = 2) -> PreTrainedModel:
-    """A model without memory: the names and shapes of its weights.
+def blueprint(
+    spec: ModelSpec,
+    image_size: int,
+    num_labels: int = 2,
+    *,
+    layers: int | None = None,
+    device: str = "meta",
+) -> PreTrainedModel:
+    """A model without memory: the names and shapes of its weights; elsewhere with random ones.
 
     Args:
         spec: the model.
         image_size: that its position embeddings are for.
         num_labels: of its head.
+        layers: of its encoder; None is all.
+        device: PyTorch's name of where it lies.
 
     Raises:
         ModelError: transformers cannot build it.
@@ -78,9 +87,12 @@ def blueprint(spec: ModelSpec, image_size: int, num_labels: int = 2) -> PreTrain
 
     config = configuration_of(spec, tuple(map(str, range(num_labels))))
     row = spec.family
-    (getattr(config, row.nested) if row.nested else config).image_size = image_size
+    encoder = getattr(config, row.nested) if row.nested else config
+    encoder.image_size = image_size
+    if layers is not None:
+        encoder.num_hidden_layers = layers
     try:
-        with torch.device("meta"), quiet():
+        with torch.device(device), quiet():
             return classifier_of(row)(config)
     except Exception as error:  # whatever sizes lead the library to
         raise ModelError(

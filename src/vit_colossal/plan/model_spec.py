@@ -122,6 +122,15 @@ class ModelSpec:
         """Whether images have another size than those that the weights were trained on."""
         return self.image_size != self.weights_image_size
 
+    @property
+    def embedded_size(self) -> int:
+        """The image size that its position embeddings have.
+
+        A model that interpolates them in each pass keeps those of its weights.
+        """
+        own = self.family.sizes == "interpolates"
+        return self.weights_image_size if own else self.image_size
+
     def identity(self) -> dict[str, Any]:
         """What a checkpoint's model has to agree on, as JSON."""
         shape = self.shape

@@ -1,0 +1,1 @@
+"""How fast this machine is: measured once in the processes of a run, and kept."""

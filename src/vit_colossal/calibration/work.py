@@ -1,0 +1,106 @@
+"""What has to be measured so that the candidates of a run can be timed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vit_colossal.errors import ConfigError
+from vit_colossal.forecast.activations import block_bytes
+from vit_colossal.forecast.candidates import Candidates
+from vit_colossal.forecast.devices import Room
+from vit_colossal.forecast.outline import Outline
+from vit_colossal.forecast.state import element_size
+from vit_colossal.forecast.step_time import why_untimed
+from vit_colossal.plan.plan import RunPlan
+from vit_colossal.rundir.record import versions
+from vit_colossal.runtime.cpu import cpu_name
+
+#: Blocks of the model that is measured: alone, one would find its weights in the cache.
+LAYERS = 3
+
+
+@dataclass(frozen=True)
+class Work:
+    """One calibration.
+
+    Attributes:
+        plan: the run, undivided; it names model, optimizer and device.
+        num_labels: of the head.
+        processes: that work at once.
+        variants: roundings in which candidates compute, with their tensor-parallel degrees.
+        batches: images of a pass, ascending.
+        plugins: whose optimizers update.
+        elements: bytes of the numbers that are sent.
+    """
+
+    plan: RunPlan
+    num_labels: int
+    processes: int
+    variants: tuple[tuple[str, int], ...]
+    batches: tuple[int, ...]
+    plugins: tuple[str, ...]
+    elements: tuple[int, ...]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the rates depend on, as JSON."""
+        config, spec, on_cuda = self.plan.config, self.plan.spec, self.plan.device.kind == "cuda"
+        rest = {name: value for name, value in vars(self).items() if name != "plan"}
+        return {
+            "device": torch.cuda.get_device_name() if on_cuda else cpu_name(),
+            "cores": len(os.sched_getaffinity(0)),
+            "threads": os.environ["OMP_NUM_THREADS"],
+            "versions": versions("torch", "transformers", "colossalai"),
+            "model": [spec.name, spec.model_type],
+            "sizes": {**spec.identity(), "num_layers": LAYERS, "overrides": spec.overrides},
+            "precision": config.precision,
+            "optimizer": [config.optimizer, config.order, config.clip_grad_norm],
+            **rest,
+        }
+
+    @property
+    def digest(self) -> str:
+        """Of the identity."""
+        text = json.dumps(self.identity, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def work_of(
+    found: Candidates, base: RunPlan, whole: Outline, num_labels: int, processes: int, room: Room
+) -> Work:
+    """What the candidates do, as far as they fit.
+
+    Args:
+        found: at least one candidate.
+        base: the run, undivided.
+        whole: its model.
+        num_labels: of its head.
+        processes: of the run.
+        room: of a rank; larger batches are not measured than it has memory for.
+
+    Raises:
+        ConfigError: the time of such a run is not predicted.
+    """
+    if reason := why_untimed(base, whole):
+        raise ConfigError([f"no time is predicted with {reason}: leave --measure out"])
+    plans = [each.plan for each in found.found]
+    wanted = {p.batches.microbatch for p, c in zip(plans, found.found, strict=True) if c.fits(room)}
+    largest = max(wanted, default=1)
+    if room.left is not None:  # half of it, for the blocks that are measured
+        largest = min(largest, max(1, room.left // (2 * LAYERS * block_bytes(base, whole))))
+    powers = [2**n for n in range(largest.bit_length())]
+    return Work(
+        plan=base,
+        num_labels=num_labels,
+        processes=processes,
+        variants=tuple(sorted({(each.rounding, each.plan.dims.tp) for each in found.found})),
+        batches=tuple(sorted({*powers, largest})),
+        plugins=tuple(dict.fromkeys(plan.config.plugin for plan in plans)),
+        elements=tuple(sorted({element_size(plan.config) for plan in plans})),
+    )

@@ -1,0 +1,109 @@
+"""How fast a machine was measured to be: what a step's time is made of."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Seconds that some sizes took; between them time grows in a straight line.
+
+    Attributes:
+        sizes: ascending: images, bytes or processes.
+        seconds: of each.
+    """
+
+    sizes: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    def __call__(self, size: float) -> float:
+        """Below the smallest as long as that, above the largest as long for each part of it."""
+        if size <= self.sizes[0]:
+            return self.seconds[0]
+        if size >= self.sizes[-1]:
+            return self.seconds[-1] * size / self.sizes[-1]
+        above = bisect_left(self.sizes, size)
+        (low, high), (early, late) = (
+            values[above - 1 : above + 1] for values in (self.sizes, self.seconds)
+        )
+        return early + (late - early) * (size - low) / (high - low)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Seconds of parts of a model by the images of a pass, while all processes compute.
+
+    Attributes:
+        embeddings: normalizing and embedding the images, forward and backward.
+        block_forward, block_backward: of one block, as tensor parallelism cuts it.
+        head: the last norm, the classifier and the loss, forward and backward.
+    """
+
+    embeddings: Ladder
+    block_forward: Ladder
+    block_backward: Ladder
+    head: Ladder
+
+
+@dataclass(frozen=True)
+class UpdateRate:
+    """Seconds of an optimizer for each tensor and each element of it."""
+
+    tensor: float
+    element: float
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured with all processes at work at once, so that they slow each other down.
+
+    Attributes:
+        pieces: by :func:`pieces_key`.
+        share: seconds of the same work while only so many processes compute, 1.0 for all of them.
+        transfers: by :func:`transfer_key`, seconds of a call by the bytes of the whole tensor.
+        updates: by plugin.
+        slowdown: of an all-reduce and matrix products at once, the part of the shorter that comes
+            on top of the longer: 0 where they do not disturb each other, 1 where nothing is won.
+        seconds: how long measuring took.
+        measured: when, as a date.
+    """
+
+    pieces: dict[str, Pieces]
+    share: Ladder
+    transfers: dict[str, Ladder]
+    updates: dict[str, UpdateRate]
+    slowdown: float
+    seconds: float
+    measured: str
+
+
+def pieces_key(rounding: str, tp: int) -> str:
+    """Of a model computed in a rounding, divided by a tensor-parallel degree."""
+    return f"{rounding}, tp {tp}"
+
+
+def transfer_key(kind: str, ranks: int, element: int) -> str:
+    """Of calls in groups of so many ranks, on numbers of so many bytes."""
+    return f"{kind} among {ranks}, {element} bytes"
+
+
+def write_rates(rates: Rates, path: Path) -> None:
+    """Write a file, complete or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(TypeAdapter(Rates).dump_json(rates, indent=1))
+    partial.replace(path)
+
+
+def read_rates(path: Path) -> Rates:
+    """Read one.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    return TypeAdapter(Rates).validate_json(path.read_bytes())
