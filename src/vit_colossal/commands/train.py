@@ -9,6 +9,7 @@ from pathlib import Path
 from vit_colossal.commands.configured import read_configuration
 from vit_colossal.config.colossalai_example import without_idle_degrees
 from vit_colossal.config.command_line import read_flags
+from vit_colossal.config.plugins import AUTO, DEFAULT_PLUGIN
 from vit_colossal.config.settings.base import spellings
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ExitCode
@@ -31,6 +32,8 @@ def main(flags: Sequence[str], prog: str) -> int:
     with without_collecting():
         from vit_colossal.commands.start import spawn
         from vit_colossal.training.run import plan_run, rehearse, train
+    if config.plugin == AUTO:
+        config, flags = _with_layout(config, flags, problems)
     if problems or config.nproc is not None:
         return spawn("train", config, flags, prog, problems, plan_run)
     if config.dry_run:
@@ -41,6 +44,19 @@ def main(flags: Sequence[str], prog: str) -> int:
         return ExitCode.after(result.stopped_by)
     passed = result.verdict is None or result.verdict.passed
     return ExitCode.OK if passed else ExitCode.DIFFERENT
+
+
+def _with_layout(
+    config: TrainConfig, flags: Sequence[str], problems: Sequence[str]
+) -> tuple[TrainConfig, Sequence[str]]:
+    """With what ``--plugin auto`` stands for, also for processes that read the flags again."""
+    if problems:  # they are told first
+        return config.replace(plugin=DEFAULT_PLUGIN), flags
+    from vit_colossal.training.automatic import choose, flags_of
+
+    changes, why = choose(config, config.nproc or 1)
+    print(why, flush=True)
+    return config.replace(**changes), [*flags, *flags_of(changes)]
 
 
 def _where_its_file_lies(config: TrainConfig, flags: Sequence[str], prog: str) -> TrainConfig:

@@ -70,6 +70,8 @@ BUILT_IN = {
     "hybrid": PluginFacts(strategy=f"{_ROOM}.hybrid:Hybrid", has_degrees=True, zero_stage=0),
 }
 DEFAULT_PLUGIN = "ddp"
+#: Stands for the one that is chosen before a run begins.
+AUTO = "auto"
 #: For degrees that the others do not have.
 PLUGIN_WITH_DEGREES = next(name for name, facts in BUILT_IN.items() if facts.has_degrees)
 

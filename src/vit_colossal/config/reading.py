@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from vit_colossal.config.command_line import read_flags
-from vit_colossal.config.plugins import is_location, name_problem
+from vit_colossal.config.plugins import AUTO, is_location, name_problem
 from vit_colossal.config.settings.base import Settings, spellings
 from vit_colossal.config.train_config import TrainConfig, problems_of
 from vit_colossal.errors import ConfigError
@@ -80,6 +80,8 @@ def parse_config(arguments: Sequence[str], prog: str, kind: type[C]) -> tuple[C,
         # Asked for now, unlike the value that every config.yaml has: it overrides what is found.
         values["eval_split"] = values.get("train_split") or "train"
     problem = _plugin_problem(values, path, from_file="plugin" not in flags)
+    if values.get("plugin") == AUTO and kind is TrainConfig:
+        problem = None  # it is chosen before the run is planned
     if problem is not None:
         problems.append(problem)
         del values["plugin"]
