@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import torch
@@ -29,7 +28,8 @@ from vit_colossal.runtime.group import Topology, in_group
 PASSES_S = 40.0
 #: Times that a pass through the model gives.
 _PARTS = 4
-#: Passes and calls that count, after one that does not.
+#: Passes and calls that count, after one that does not. Of their times the second shortest is
+#: taken: whatever else the machine does makes them longer, and the shortest may be luck.
 _REPEATS = 5
 #: Bytes of calls.
 _BYTES = (2**12, 2**16, 2**20, 2**23, 2**25)
@@ -80,7 +80,7 @@ class _Measuring:
         sizes, found = [], []
         for images in self.work.batches:
             began = perf_counter()
-            found.append(self._medians(partial(parts.seconds, images), _PARTS))
+            found.append(self._typical(partial(parts.seconds, images), _PARTS))
             sizes.append(images)
             [spent] = self._slowest([perf_counter() - began])
             left -= spent
@@ -95,13 +95,13 @@ class _Measuring:
         """The same pass while fewer processes are at work."""
         timed = partial(ModelParts(self.work, rounding, 1, self.device).seconds, images)
         counts = [n for n in range(1, self.ranks + 1) if self.ranks % n == 0]
-        totals = [sum(self._medians(timed, _PARTS, count)) for count in counts]
+        totals = [sum(self._typical(timed, _PARTS, count)) for count in counts]
         shares = tuple(min(1.0, total / totals[-1]) for total in totals)
         return Ladder(tuple(counts), shares)
 
     def _update(self, plugin: str) -> UpdateRate:
         many, large = (
-            self._median(updating(self.work, plugin, *sizes, self.device))
+            self._time_of(updating(self.work, plugin, *sizes, self.device))
             for sizes in (_MANY, _LARGE)
         )
         tensor = many / _MANY[0]
@@ -115,7 +115,7 @@ class _Measuring:
                 ladders: dict[str, list[float]] = {}
                 for size in _BYTES:
                     for kind, call in self._calls(group, ranks, size, element).items():
-                        ladders.setdefault(kind, []).append(self._median(call))
+                        ladders.setdefault(kind, []).append(self._time_of(call))
                 for kind, seconds in ladders.items():
                     key = transfer_key(kind, ranks, element)
                     found[key] = Ladder(_BYTES, tuple(seconds))
@@ -157,24 +157,24 @@ class _Measuring:
             products(count)
             handle.wait()
 
-        alone = self._median(lambda: dist.all_reduce(sent))
-        count = max(1, round(alone / (self._median(lambda: products(10)) / 10)))
-        computing, together = (self._median(partial(each, count)) for each in (products, both))
+        alone = self._time_of(lambda: dist.all_reduce(sent))
+        count = max(1, round(alone / (self._time_of(lambda: products(10)) / 10)))
+        computing, together = (self._time_of(partial(each, count)) for each in (products, both))
         excess = together - max(alone, computing)
         return min(1.0, max(0.0, excess / min(alone, computing)))
 
-    def _median(self, call: Callable[[], object]) -> float:
+    def _time_of(self, call: Callable[[], object]) -> float:
         def timed() -> list[float]:
             began = clock(self.device)
             call()
             return [clock(self.device) - began]
 
-        return self._medians(timed, 1)[0]
+        return self._typical(timed, 1)[0]
 
-    def _medians(
+    def _typical(
         self, timed: Callable[[], Sequence[float]], count: int, active: int | None = None
     ) -> list[float]:
-        """Of the slowest rank's times, each repetition begun by all at once.
+        """The second shortest of the slowest rank's times, each repetition begun by all at once.
 
         Args:
             timed: gives ``count`` times.
@@ -185,7 +185,7 @@ class _Measuring:
         for _ in range(_REPEATS + 1):
             own = timed() if active is None or self.rank < active else [0.0] * count
             rows.append(self._slowest(own))
-        return [median(column) for column in zip(*rows[1:], strict=True)]
+        return [sorted(column)[1] for column in zip(*rows[1:], strict=True)]
 
     def _slowest(self, own: Sequence[float]) -> list[float]:
         every = torch.tensor(own, device=self.device)
