@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import date
 from functools import partial
+from itertools import product
 from pathlib import Path
 from time import perf_counter
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from vit_colossal.calibration.parts import ModelParts, clock, updating
-from vit_colossal.calibration.work import Work
+from vit_colossal.calibration.work import LAYERS, Work
 from vit_colossal.forecast.rates import (
     Ladder,
     Pieces,
@@ -26,17 +28,16 @@ from vit_colossal.runtime.group import Topology, in_group
 
 #: Seconds for passes through the model; the rest of the 60 is for what is sent and updated.
 PASSES_S = 40.0
-#: Times that a pass through the model gives.
-_PARTS = 4
-#: Passes and calls that count, after one that does not. Of their times the second shortest is
-#: taken: whatever else the machine does makes them longer, and the shortest may be luck.
+#: Rounds that count, after one that does not.
 _REPEATS = 5
 #: Bytes of calls.
 _BYTES = (2**12, 2**16, 2**20, 2**23, 2**25)
 #: Tensors and elements of each: what a tensor costs, and what an element does.
-_MANY, _LARGE = (64, 64), (8, 2**19)
+_UPDATED = ((64, 64), (8, 2**19))
 #: Bytes that are summed up beside products of square matrices, and how wide these are.
 _BESIDE_BYTES, _WIDTH = 2**24, 384
+
+K = TypeVar("K", bound=Hashable)
 
 
 def measure(work: Work, path: Path) -> int:
@@ -74,52 +75,49 @@ class _Measuring:
         )
 
     def _pieces(self, rounding: str, tp: int) -> Pieces:
-        """Batch after batch, each twice the one before, while there is time."""
+        """For batches of growing size, as far as there is time."""
         parts = ModelParts(self.work, rounding, tp, self.device)
-        left = PASSES_S / len(self.work.variants)
-        sizes, found = [], []
+        left, sizes = PASSES_S / len(self.work.variants), []
         for images in self.work.batches:
-            began = perf_counter()
-            found.append(self._typical(partial(parts.seconds, images), _PARTS))
+            [spent] = self._slowest([sum(parts.seconds(images)) * LAYERS])
             sizes.append(images)
-            [spent] = self._slowest([perf_counter() - began])
-            left -= spent
-            if 2 * spent > left:
+            left -= (2 + _REPEATS) * spent
+            if left < 2 * (2 + _REPEATS) * spent:
                 break
+        found = self._rounds({images: partial(parts.seconds, images) for images in sizes})
         embeddings, forward, backward, head = (
-            Ladder(tuple(sizes), seconds) for seconds in zip(*found, strict=True)
+            Ladder(tuple(sizes), seconds) for seconds in zip(*found.values(), strict=True)
         )
         return Pieces(embeddings, forward, backward, head)
 
     def _share(self, rounding: str, images: int) -> Ladder:
-        """The same pass while fewer processes are at work."""
-        timed = partial(ModelParts(self.work, rounding, 1, self.device).seconds, images)
+        """The same pass while fewer processes are at work, and the others wait."""
+        parts = ModelParts(self.work, rounding, 1, self.device)
+
+        def total(count: int) -> list[float]:
+            return [sum(parts.seconds(images)) if self.rank < count else 0.0]
+
         counts = [n for n in range(1, self.ranks + 1) if self.ranks % n == 0]
-        totals = [sum(self._typical(timed, _PARTS, count)) for count in counts]
-        shares = tuple(min(1.0, total / totals[-1]) for total in totals)
-        return Ladder(tuple(counts), shares)
+        found = self._rounds({count: partial(total, count) for count in counts})
+        [every] = found[self.ranks]
+        return Ladder(tuple(counts), tuple(min(1.0, found[n][0] / every) for n in counts))
 
     def _update(self, plugin: str) -> UpdateRate:
-        many, large = (
-            self._time_of(updating(self.work, plugin, *sizes, self.device))
-            for sizes in (_MANY, _LARGE)
-        )
-        tensor = many / _MANY[0]
-        return UpdateRate(tensor, max(0.0, large - _LARGE[0] * tensor) / (_LARGE[0] * _LARGE[1]))
+        calls = {sizes: updating(self.work, plugin, *sizes, self.device) for sizes in _UPDATED}
+        (tensors, _), (large, numel) = _UPDATED
+        many, few = self._seconds(calls).values()
+        return UpdateRate(many / tensors, max(0.0, few - many * large / tensors) / (large * numel))
 
     def _transfers(self) -> dict[str, Ladder]:
-        found = {}
+        calls = {}
         for ranks in [n for n in range(2, self.ranks + 1) if self.ranks % n == 0]:
             group, _ = dist.new_subgroups(ranks)
-            for element in self.work.elements:
-                ladders: dict[str, list[float]] = {}
-                for size in _BYTES:
-                    for kind, call in self._calls(group, ranks, size, element).items():
-                        ladders.setdefault(kind, []).append(self._time_of(call))
-                for kind, seconds in ladders.items():
-                    key = transfer_key(kind, ranks, element)
-                    found[key] = Ladder(_BYTES, tuple(seconds))
-        return found
+            for element, size in product(self.work.elements, _BYTES):
+                for kind, call in self._calls(group, ranks, size, element).items():
+                    calls[transfer_key(kind, ranks, element), size] = call
+        seconds = self._seconds(calls)
+        keys = dict.fromkeys(key for key, _ in calls)
+        return {key: Ladder(_BYTES, tuple(seconds[key, size] for size in _BYTES)) for key in keys}
 
     def _calls(
         self, group: dist.ProcessGroup, ranks: int, size: int, element: int
@@ -157,35 +155,39 @@ class _Measuring:
             products(count)
             handle.wait()
 
-        alone = self._time_of(lambda: dist.all_reduce(sent))
-        count = max(1, round(alone / (self._time_of(lambda: products(10)) / 10)))
-        computing, together = (self._time_of(partial(each, count)) for each in (products, both))
+        calls: dict[str, Callable[[], object]] = {"sums": partial(dist.all_reduce, sent)}
+        alone, ten = self._seconds({**calls, "products": partial(products, 10)}).values()
+        count = max(1, round(10 * alone / ten))
+        calls |= {"products": partial(products, count), "both": partial(both, count)}
+        alone, computing, together = self._seconds(calls).values()
         excess = together - max(alone, computing)
         return min(1.0, max(0.0, excess / min(alone, computing)))
 
-    def _time_of(self, call: Callable[[], object]) -> float:
-        def timed() -> list[float]:
+    def _seconds(self, calls: Mapping[K, Callable[[], object]]) -> dict[K, float]:
+        def timed(call: Callable[[], object]) -> list[float]:
             began = clock(self.device)
             call()
             return [clock(self.device) - began]
 
-        return self._typical(timed, 1)[0]
+        found = self._rounds({key: partial(timed, call) for key, call in calls.items()})
+        return {key: seconds for key, [seconds] in found.items()}
 
-    def _typical(
-        self, timed: Callable[[], Sequence[float]], count: int, active: int | None = None
-    ) -> list[float]:
-        """The second shortest of the slowest rank's times, each repetition begun by all at once.
+    def _rounds(self, timed: Mapping[K, Callable[[], Sequence[float]]]) -> dict[K, list[float]]:
+        """Each once to warm up, then all in turn, again and again; all ranks begin one at once.
 
-        Args:
-            timed: gives ``count`` times.
-            count: of them.
-            active: only the first so many ranks do it, and the others wait; None is all.
+        Whatever else the machine does makes times longer, for a while; the shortest may be luck.
+
+        Returns:
+            Of each its times on the slowest rank, the second shortest of all rounds.
         """
-        rows = []
-        for _ in range(_REPEATS + 1):
-            own = timed() if active is None or self.rank < active else [0.0] * count
-            rows.append(self._slowest(own))
-        return [sorted(column)[1] for column in zip(*rows[1:], strict=True)]
+        rows: dict[K, list[list[float]]] = {key: [] for key in timed}
+        for _ in range(1 + _REPEATS):
+            for key, call in timed.items():
+                rows[key].append(self._slowest(call()))
+        return {
+            key: [sorted(column)[1] for column in zip(*every[1:], strict=True)]
+            for key, every in rows.items()
+        }
 
     def _slowest(self, own: Sequence[float]) -> list[float]:
         every = torch.tensor(own, device=self.device)
