@@ -55,18 +55,18 @@ class ModelParts:
         Each part reads what the one before it gave, cut off from it, so that its backward pass can
         be timed alone.
         """
-        family, size, device = self.spec.family, self.spec.image_size, self.device
+        spec, size, device = self.spec, self.spec.image_size, self.device
         pixels = torch.zeros(images, 3, size, size, dtype=torch.uint8, device=device)
         labels = torch.zeros(images, dtype=torch.long, device=device)
         marks = [clock(device)]
         with self._rounded():
-            hidden = embed(self.model, family, normalize(pixels, self.preprocessing, self.type))
+            hidden = embed(self.model, spec, normalize(pixels, self.preprocessing, self.type))
             marks.append(clock(device))
             entry = hidden.detach().requires_grad_()
-            last = through_layers(self.model, family, entry, 0, None)
+            last = through_layers(self.model, spec, entry, 0, None)
             marks.append(clock(device))
             end = last.detach().requires_grad_()
-            logits = logits_of(self.model, family, end, self.spec.shape.extra_tokens)
+            logits = logits_of(self.model, spec, end)
             loss = criterion(logits, labels)
         loss.backward()
         marks.append(clock(device))
