@@ -728,6 +728,9 @@ MODELS = (
     ),
     _model("grey images", ("num_channels is 1", "RGB"), model({"num_channels": 1})),
     _model(
+        "an activation of nobody's", ("hidden_act is selu", "silu"), model({"hidden_act": "selu"})
+    ),
+    _model(
         "another image size",
         ("position_embeddings is [1, 5, 16], not [1, 17, 16]",),
         model({"image_size": 32}),
@@ -852,7 +855,7 @@ MODELS = (
         "hidden_dropout_prob=1.5",
         "from 0 to below 1",
     ),
-    _preset("an activation that is none", "--model-config hidden_act=swoosh", "swoosh", "gelu"),
+    _preset("an activation that is none", "--model-config hidden_act=swoosh", "swoosh", "swish"),
 )
 
 HYBRID = "--plugin hybrid"

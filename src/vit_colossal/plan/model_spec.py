@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vit_colossal.errors import ModelError
+from vit_colossal.families.activations import ACTIVATIONS, activation_problem
 from vit_colossal.families.family import Family
 from vit_colossal.families.refused import type_problem
 from vit_colossal.families.shapes import Shape, Values
@@ -37,8 +38,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-_ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "selu", "silu")
-
 _SIZES = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads"),
     *("intermediate_size", "image_size", "patch_size"),
@@ -58,7 +57,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         key: ("a positive number", lambda value: _is_number(value) and value > 0)
         for key in ("initializer_range", "layer_norm_eps")
     },
-    "hidden_act": (f"one of {', '.join(_ACTIVATIONS)}", lambda value: value in _ACTIVATIONS),
+    "hidden_act": ("the name of a function", lambda value: isinstance(value, str)),
     "qkv_bias": ("true or false", lambda value: isinstance(value, bool)),
     "num_channels": ("3, as images are RGB", lambda value: value == 3),
 }
@@ -229,6 +228,9 @@ def labels_in(values: dict[str, Any]) -> tuple[str, ...] | None:
 def _spec(name: str, values: Values, overrides: dict[str, Any], *, pretrained: bool) -> ModelSpec:
     row = family(values["model_type"])
     shape, stored = row.shape_of(name, values), row.image_size_of(name, values)
+    activation = row.encoder_values(values).get("hidden_act", ACTIVATIONS[0])
+    if problem := activation_problem(activation):
+        raise ModelError([f"--model {name}: {problem}"])
     if shape.hidden_size % shape.num_heads:
         raise ModelError(
             [

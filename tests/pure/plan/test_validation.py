@@ -339,6 +339,18 @@ def test_adapters_have_a_rate_of_their_own(pretrained: str) -> None:
         assert (config.lr, config.freeze, config.lora_scale) == (1e-3, None, 1.0)
 
 
+def edit(model: str, tower: str | None, **changes: object) -> None:
+    """Set keys of a configuration, or make it one of a model with a tower."""
+    file = Path(model) / "config.json"
+    values = {**json.loads(file.read_text()), **changes}
+    if tower is not None:
+        values = {"model_type": "siglip", tower: {**values, "model_type": "siglip_vision_model"}}
+    file.write_text(json.dumps(values))
+
+
+towers = pytest.mark.parametrize("tower", [None, "vision_config"])
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 @pytest.mark.parametrize("tower", [None, "vision_config"])
 def test_images_of_other_channels_are_refused(
@@ -351,6 +363,19 @@ def test_images_of_other_channels_are_refused(
     file.write_text(json.dumps(values))
     (line,) = problems(1, model=pretrained)
     assert f"num_channels is {channels}: 3 is needed, for RGB" in line
+
+
+@towers
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("selu", "silu, relu, gelu"), ("GELU", "gelu"), ("prelu", "relu"), (None, "gelu, gelu_10")],
+)
+def test_a_function_that_no_model_is_built_with(
+    name: str | None, nearest: str, tower: str | None, pretrained: str
+) -> None:
+    edit(pretrained, tower, hidden_act=name)
+    (line,) = problems(1, model=pretrained)
+    assert f"hidden_act is {name}" in line and nearest in line
 
 
 def test_cuda_takes_offload_and_automatic_placement() -> None:
@@ -397,7 +422,12 @@ def test_a_model_key_that_vit_does_not_have() -> None:
 
 @pytest.mark.parametrize(
     "overrides",
-    [{"hidden_dropout_prob": 2}, {"hidden_act": "nonsense"}, {"num_channels": 1}],
+    [
+        {"hidden_dropout_prob": 2},
+        {"hidden_act": "selu"},
+        {"hidden_act": 1},
+        {"num_channels": 1},
+    ],
     ids=str,
 )
 def test_model_keys_with_values_that_no_model_can_have(overrides: dict[str, object]) -> None:
