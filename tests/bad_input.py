@@ -726,7 +726,7 @@ MODELS = (
         ("image_size 16", "patch_size 5"),
         model({"patch_size": 5}),
     ),
-    _model("grey images", ("num_channels is 1", "RGB"), model({"num_channels": 1})),
+    _model("images of 13 channels", ("num_channels is 13", "RGB"), model({"num_channels": 13})),
     _model(
         "an activation of nobody's", ("hidden_act is selu", "silu"), model({"hidden_act": "selu"})
     ),

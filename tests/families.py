@@ -128,6 +128,13 @@ transformers.AutoModelForImageClassification.register(
     transformers.DINOv3ViTConfig, classifier_of(FAMILIES["dinov3_vit"])
 )
 
+#: A model of grey images.
+GREY = Tiny(
+    "vit",
+    {**_ENCODER, "num_channels": 1},
+    ("ViTImageProcessorPil", {**_SQUARE, "image_mean": [0.4], "image_std": [0.3]}),
+)
+
 
 def edit_config(folder: Path, **values: Any) -> None:
     """Set keys of ``config.json``."""

@@ -35,7 +35,7 @@ STEPS, BATCH, LR, DECAY, SEED, CLIP = 14, 16, 1e-3, 0.1, 42, 0.5
 
 @dataclass(frozen=True)
 class Images:
-    """Normalized pixels fp32 [N, 3, H, W] and labels int64 [N]."""
+    """Normalized pixels fp32 [N, C, H, W] and labels int64 [N]."""
 
     pixels: torch.Tensor
     labels: torch.Tensor
@@ -57,9 +57,10 @@ def read_split(dataset: Path, split: str, model: Path) -> Images:
     file = str(dataset / f"{split}.parquet")
     rows = datasets.load_dataset("parquet", data_files={split: file})[split]
     processor = AutoImageProcessor.from_pretrained(model, backend="pil")
+    mode = "L" if len(processor.image_mean) == 1 else "RGB"
     found = [
         processor(
-            image.convert("RGB"), do_rescale=False, do_normalize=False, return_tensors="np"
+            image.convert(mode), do_rescale=False, do_normalize=False, return_tensors="np"
         ).pixel_values[0]
         for image in rows["image"]
     ]

@@ -16,11 +16,12 @@ import torch
 from family_loop import BATCH, CLIP, DECAY, LR, SEED, STEPS, Images, Run, read_split, train
 from layouts import GEMINI
 
-from families import TINY
+from families import GREY, TINY
 from launching import Case, Launch, Outcome
 from vit_colossal.families.shapes import convnext
 from vit_colossal.families.table import FAMILIES, KEY_BIASES
 
+MODELS = {**TINY, "grey vit": GREY}
 EVALUATED = 133
 DIGITS = (*(f"digit {digit}" for digit in range(10)), "inverted")
 
@@ -45,7 +46,7 @@ LOSS, WEIGHTS = 2e-6, 2e-5
 
 def layouts_of(name: str) -> list[str]:
     """Those that docs/models.md promises for a family."""
-    row = FAMILIES[TINY[name].model_type]
+    row = FAMILIES[MODELS[name].model_type]
     if row.encoder is not None:
         return [layout for layout in LAYOUTS if layout != "hybrid"]  # pp2 and tp2 are of it
     refused = () if row.measure is not convnext else ("gemini",)
@@ -53,6 +54,7 @@ def layouts_of(name: str) -> list[str]:
 
 
 RUNS = [(name, layout) for name in TINY for layout in layouts_of(name)]
+RUNS += [("grey vit", layout) for layout in ("zero2", "pp2")]
 
 #: With dropped paths: the first and others that have to drop the same; a layout and flags.
 DROPPED = {
@@ -76,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     @cache
     def save(name: str) -> Path:
         place = root / name.replace(" ", "-")
-        replace(TINY[name], labels=DIGITS).save(place)
+        replace(MODELS[name], labels=DIGITS).save(place)
         return place
 
     return save
@@ -92,7 +94,7 @@ def outcome(folder: Folder, eleven: Path, tmp_path_factory: pytest.TempPathFacto
             *("--weight-decay", str(DECAY), "--seed", str(SEED), "--warmup-ratio", "0.1"),
             *("--clip-grad-norm", str(CLIP), *LAYOUTS[layout][1].split(), *more),
         ]
-        if FAMILIES[TINY[name].model_type].drop_path is not None:
+        if FAMILIES[MODELS[name].model_type].drop_path is not None:
             flags += ["--drop-path", str(drop_path)]
         plain = not drop_path
         return Case(case_name(name, how, drop_path), flags, after=[EVALUATED] * plain, export=plain)
@@ -112,11 +114,12 @@ def outcome(folder: Folder, eleven: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def reference(folder: Folder, eleven: Path) -> Reference:
-    @cache
-    def images(name: str, split: str) -> Images:
-        return read_split(eleven, split, folder(name))
+def images(folder: Folder, eleven: Path) -> Callable[[str, str], Images]:
+    return cache(lambda name, split: read_split(eleven, split, folder(name)))
 
+
+@pytest.fixture(scope="module")
+def reference(folder: Folder, images: Callable[[str, str], Images]) -> Reference:
     @cache
     def run(name: str, bf16: bool, parts: int) -> Run:
         data = images(name, "train"), images(name, "validation")
@@ -178,7 +181,7 @@ def test_every_layout_drops_the_same_paths(name: str, how: str, outcome: Outcome
 def saved_names(name: str, expected: Run) -> set[str]:
     """The names in a checkpoint: those of files, but for what files keep as one."""
     found = set(expected.weights)
-    for fused, parts in FAMILIES[TINY[name].model_type].fused.items():
+    for fused, parts in FAMILIES[MODELS[name].model_type].fused.items():
         for key in [key for key in found if f".{fused}." in key]:
             found.remove(key)
             found |= {key.replace(fused, part) for part in parts}

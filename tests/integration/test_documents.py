@@ -41,6 +41,7 @@ ELSEWHERE = {
     r"^TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun": "by hand, on two namespaces",
     r"^(printf .*>hostfile|colossalai run --hostfile)": "by hand, on two namespaces with sshd",
     r"^vit-colossal train .*--lora-rank": "test_lora.py",
+    r"^vit-colossal train .*num_channels=1": "test_grey_run.py",
     r"^sbatch ": "test_cluster_recipes.py runs the script without Slurm",
     r"^colossalai run .*--pp 2$": "test_train_cli.py",
     r"^python train\.py --nproc 2 --plugin hybrid --pp 2$": "test_train_cli.py",

@@ -1,6 +1,6 @@
 """What the cases of a benchmark train on: the same images and initial weights for all of them.
 
-A work folder holds ``images.npy`` (uint8 [N, 3, H, W]), ``labels.npy`` and ``model/``, the initial
+A work folder holds ``images.npy`` (uint8 [N, C, H, W]), ``labels.npy`` and ``model/``, the initial
 weights as a Hugging Face directory. The peers read all of it; the layouts read the images, and
 build the same weights from the seed.
 """
@@ -52,8 +52,8 @@ def plan_case(case: BenchCase, topology: Topology, work: Path | None) -> tuple[R
         return plan_run(case.config, topology)
     device = choose_device(case.config, topology)
     plan = make_plan(case.config, topology.world_size, device)
-    size = plan.spec.image_size
-    split = CachedSplit(np.zeros((0, 3, size, size), np.uint8), np.zeros(0, np.int64))
+    how = preprocessing_of(plan.spec)
+    split = CachedSplit(np.zeros((0, *how.shape), np.uint8), np.zeros(0, np.int64))
     if work is not None:
         split = CachedSplit(np.load(work / "images.npy"), np.load(work / "labels.npy"))
     data = RunData(
@@ -63,7 +63,7 @@ def plan_case(case: BenchCase, topology: Topology, work: Path | None) -> tuple[R
         labels=SYNTHETIC_LABELS,
         train=split,
         evaluation=split,
-        preprocessing=preprocessing_of(plan.spec),
+        preprocessing=how,
         source="synthetic",
         columns=("image", "label"),
     )
@@ -89,7 +89,7 @@ def prepare_work(plan: RunPlan, data: RunData, root: Path) -> Path:
     partial.mkdir(parents=True)
     if data.name == "synthetic":
         generator = np.random.default_rng(config.seed)
-        shape = (SYNTHETIC_BATCHES * batch, 3, size, size)
+        shape = (SYNTHETIC_BATCHES * batch, *data.preprocessing.shape)
         np.save(partial / "images.npy", generator.integers(0, 256, shape, dtype=np.uint8))
         labels = generator.integers(0, len(data.labels), shape[0])
         np.save(partial / "labels.npy", labels.astype(np.int64))

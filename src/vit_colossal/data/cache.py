@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -216,7 +217,7 @@ def _build(
             os.fsync(stream.fileno())
         refuse_bad(bad, len(labels) + len(bad), options)
         how = options.preprocessing
-        meta = {"shape": [len(labels), 3, *how.size], "resample": how.resample}
+        meta = {"shape": [len(labels), *how.shape], "resample": how.resample}
         meta |= {"policy": POLICY_VERSION, "bad": bad, **more}
         write_index(unfinished, labels, checksums, meta)
         unfinished.rename(entry)
@@ -226,8 +227,8 @@ def _build(
 
 def _announce(entry: Path, count: int | None, options: CacheOptions) -> None:
     """Say what it will take, and whether the disk has it."""
-    size = options.preprocessing.size
-    one = 3 * size[0] * size[1] / 1e6
+    shape = options.preprocessing.shape
+    one = math.prod(shape) / 1e6
     megabytes = one * (1 if count is None else count)
     needed = megabytes + one * options.images_to_follow
     free = shutil.disk_usage(entry.parent).free / 1e6
@@ -235,7 +236,7 @@ def _announce(entry: Path, count: int | None, options: CacheOptions) -> None:
         images, each = "a stream of images", f"{megabytes:.2f} MB each"
     else:
         images, each = f"{count:,} images", f"{megabytes:.1f} MB"
-    logger.info("decoding %s to %d x %d px: %s in %s", images, *size, each, entry)
+    logger.info("decoding %s to %d x %d px: %s in %s", images, *shape[1:], each, entry)
     if needed > free:
         raise OSError(f"{needed:.0f} MB needed in all, {free:.0f} MB free")
 
@@ -245,7 +246,7 @@ def _write_images(
 ) -> tuple[list[int], list[int], list[BadImage]]:
     """Decode on all cores and write in order; returns labels, checksums, and what was left out."""
     # Plain writes and not a mapped file: on a full disk a write raises, a mapped page kills.
-    write_header(stream, (0, 3, *options.preprocessing.size))
+    write_header(stream, (0, *options.preprocessing.shape))
     labels: list[int] = []
     checksums: list[int] = []
     bad: list[BadImage] = []
@@ -260,5 +261,5 @@ def _write_images(
                     labels.append(row.label)
                     checksums.append(checksum(image))
             bar.update(len(rows))
-    write_header(stream, (len(labels), 3, *options.preprocessing.size))
+    write_header(stream, (len(labels), *options.preprocessing.shape))
     return labels, checksums, bad

@@ -14,7 +14,7 @@ class ChosenImages:
     """Some of a split's images, in place of a copy of them.
 
     Args:
-        images: uint8 [N, 3, H, W].
+        images: uint8 [N, C, H, W].
         rows: Which of them, int64 [M].
     """
 
@@ -23,7 +23,7 @@ class ChosenImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[M, 3, H, W]."""
+        """[M, C, H, W]."""
         return (len(self._rows), *self._images.shape[1:])
 
     @property

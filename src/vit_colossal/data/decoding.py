@@ -20,7 +20,7 @@ from vit_colossal.hub import LFS_POINTER
 from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.text import cell, printable
 
-# Part of every cache key: raise it whenever `to_rgb` or `decode` would give other pixels.
+# Part of every cache key: raise it whenever `to_mode` or `decode` would give other pixels.
 POLICY_VERSION = 1
 # What cameras, scanners and browsers write. Left out are formats that start other programs (EPS),
 # documents (PSD), and rare ones whose readers hardly anyone tests.
@@ -78,17 +78,19 @@ def safe_formats() -> tuple[str, ...]:
     return tuple(name for name in (*_FORMATS, heic.FORMAT) if name in Image.OPEN)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn an image of any mode into 8-bit RGB; the one place that decides how.
+def to_mode(image: Image.Image, mode: str = "RGB") -> Image.Image:
+    """Turn an image of any mode into one of ``channels.MODES``; the one place that decides how.
 
-    The first frame is taken, the EXIF orientation applied, transparency laid over white, and
-    16-bit grey scaled by 1/257 (65535 to 255), where Pillow's own conversion clips it to white.
+    The first frame is taken, the EXIF orientation applied, transparency laid over white where it is
+    not asked for, and 16-bit grey scaled by 1/257 (65535 to 255), where Pillow's own conversion
+    clips it to white. Colours become grey by their luma (ITU-R BT.601); grey stays as it is.
 
     Args:
         image: An opened image; sizes are kept, up to the rotation.
+        mode: What is wanted.
 
     Returns:
-        The image in mode ``RGB``.
+        The image in this mode.
 
     Raises:
         ValueError: Its values have no defined range (floats, or integers beyond 16 bits).
@@ -99,12 +101,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range")
     if image.mode.startswith("I"):
-        return _from_wide_grey(image).convert("RGB")
-    if image.has_transparency_data:
+        image = _from_wide_grey(image)
+    elif image.has_transparency_data and mode != "RGBA":
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(white, layer)
+    # By way of RGB, which every mode can be turned into.
+    return image.convert("RGB").convert("L") if mode == "L" else image.convert(mode)
 
 
 def _from_wide_grey(image: Image.Image) -> Image.Image:
@@ -126,22 +129,22 @@ def decode(image: Image.Image, how: Preprocessing) -> np.ndarray:
         how: Which pixels are wanted.
 
     Returns:
-        uint8 [3, H, W].
+        uint8 [C, H, W].
 
     Raises:
-        ValueError: See :func:`to_rgb`; or it is too oblong to resize its shorter edge.
-        OSError: See :func:`to_rgb`.
+        ValueError: See :func:`to_mode`; or it is too oblong to resize its shorter edge.
+        OSError: See :func:`to_mode`.
     """
     drafted = how.draft and isinstance(image, JpegImageFile)
     whole = _decode_at_a_part(image, how) if drafted else None
-    image = to_rgb(image)
+    image = to_mode(image, how.mode)
     height, width = how.frame_of(*(whole or (image.height, image.width)))
     if width * height > _MOST_PIXELS:
         raise ValueError(f"its shorter edge resized, it would have {height} x {width} pixels")
     image = image.resize((width, height), Image.Resampling(how.resample))
     if how.cut_from is not None:
         image = _center(image, how.size)
-    return np.asarray(image).transpose(2, 0, 1)
+    return np.asarray(image).reshape(*how.size, -1).transpose(2, 0, 1)
 
 
 def _decode_at_a_part(image: Image.Image, how: Preprocessing) -> tuple[int, int]:
@@ -177,7 +180,7 @@ def decode_rows(
         pool: Threads to decode in, as Pillow releases the GIL; None decodes in this one.
 
     Returns:
-        In the order of the rows, for each uint8 [3, H, W] or what is wrong with it.
+        In the order of the rows, for each uint8 [C, H, W] or what is wrong with it.
     """
     run = map if pool is None else pool.map
     with warnings.catch_warnings():
@@ -218,15 +221,20 @@ def whole_picture(value: Any, longest: int) -> Image.Image:
     """
     found = encoded(value)
     if isinstance(found, np.ndarray):
-        image = to_rgb(_from_pixels(found))
+        image = to_mode(_from_pixels(found))
     elif found is None or (found["bytes"] is None and found["path"] is None):
         raise ValueError("there is no image")
     else:
         with warnings.catch_warnings(), _open(found) as stream, _identify(stream) as opened:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as in decode_rows
             opened.draft(None, (2 * longest, 2 * longest))  # of a JPEG, no more is decoded
-            image = to_rgb(opened)
+            image = to_mode(opened)
     return at_most(image, longest)
+
+
+def picture_of(pixels: np.ndarray) -> Image.Image:
+    """What a model sees, uint8 [C, H, W], as people can look at it: in RGB."""
+    return to_mode(_from_pixels(pixels))
 
 
 def at_most(image: Image.Image, longest: int) -> Image.Image:

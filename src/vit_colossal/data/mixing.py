@@ -43,7 +43,7 @@ class Mix(NamedTuple):
     """What a batch needs to be mixed.
 
     Attributes:
-        image: uint8 [1, 3, H, W], the sample before the batch's first.
+        image: uint8 [1, C, H, W], the sample before the batch's first.
         labels: int64 [b], each sample's partner's label.
         draw: how.
     """
@@ -109,12 +109,12 @@ def mix_pixels(images: Tensor, first_partner: Tensor, draw: Draw) -> Tensor:
     size, which ``lerp`` does not promise.
 
     Args:
-        images: fp32 [b, 3, H, W], overwritten.
-        first_partner: fp32 [1, 3, H, W], the sample before the first.
+        images: fp32 [b, C, H, W], overwritten.
+        first_partner: fp32 [1, C, H, W], the sample before the first.
         draw: how.
 
     Returns:
-        fp32 [b, 3, H, W].
+        fp32 [b, C, H, W].
     """
     partners = torch.cat([first_partner, images[:-1]])
     if draw.box is None:

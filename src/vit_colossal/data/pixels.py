@@ -37,7 +37,7 @@ class Pixels(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[N, 3, H, W]."""
+        """[N, C, H, W]."""
         ...
 
     def __len__(self) -> int: ...
@@ -52,7 +52,7 @@ class CachedSplit:
     """A split's pixels and labels.
 
     Attributes:
-        images: uint8 [N, 3, H, W]; mapped from disk and read-only, so that the processes of a
+        images: uint8 [N, C, H, W]; mapped from disk and read-only, so that the processes of a
             machine share one copy in memory.
         labels: int64 [N].
         bad: The samples that were left out, as they cannot be decoded.
@@ -88,7 +88,7 @@ def images_digest(images: Pixels) -> str:
     """The identity of a split's pixels: what decoded them, and where they are kept, is none of it.
 
     Args:
-        images: uint8 [N, 3, H, W]; of a plain array all are read.
+        images: uint8 [N, C, H, W]; of a plain array all are read.
     """
     known = getattr(images, "digest", None)
     return known if known is not None else digest_of(checksum(image) for image in images[:])
@@ -99,7 +99,7 @@ class CachedImages:
 
     Args:
         file: a NumPy array; mapped, so that the processes of a machine share one copy in memory.
-        shape: [N, 3, H, W]; the file's own header is for others, and not trusted.
+        shape: [N, C, H, W]; the file's own header is for others, and not trusted.
         checksums: uint32 [N].
         decode: decodes one image again from its source; None where that cannot be done alone.
 
@@ -145,7 +145,7 @@ class CachedImages:
             places: A number, a slice, or an array of numbers from 0 to N - 1.
 
         Returns:
-            uint8 [3, H, W] for a number, else [B, 3, H, W].
+            uint8 [C, H, W] for a number, else [B, C, H, W].
 
         Raises:
             CacheDamaged: they were changed after they were written, and cannot be decoded anew.
@@ -215,8 +215,8 @@ class LazyImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[N, 3, H, W]."""
-        return (len(self._rows), 3, *self._how.size)
+        """[N, C, H, W]."""
+        return (len(self._rows), *self._how.shape)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -231,7 +231,7 @@ class LazyImages:
             places: A number, a slice, or an array of numbers from 0 to N - 1.
 
         Returns:
-            uint8 [3, H, W] for a number, else [B, 3, H, W].
+            uint8 [C, H, W] for a number, else [B, C, H, W].
 
         Raises:
             OSError: A file has been changed or removed since it was checked.
@@ -241,7 +241,7 @@ class LazyImages:
         numbers = np.arange(len(self))[places].tolist()
         encoded = self._rows[numbers][self._column]
         rows = [Row(*row, 0) for row in zip(numbers, encoded, strict=True)]
-        images = np.empty((len(rows), 3, *self._how.size), np.uint8)
+        images = np.empty((len(rows), *self._how.shape), np.uint8)
         for place, image in enumerate(decode_rows(rows, self._how)):
             if isinstance(image, BadImage):
                 raise OSError(f"cannot be decoded any more: {image}")

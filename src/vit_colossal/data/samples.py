@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     """Samples of one process for one forward pass.
 
     Attributes:
-        images: uint8 [b, 3, H, W].
+        images: uint8 [b, C, H, W].
         labels: int64 [b]; -100 marks padding.
         indices: int64 [b], the samples' places in the split; -1 marks padding.
         mix: how they are to be mixed, if they are; ``images`` and ``labels`` are unmixed.
@@ -70,7 +70,7 @@ class Samples(Dataset[Batch]):
         return Batch(self._images(numbers, padding), labels, indices)
 
     def _images(self, numbers: Tensor, padding: Tensor) -> Tensor:
-        """uint8 [b, 3, H, W]; what is padded is read and changed once at most."""
+        """uint8 [b, C, H, W]; what is padded is read and changed once at most."""
         read = numbers[~padding] if not padding.all() else torch.zeros(1, dtype=torch.int64)
         images = torch.from_numpy(np.asarray(self.split.images[(read % len(self)).numpy()]))
         if self.augmentation.active:

@@ -54,12 +54,12 @@ def normalize(images: Tensor, how: Preprocessing, dtype: torch.dtype = torch.flo
     """(x / divisor - mean) / std, in fp32 on the images' own device, then cast.
 
     Args:
-        images: uint8 [B, 3, H, W].
+        images: uint8 [B, C, H, W].
         how: Divisor, mean and standard deviation.
         dtype: Type of the result.
 
     Returns:
-        [B, 3, H, W] on the same device.
+        [B, C, H, W] on the same device.
     """
     centre, spread = (_per_channel(values, images.device) for values in (how.mean, how.std))
     return (images.to(torch.float32) / how.divisor).sub_(centre).div_(spread).to(dtype)
@@ -67,7 +67,7 @@ def normalize(images: Tensor, how: Preprocessing, dtype: torch.dtype = torch.flo
 
 @cache
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """fp32 [3, 1, 1], kept: made anew at every step, it would be a copy that waits for a GPU."""
+    """fp32 [C, 1, 1], kept: made anew at every step, it would be a copy that waits for a GPU."""
     return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 
@@ -83,7 +83,7 @@ class Augmentation:
         num_ops: Changes of an image by RandAugment.
         magnitude: Their strength, 0 to 30.
         erasing: Probability that a random rectangle is painted over.
-        fill: What is painted, and what comes in from outside the image: R, G, B from 0 to 255.
+        fill: What is painted, and what comes in from outside the image: [C], from 0 to 255.
     """
 
     random_resized_crop: bool = False
@@ -93,7 +93,7 @@ class Augmentation:
     num_ops: int = 2
     magnitude: int = 9
     erasing: float = 0.0
-    fill: tuple[int, int, int] = (0, 0, 0)
+    fill: tuple[int, ...] = (0, 0, 0)
 
     @property
     def active(self) -> bool:
@@ -123,14 +123,14 @@ def augment(image: Tensor, seed: int, epoch: int, index: int, options: Augmentat
     transforms, each with random numbers of its own.
 
     Args:
-        image: uint8 [3, H, W].
+        image: uint8 [C, H, W].
         seed: The run's seed.
         epoch: Epoch, from 0.
         index: The sample's place in its split.
         options: What to do.
 
     Returns:
-        uint8 [3, H, W].
+        uint8 [C, H, W].
     """
     if options.random_resized_crop or options.horizontal_flip:
         image = _crop_and_flip(image, seed, epoch, index, options)

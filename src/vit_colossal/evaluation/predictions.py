@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from vit_colossal.data.decoding import at_most
+from vit_colossal.data.decoding import at_most, picture_of
 from vit_colossal.data.pixels import Pixels
 from vit_colossal.durable import remove, replacing
 from vit_colossal.plan.run_folder import PREDICTIONS, THUMBNAILS
@@ -136,7 +136,7 @@ def save(
     Args:
         run_dir: the run directory.
         predictions: one row per image.
-        images: uint8 [N, 3, H, W], in the same order: shown where there is no original.
+        images: uint8 [N, C, H, W], in the same order: shown where there is no original.
         originals: where they come from, in the same order.
     """
     import pyarrow as pa
@@ -174,8 +174,7 @@ def _save_thumbnails(
     cropped = []
     for index, picture in zip(chosen, found, strict=True):
         if picture is None:
-            pixels = np.ascontiguousarray(images[index].transpose(1, 2, 0))
-            picture = at_most(Image.fromarray(pixels), THUMBNAIL_SIZE)
+            picture = at_most(picture_of(images[index]), THUMBNAIL_SIZE)
             cropped.append(index)
         picture.save(thumbnail(run_dir, index), quality=90)
     return cropped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -147,7 +147,8 @@ class Family:
         Raises:
             ModelError: a size is none.
         """
-        return self.measure(Sizes(model, self.encoder_values(values), self.defaults))
+        sizes = Sizes(model, self.encoder_values(values), {"num_channels": 3, **self.defaults})
+        return replace(self.measure(sizes), channels=sizes["num_channels"])
 
     def image_size_of(self, model: str, values: Values) -> int:
         """The side of the images that a model's weights are for, in pixels.

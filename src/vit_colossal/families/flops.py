@@ -19,7 +19,7 @@ def encoder(shape: Shape, image_size: int, num_labels: int) -> int:
     projections = 4 * hidden * hidden * tokens
     attention = 2 * tokens * tokens * hidden
     mlp = (3 if shape.gated else 2) * hidden * shape.intermediate_size * tokens
-    embedding = patches * 3 * shape.patch_size**2 * hidden
+    embedding = patches * shape.patch_values * hidden
     layers = shape.num_layers * (projections + attention + mlp)
     return embedding + layers + shape.features * num_labels
 
@@ -27,7 +27,7 @@ def encoder(shape: Shape, image_size: int, num_labels: int) -> int:
 def windows(shape: Shape, image_size: int, num_labels: int) -> int:
     """Attention within windows (Liu et al. 2021, arXiv:2103.14030, equation 2)."""
     side = image_size // shape.patch_size
-    total = side * side * 3 * shape.patch_size**2 * shape.hidden_size
+    total = side * side * shape.patch_values * shape.hidden_size
     ratio = shape.intermediate_size / shape.hidden_size
     for index, stage in enumerate(shape.stages):
         # A window larger than the image is cut to it; else the image is padded to whole windows.
@@ -46,7 +46,7 @@ def windows(shape: Shape, image_size: int, num_labels: int) -> int:
 def convolutions(shape: Shape, image_size: int, num_labels: int) -> int:
     """ConvNeXt: a convolution for each channel, then an MLP (arXiv:2201.03545, figure 4)."""
     side = image_size // shape.patch_size
-    total = side * side * 3 * shape.patch_size**2 * shape.hidden_size
+    total = side * side * shape.patch_values * shape.hidden_size
     before = shape.hidden_size
     for index, stage in enumerate(shape.stages):
         if index:

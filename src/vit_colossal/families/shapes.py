@@ -36,6 +36,7 @@ class Shape:
         num_heads: of a block.
         intermediate_size: channels inside of the MLP.
         patch_size: pixels.
+        channels: of the images.
         extra_tokens: tokens beside the patches: for the class, distillation, registers.
         gated: the MLP multiplies two projections of its input.
         features: channels that the classifier reads.
@@ -48,11 +49,17 @@ class Shape:
     num_heads: int
     intermediate_size: int
     patch_size: int
+    channels: int = 3
     extra_tokens: int = 1
     gated: bool = False
     features: int = 0
     window: int = 0
     stages: tuple[Stage, ...] = ()
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in a patch."""
+        return self.channels * self.patch_size**2
 
     @property
     def attends(self) -> bool:

@@ -75,7 +75,7 @@ def activation_bytes(plan: RunPlan, whole: Outline, stage: int = 0) -> Activatio
     """
     sizes, spec, pp = _sizes(plan), plan.spec, plan.dims.pp
     tokens, hidden = spec.tokens, spec.shape.hidden_size
-    pixels = 3 * spec.image_size**2
+    pixels = spec.shape.channels * spec.image_size**2
     in_flight = min(pp - stage, plan.batches.num_microbatches) * plan.batches.microbatch
     one = block_bytes(plan, whole) * plan.batches.microbatch
     border = tokens * hidden * sizes.residual

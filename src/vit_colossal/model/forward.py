@@ -29,7 +29,7 @@ POOLING: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
 
 
 def embed(model: PreTrainedModel, spec: ModelSpec, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Hidden states [b, tokens, hidden] of pixels [b, 3, H, W]: what the first layer reads."""
+    """Hidden states [b, tokens, hidden] of pixels [b, C, H, W]: what the first layer reads."""
     encoder = spec.family.encoder
     assert encoder is not None
     backbone = model.get_submodule(spec.family.backbone)

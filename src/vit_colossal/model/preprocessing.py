@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vit_colossal.plan.channels import MODES
+
 #: What an image is resized to before its center is cut out: height and width, its shorter edge, or
 #: nothing at all.
 Frame = tuple[int, int] | int | Literal["as it is"]
@@ -22,7 +24,7 @@ class Preprocessing:
         resample: a ``PIL.Image.Resampling`` number.
         cut_from: what the center of this size is cut from; None is an image resized to ``size``.
         divisor: what a pixel is divided by, the inverse of a processor's ``rescale_factor``.
-        mean, std: per channel, on the scale that the division gives.
+        mean, std: for each channel of the images, on the scale that the division gives.
         draft: large JPEGs are decoded at a part of their size.
         notes: where this is not what the model's processor asks for, one line each.
     """
@@ -31,20 +33,30 @@ class Preprocessing:
     resample: int = 2
     cut_from: Frame | None = None
     divisor: float = 255.0
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
     draft: bool = False
     notes: tuple[str, ...] = ()
 
     @property
-    def fill(self) -> tuple[int, int, int]:
-        """The pixel that becomes nearest to 0: what augmentation paints. R, G, B from 0 to 255."""
-        red, green, blue = (min(max(round(self.divisor * m), 0), 255) for m in self.mean)
-        return red, green, blue
+    def mode(self) -> str:
+        """Pillow's mode of the pixels."""
+        return MODES[len(self.mean)]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of the pixels."""
+        return len(self.mean), *self.size
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The pixel that becomes nearest to 0: what augmentation paints. [C], from 0 to 255."""
+        return tuple(min(max(round(self.divisor * m), 0), 255) for m in self.mean)
 
     def pixel_identity(self) -> list[object]:
         """All that decides the pixels, as JSON: a cache of others must not be taken for these."""
         plain: list[object] = [list(self.size), self.resample, *(["draft"] if self.draft else [])]
+        plain += [] if self.mode == "RGB" else [self.mode]
         return plain if self.cut_from is None else [*plain, self.cut_from]
 
     def frame_of(self, height: int, width: int) -> tuple[int, int]:
@@ -78,4 +90,5 @@ class Preprocessing:
             ", ".join(f"{v:g}" for v in (values if len(set(values)) > 1 else values[:1]))
             for values in (self.mean, self.std)
         )
+        pixels += "" if self.mode == "RGB" else f" in mode {self.mode}"
         return f"{pixels}, divided by {self.divisor:g}, mean {mean}, deviation {std}"

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 #: PIL's bilinear filter, what ViT processors use.
 BILINEAR = 2
-#: And the one of ConvNeXt's, with its mean and deviation (transformers' `IMAGENET_STANDARD`).
+#: And the one of ConvNeXt's.
 BICUBIC = 3
-_IMAGENET_MEAN = _IMAGENET_STD = (0.5, 0.5, 0.5)
+#: The mean and the deviation where a model has no processor, and where a ConvNeXt's names none.
+_HALF = 0.5
 
 _SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_pad")
 
@@ -46,7 +47,7 @@ def preprocessing_of(spec: ModelSpec) -> Preprocessing:
     """
     processor, notes = _fitted(spec)
     factor = processor.rescale_factor if processor.do_rescale else 1.0
-    normalizes = processor.do_normalize
+    channels, normalizes = spec.shape.channels, processor.do_normalize
     size = _size_of(processor)
     assert size is not None  # what `fit` is for
     return Preprocessing(
@@ -54,8 +55,8 @@ def preprocessing_of(spec: ModelSpec) -> Preprocessing:
         resample=int(processor.resample),
         cut_from=_frame(processor) if processor.do_center_crop else None,
         divisor=1 / factor,
-        mean=tuple(processor.image_mean) if normalizes else (0.0, 0.0, 0.0),
-        std=tuple(processor.image_std) if normalizes else (1.0, 1.0, 1.0),
+        mean=tuple(processor.image_mean) if normalizes else (0.0,) * channels,
+        std=tuple(processor.image_std) if normalizes else (1.0,) * channels,
         notes=tuple(notes),
     )
 
@@ -65,11 +66,13 @@ def _fitted(spec: ModelSpec) -> tuple[ViTImageProcessorPil, list[str]]:
 
     folder = processor_folder(spec.name) if spec.pretrained else None
     if folder is not None:
-        processor, unknown = _read(spec.name, folder)
+        processor, unknown = _read(spec, folder)
         processor, change = fit(processor, spec)
-        return processor, [f"image processor: {note}" for note in (unknown, change) if note]
+        notes = (unknown, change, _keep_channels(processor, spec.shape.channels))
+        return processor, [f"image processor: {note}" for note in notes if note]
     size = {"height": spec.image_size, "width": spec.image_size}
-    processor = ViTImageProcessorPil(size=size, resample=BILINEAR)
+    half = [_HALF] * spec.shape.channels
+    processor = ViTImageProcessorPil(size=size, resample=BILINEAR, image_mean=half, image_std=half)
     note = (
         f"{spec.name} has no preprocessor_config.json: images are resized to {spec.image_size} x "
         f"{spec.image_size} px, and normalized with mean 0.5 and standard deviation 0.5"
@@ -115,6 +118,14 @@ def fit(processor: ViTImageProcessorPil, spec: ModelSpec) -> tuple[ViTImageProce
     return plain, f"{reason}: images are resized to {side} x {side} px, and it is saved so"
 
 
+def _keep_channels(processor: ViTImageProcessorPil, channels: int) -> str:
+    """Let it make no RGB for a model of other channels, and say so where it did."""
+    if channels == 3 or not processor.do_convert_rgb:
+        return ""
+    processor.do_convert_rgb = False
+    return f"do_convert_rgb would make 3 channels of {channels}: it is off, and saved so"
+
+
 def _named_size(processor: ViTImageProcessorPil) -> str:
     """The setting that leaves the size open."""
     if not processor.do_resize:
@@ -153,7 +164,7 @@ def _scale(processor: ViTImageProcessorPil, factor: float, side: int) -> None:
     processor.crop_size = square
 
 
-def _read(name: str, folder: Path) -> tuple[ViTImageProcessorPil, str]:
+def _read(spec: ModelSpec, folder: Path) -> tuple[ViTImageProcessorPil, str]:
     """The processor of a model, and a word on one whose steps may be others than those known here.
 
     The one that resizes with Pillow, as all before transformers 5 did: that of torchvision gives
@@ -176,15 +187,16 @@ def _read(name: str, folder: Path) -> tuple[ViTImageProcessorPil, str]:
         processor = applied.from_dict({**(fractions or {}), **own})
     except Exception as error:  # whatever an odd file leads the library to
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError([f"--model {name}: no image processor: {reason}"]) from None
+        raise ModelError([f"--model {spec.name}: no image processor: {reason}"]) from None
+    channels = spec.shape.channels
     for key in ("image_mean", "image_std"):
         value = getattr(processor, key)
         if _is_number(value):  # one for all channels
-            setattr(processor, key, (value,) * 3)
+            setattr(processor, key, (value,) * channels)
     problems = [
-        f"--model {name}: preprocessor_config.json: {key} is "
+        f"--model {spec.name}: preprocessor_config.json: {key} is "
         f"{json.dumps(value, default=repr)}: {needed}"
-        for key, value, needed in _wrong(processor)
+        for key, value, needed in _wrong(processor, channels)
     ]
     if problems:
         raise ModelError(problems)
@@ -229,7 +241,7 @@ def as_plain_steps(values: dict[str, Any]) -> dict[str, Any]:
     if type(side) is not int or not _is_number(share) or not 0 < share <= 1:
         raise ValueError(f"size {values.get('size')!r} with crop_pct {share!r} is none")
     kept = {k: v for k, v in values.items() if k not in ("crop_pct", "size", "crop_size")}
-    kept = {"image_mean": _IMAGENET_MEAN, "image_std": _IMAGENET_STD, "resample": BICUBIC, **kept}
+    kept = {"image_mean": _HALF, "image_std": _HALF, "resample": BICUBIC, **kept}
     square = {"height": side, "width": side}
     if side >= 384:
         return {**kept, "do_center_crop": False, "size": square}
@@ -254,7 +266,7 @@ _STEPS = {"preprocess", "_preprocess", "process_image", "_preprocess_image_like_
 }
 
 
-def _wrong(processor: ViTImageProcessorPil) -> list[tuple[str, Any, str]]:
+def _wrong(processor: ViTImageProcessorPil, channels: int) -> list[tuple[str, Any, str]]:
     """Settings that images cannot be prepared with: name, value, what is needed."""
     wrong: list[tuple[str, Any, str]] = [
         (name, getattr(processor, name), "true or false is needed")
@@ -267,10 +279,12 @@ def _wrong(processor: ViTImageProcessorPil) -> list[tuple[str, Any, str]]:
     if not (isinstance(filter_number, int) and 0 <= filter_number <= 5):
         wrong.append(("resample", filter_number, "a number from 0 to 5 is needed"))
     if processor.do_normalize:
-        if not _is_triple(processor.image_mean):
-            wrong.append(("image_mean", processor.image_mean, "3 numbers are needed"))
-        if not (_is_triple(processor.image_std) and min(processor.image_std) > 0):
-            wrong.append(("image_std", processor.image_std, "3 positive numbers are needed"))
+        mean, std = processor.image_mean, processor.image_std
+        numbers = "1 number is" if channels == 1 else f"{channels} numbers are"
+        if not _are_numbers(mean, channels):
+            wrong.append(("image_mean", mean, f"{numbers} needed"))
+        if not (_are_numbers(std, channels) and min(std) > 0):
+            wrong.append(("image_std", std, f"{numbers} needed, all positive"))
     for name in ("size", "crop_size") if processor.do_center_crop else ("size",):
         sizes = dict(getattr(processor, name) or {})
         valid = sizes and all(type(v) is int and 0 < v <= 65535 for v in sizes.values())
@@ -281,8 +295,8 @@ def _wrong(processor: ViTImageProcessorPil) -> list[tuple[str, Any, str]]:
     return wrong
 
 
-def _is_triple(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(_is_number, value))
+def _are_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == count and all(map(_is_number, value))
 
 
 def _is_number(value: Any) -> bool:

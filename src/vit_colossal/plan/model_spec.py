@@ -13,6 +13,7 @@ from vit_colossal.families.family import Family
 from vit_colossal.families.refused import type_problem
 from vit_colossal.families.shapes import Shape, Values
 from vit_colossal.families.table import family
+from vit_colossal.plan.channels import MODES, channels_problem
 from vit_colossal.plan.model_files import fixed_size, is_local, read_config
 
 #: The family of the presets.
@@ -59,7 +60,10 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     },
     "hidden_act": ("the name of a function", lambda value: isinstance(value, str)),
     "qkv_bias": ("true or false", lambda value: isinstance(value, bool)),
-    "num_channels": ("3, as images are RGB", lambda value: value == 3),
+    "num_channels": (
+        "1 for grey images, 3 for RGB, 4 for RGBA",
+        lambda value: type(value) is int and value in MODES,
+    ),
 }
 
 
@@ -141,6 +145,8 @@ class ModelSpec:
             "image_size": self.image_size,
             "patch_size": shape.patch_size,
         }
+        # Checkpoints of the time when there were no others say nothing of it.
+        found |= {"num_channels": shape.channels} if shape.channels != 3 else {}
         if self.model_type == DEFAULT_TYPE:  # checkpoints of the time when there was no other
             return found
         stages = [[stage.depth, stage.width, stage.heads] for stage in shape.stages]
@@ -175,9 +181,6 @@ def read_spec(name: str, overrides: dict[str, Any], *, weights: bool = True) -> 
     values = _config_of(name, weights=weights)
     if problem := type_problem(values):
         raise ModelError([f"--model {name} {problem}"])
-    channels = family(values["model_type"]).encoder_values(values).get("num_channels", 3)
-    if channels != 3:
-        raise ModelError([f"--model {name}: num_channels is {channels!r}: 3 is needed, for RGB"])
     return _spec(name, values, overrides, pretrained=True)
 
 
@@ -229,8 +232,9 @@ def _spec(name: str, values: Values, overrides: dict[str, Any], *, pretrained: b
     row = family(values["model_type"])
     shape, stored = row.shape_of(name, values), row.image_size_of(name, values)
     activation = row.encoder_values(values).get("hidden_act", ACTIVATIONS[0])
-    if problem := activation_problem(activation):
-        raise ModelError([f"--model {name}: {problem}"])
+    problems = channels_problem(shape.channels), activation_problem(activation)
+    if any(problems):
+        raise ModelError([f"--model {name}: {problem}" for problem in problems if problem])
     if shape.hidden_size % shape.num_heads:
         raise ModelError(
             [

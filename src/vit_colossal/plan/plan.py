@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
+from vit_colossal.plan.channels import channel_notes
 from vit_colossal.plan.checkpoint import Checkpoint, Segment
 from vit_colossal.plan.default_subject import default_dataset, default_model, ways_on
 from vit_colossal.plan.epoch_cut import epoch_cut, order_problems
@@ -109,6 +110,7 @@ def make_plan(
         found = [*found, *plugin_problems(config, device.kind), *augmentation_problems(config)]
         raise ConfigError([*found, *error.problems]) from None
     notes += [*_interpolation(spec), *_switched_off(spec), *_bf16_advice(config, device)]
+    notes += channel_notes(spec.shape.channels, config.auto_augment)
     if spec.family.drop_path is not None:
         rate = spec.drop_path if config.drop_path is None else config.drop_path
         config, spec = config.replace(drop_path=rate), replace(spec, drop_path=rate)

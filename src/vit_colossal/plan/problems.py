@@ -5,6 +5,7 @@ from __future__ import annotations
 from vit_colossal.config.optimizers import OPTIMIZERS
 from vit_colossal.config.plugins import BUILT_IN, PLUGIN_WITH_DEGREES, facts_of
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.plan.channels import colour_problem
 from vit_colossal.plan.model_spec import ModelSpec
 from vit_colossal.plan.recipe import settled
 
@@ -195,6 +196,8 @@ def model_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
         problems.append(
             f"--drop-path {config.drop_path:g}: transformers' {row.title} drops no paths: drop it"
         )
+    if problem := colour_problem(shape.channels, config.auto_augment):
+        problems.append(problem)
     if config.compile and config.drop_path:
         problems.append(f"--compile fails with --drop-path {config.drop_path:g}: use --drop-path 0")
     if row.encoder is None and (config.tp > 1 or config.pp > 1):

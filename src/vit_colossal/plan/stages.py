@@ -55,7 +55,7 @@ def embeddings_cost(spec: ModelSpec) -> float:
     """What the embeddings cost forward and backward, in layers of the encoder."""
     shape, tokens = spec.shape, spec.tokens
     hidden, mlp = shape.hidden_size, (3 if shape.gated else 2) * shape.intermediate_size
-    patches = (tokens - shape.extra_tokens) * 3 * shape.patch_size**2 * hidden
+    patches = (tokens - shape.extra_tokens) * shape.patch_values * hidden
     products = tokens * (4 * hidden * hidden + hidden * mlp)
     return _EMBEDDINGS * patches / (products + 2 * tokens * tokens * hidden)
 

@@ -119,7 +119,7 @@ class Engine(Boosted):
         """What the model reads of a batch's images, on the device; the plugin casts further.
 
         Args:
-            images: uint8 [B, 3, H, W], which become normalized fp32; or the bytes of features,
+            images: uint8 [B, C, H, W], which become normalized fp32; or the bytes of features,
                 uint8 [B, row_bytes].
         """
         images = images.to(self.device, non_blocking=True)
@@ -129,8 +129,8 @@ class Engine(Boosted):
 
     def blank(self, count: int) -> torch.Tensor:
         """Images for a forward pass whose result nobody reads, as :meth:`pixels` takes them."""
-        size = self.plan.spec.image_size
-        shape = (3, size, size) if self.features is None else (self.features.row_bytes,)
+        form = self.features
+        shape = self.preprocessing.shape if form is None else (form.row_bytes,)
         return torch.zeros(count, *shape, dtype=torch.uint8)
 
     def evaluated_weights(self) -> AbstractContextManager[Any]:

@@ -20,7 +20,7 @@ def stage_inputs(engine: Engine, batch: Batch) -> dict[str, Any]:
 
 
 def pixels(engine: Engine, batch: Batch) -> torch.Tensor:
-    """Normalized and, if the batch says so, mixed: fp32 [b, 3, H, W] on the device."""
+    """Normalized and, if the batch says so, mixed: fp32 [b, C, H, W] on the device."""
     images = engine.pixels(batch.images)
     if batch.mix is None:
         return images

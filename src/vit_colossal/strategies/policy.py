@@ -126,7 +126,7 @@ def stage_forward(
 
     Args:
         model: the model, of which this rank holds a stage.
-        pixel_values: [b, 3, H, W], on the first stage.
+        pixel_values: [b, C, H, W], on the first stage.
         labels: unused here, as the loss is computed from the logits; the schedule hands them over.
         hidden_states: [b, tokens, hidden] from the stage before, on all but the first.
         spec: what it is, whole.

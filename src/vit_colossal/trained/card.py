@@ -10,6 +10,7 @@ from vit_colossal.data.sources.source import ALIASES
 from vit_colossal.durable import write_durably
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
+from vit_colossal.plan.channels import MODES
 from vit_colossal.plan.model_spec import PRESETS
 from vit_colossal.rundir.finished import FinishedRun, read_run
 from vit_colossal.trained.saved import SavedModel, locate
@@ -25,21 +26,29 @@ _HERE = "path/to/this/directory"
 _USE = """## Use
 
 ```python
-from transformers import pipeline
-
-classify = pipeline("image-classification", model="{name}")
-print(classify("photo.jpg"))
+{code}
 ```
 
 or, with vit_colossal: `vit-colossal predict {name} photo.jpg`
 """
 
+_PIPELINE = """from transformers import pipeline
+
+classify = pipeline("image-classification", model="{name}")
+print(classify("photo.jpg"))"""
+
+#: For images that are not RGB, which transformers' pipeline makes of all.
+_WITHOUT_PIPELINE = """from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+processor = AutoImageProcessor.from_pretrained("{name}", backend="pil")
+model = AutoModelForImageClassification.from_pretrained("{name}")
+image = Image.open("photo.jpg").convert("{mode}")
+scores = model(**processor(image, return_tensors="pt")).logits[0]
+print(model.config.id2label[int(scores.argmax())])"""
+
 #: Where transformers has the backbone alone, and what reads both tokens and patches is a product.
-_USE_BACKBONE = """## Use
-
-transformers has the backbone of this model and no class for the classifier on it:
-
-```python
+_BACKBONE = """# transformers has the backbone of this model, and no class for the classifier on it.
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -51,17 +60,13 @@ processor = AutoImageProcessor.from_pretrained(name, backend="pil")
 backbone = AutoModel.from_pretrained(name).eval()
 head = load_file(cached_file(name, "model.safetensors"))
 
-inputs = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")
+inputs = processor(Image.open("photo.jpg").convert("{mode}"), return_tensors="pt")
 with torch.inference_mode():
     tokens = backbone(**inputs).last_hidden_state
     patches = tokens[:, 1 + backbone.config.num_register_tokens :]
     features = torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=1)
     logits = features @ head["classifier.weight"].T + head["classifier.bias"]
-print(backbone.config.id2label[int(logits.argmax())])
-```
-
-or, with vit_colossal: `vit-colossal predict {name} photo.jpg`
-"""
+print(backbone.config.id2label[int(logits.argmax())])"""
 
 
 def model_card(saved: SavedModel, name: str | None = None) -> str:
@@ -76,8 +81,7 @@ def model_card(saved: SavedModel, name: str | None = None) -> str:
     """
     run, reason = _read(saved)
     sections = [f"---\n{_metadata(saved, run, name)}---\n", f"# {_title(saved, run)}\n"]
-    use = _USE if saved.spec.family.in_transformers else _USE_BACKBONE
-    sections += [_result(run, reason), _labels(saved), use.replace("{name}", name or _HERE)]
+    sections += [_result(run, reason), _labels(saved), _use(saved, name or _HERE)]
     if run is not None:
         sections += [_training(saved, run), _environment(run)]
     return "\n".join(sections)
@@ -163,6 +167,13 @@ def _labels(saved: SavedModel) -> str:
     rest = len(saved.labels) - _MAX_LABELS
     more = f" and {rest} more" if rest > 0 else ""
     return f"## Labels\n\n{len(saved.labels)}: {shown}{more}\n"
+
+
+def _use(saved: SavedModel, name: str) -> str:
+    mode = MODES[saved.spec.shape.channels]
+    code = _PIPELINE if mode == "RGB" else _WITHOUT_PIPELINE
+    code = code if saved.spec.family.in_transformers else _BACKBONE
+    return _USE.replace("{code}", code).replace("{mode}", mode).replace("{name}", name)
 
 
 def _training(saved: SavedModel, run: FinishedRun) -> str:

@@ -26,6 +26,8 @@ from vit_colossal.trained.split import EvalSplit
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from vit_colossal.plan.model_spec import ModelSpec
+
 ONNX_FILE = "model.onnx"
 #: The first operator set that PyTorch's exporter writes without converting its graph; with it come
 #: files that every onnxruntime since 1.18 (2024) reads.
@@ -166,8 +168,7 @@ def export_onnx(
     refuse_existing(directory, overwrite=overwrite)
     model = load_model(saved)
     with new_directory(directory, overwrite=overwrite) as folder:
-        size = saved.spec.image_size
-        _trace(model, folder / ONNX_FILE, size)
+        _trace(model, folder / ONNX_FILE, saved.spec)
         check = _compare(model, folder / ONNX_FILE, split)
         model.config.save_pretrained(folder)
         build_processor(saved.spec).save_pretrained(folder)
@@ -185,9 +186,9 @@ class _Logits(torch.nn.Module):
         return self.model(pixel_values=pixel_values).logits
 
 
-def _trace(model: PreTrainedModel, file: Path, size: int) -> None:
+def _trace(model: PreTrainedModel, file: Path, spec: ModelSpec) -> None:
     # Two images: a batch of one would let the exporter take its size for a constant.
-    example = torch.zeros(2, 3, size, size)
+    example = torch.zeros(2, spec.shape.channels, spec.image_size, spec.image_size)
     with torch.inference_mode():
         torch.onnx.export(
             _Logits(model).eval(),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     #: A file's path, or an opened image.
     _Source = str | Image.Image
-#: An image's name, and its uint8 pixels [3, H, W] or what is wrong with it.
+#: An image's name, and its uint8 pixels [C, H, W] or what is wrong with it.
 _Decoded = tuple[str, np.ndarray | str]
 
 
@@ -109,7 +109,7 @@ class Predictor:
         self.model = load_model(saved).to(self.device)
 
     def logits(self, images: np.ndarray) -> torch.Tensor:
-        """The outputs [B, labels] on the CPU for uint8 images [B, 3, H, W] of the model's size."""
+        """The outputs [B, labels] on the CPU for uint8 images [B, C, H, W] of the model's size."""
         pixels = torch.from_numpy(images).to(self.device)
         with torch.inference_mode():
             inputs = normalize(pixels, self.preprocessing)

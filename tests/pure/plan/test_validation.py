@@ -351,18 +351,39 @@ def edit(model: str, tower: str | None, **changes: object) -> None:
 towers = pytest.mark.parametrize("tower", [None, "vision_config"])
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-@pytest.mark.parametrize("tower", [None, "vision_config"])
+@towers
+@pytest.mark.parametrize("channels", [2, 13])
 def test_images_of_other_channels_are_refused(
     channels: int, tower: str | None, pretrained: str
 ) -> None:
-    file = Path(pretrained) / "config.json"
-    values = {**json.loads(file.read_text()), "num_channels": channels}
-    if tower is not None:
-        values = {"model_type": "siglip", tower: {**values, "model_type": "siglip_vision_model"}}
-    file.write_text(json.dumps(values))
+    edit(pretrained, tower, num_channels=channels)
     (line,) = problems(1, model=pretrained)
-    assert f"num_channels is {channels}: 3 is needed, for RGB" in line
+    assert f"num_channels is {channels}: images are read in 1 (L), 3 (RGB), 4 (RGBA) ch" in line
+
+
+@towers
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+def test_images_are_read_in_the_channels_of_the_model(
+    channels: int, mode: str, tower: str | None, pretrained: str
+) -> None:
+    edit(pretrained, tower, num_channels=channels)
+    resolved = plan(model=pretrained)
+    assert resolved.spec.shape.channels == channels
+    assert resolved.spec.identity()["num_channels"] == channels
+    assert f"num_channels is {channels}: images are read in Pillow's mode {mode}" in resolved.notes
+
+
+def test_rgb_is_no_part_of_a_checkpoints_identity() -> None:
+    assert "num_channels" not in plan(model="vit-micro").spec.identity()
+
+
+@pytest.mark.parametrize("policy", ["randaugment", "trivialaugment"])
+def test_policies_change_the_colours_of_rgb_and_what_they_can_of_grey(policy: str) -> None:
+    grey, clear = ({"model": "vit-micro", "model_overrides": {"num_channels": n}} for n in (1, 4))
+    (note,) = [n for n in plan(**grey, auto_augment=policy).notes if "num_channels" in n]
+    assert f"--auto-augment {policy} cannot change the saturation of grey images" in note
+    (line,) = problems(1, **clear, auto_augment=policy)
+    assert f"--auto-augment {policy}: its colours are of 1 or 3 channels" in line
 
 
 @towers
@@ -426,7 +447,8 @@ def test_a_model_key_that_vit_does_not_have() -> None:
         {"hidden_dropout_prob": 2},
         {"hidden_act": "selu"},
         {"hidden_act": 1},
-        {"num_channels": 1},
+        {"num_channels": 2},
+        {"num_channels": True},
     ],
     ids=str,
 )

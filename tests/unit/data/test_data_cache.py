@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor, ViTImageProcessorPil
 
 from vit_colossal.data import cache
 from vit_colossal.data.cache import CacheOptions, prepare_images
-from vit_colossal.data.decoding import to_rgb
+from vit_colossal.data.decoding import to_mode
 from vit_colossal.data.pixels import CacheDamaged, CachedSplit, images_digest
 from vit_colossal.data.sources.request import default_cache_root
 from vit_colossal.data.transforms import normalize
@@ -67,15 +67,15 @@ def test_16_bit_grey_is_scaled_not_clipped() -> None:
         reopened(Image.fromarray(values), "TIFF"),
     ):
         assert image.mode.startswith("I")
-        assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 1, 128, 255]
+        assert np.asarray(to_mode(image))[0, :, 0].tolist() == [0, 1, 128, 255]
     wide = Image.fromarray(values.astype(np.int32))
     assert wide.mode == "I"
-    assert np.asarray(to_rgb(wide))[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert np.asarray(to_mode(wide))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
 def test_8_bit_values_in_a_32_bit_mode_are_kept() -> None:
     image = Image.fromarray(np.array([[0, 7, 255]], np.int32))
-    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 7, 255]
+    assert np.asarray(to_mode(image))[0, :, 0].tolist() == [0, 7, 255]
 
 
 @pytest.mark.parametrize(
@@ -83,35 +83,35 @@ def test_8_bit_values_in_a_32_bit_mode_are_kept() -> None:
 )
 def test_pixels_without_a_defined_range_are_refused(values: np.ndarray) -> None:
     with pytest.raises(ValueError):
-        to_rgb(Image.fromarray(values))
+        to_mode(Image.fromarray(values))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_transparent_pixels_become_white(mode: str) -> None:
     image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     image.putpixel((1, 0), (0, 0, 0, 255))
-    result = to_rgb(image.convert(mode))
+    result = to_mode(image.convert(mode))
     assert [result.getpixel((x, 0)) for x in (0, 1)] == [WHITE, (0, 0, 0)]
 
 
 def test_half_transparent_red_is_pink() -> None:
-    assert to_rgb(Image.new("RGBA", (1, 1), (255, 0, 0, 128))).getpixel((0, 0)) == (255, 127, 127)
+    assert to_mode(Image.new("RGBA", (1, 1), (255, 0, 0, 128))).getpixel((0, 0)) == (255, 127, 127)
 
 
 def test_palettes_are_looked_up_with_and_without_transparency() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 0), 1)
-    opaque = to_rgb(reopened(image, "PNG"))
+    opaque = to_mode(reopened(image, "PNG"))
     assert [opaque.getpixel((x, 0)) for x in (0, 1)] == [RED, (0, 0, 255)]
-    clear = to_rgb(reopened(image, "PNG", transparency=1))
+    clear = to_mode(reopened(image, "PNG", transparency=1))
     assert [clear.getpixel((x, 0)) for x in (0, 1)] == [RED, WHITE]
 
 
 def test_grey_bilevel_and_cmyk_are_converted() -> None:
-    assert to_rgb(Image.new("L", (1, 1), 77)).getpixel((0, 0)) == (77, 77, 77)
-    assert to_rgb(Image.new("1", (1, 1), 1)).getpixel((0, 0)) == WHITE
-    assert to_rgb(Image.new("CMYK", (1, 1), (0, 255, 255, 0))).getpixel((0, 0)) == RED
+    assert to_mode(Image.new("L", (1, 1), 77)).getpixel((0, 0)) == (77, 77, 77)
+    assert to_mode(Image.new("1", (1, 1), 1)).getpixel((0, 0)) == WHITE
+    assert to_mode(Image.new("CMYK", (1, 1), (0, 255, 255, 0))).getpixel((0, 0)) == RED
 
 
 def test_the_exif_rotation_is_applied_once() -> None:
@@ -119,17 +119,17 @@ def test_the_exif_rotation_is_applied_once() -> None:
     image.putpixel((0, 0), RED)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
-    result = to_rgb(reopened(image, "PNG", exif=exif))
+    result = to_mode(reopened(image, "PNG", exif=exif))
     assert result.size == (2, 3)
     assert result.getpixel((1, 0)) == RED
-    assert to_rgb(result).size == (2, 3)
+    assert to_mode(result).size == (2, 3)
 
 
 def test_the_first_frame_of_an_animation_counts() -> None:
     frames = [Image.new("RGB", (2, 2), color) for color in (RED, WHITE)]
     image = reopened(frames[0], "GIF", save_all=True, append_images=frames[1:])
     image.seek(1)
-    assert to_rgb(image).getpixel((0, 0)) == RED
+    assert to_mode(image).getpixel((0, 0)) == RED
 
 
 # --- Pixels ---------------------------------------------------------------------------------------

@@ -187,15 +187,27 @@ def prepare(path: Path, **options: object) -> RunData:
 
 
 def plain(images: list[Image.Image]) -> list[bytes]:
-    """The pixels of RGB images at the model's size, as `ViTImageProcessorPil` resizes them."""
+    """The pixels of images at the model's size, as `ViTImageProcessorPil` resizes them."""
     resized = [
         image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, reducing_gap=None) for image in images
     ]
-    return [np.asarray(image).transpose(2, 0, 1).tobytes() for image in resized]
+    pixels = [np.asarray(image).reshape(SIZE, SIZE, -1) for image in resized]
+    return [image.transpose(2, 0, 1).tobytes() for image in pixels]
 
 
 @every_source_and_way
 def test_every_kind_of_image_has_the_same_pixels(tmp_path: Path, source: str, way: str) -> None:
+    require_same_pixels(tmp_path, source, way, channels=3)
+
+
+@pytest.mark.parametrize(
+    ("source", "way"), [("folder", "cached"), ("csv", "lazy"), *(("parquet", way) for way in WAYS)]
+)
+def test_a_model_of_grey_images_gets_them_in_grey(tmp_path: Path, source: str, way: str) -> None:
+    require_same_pixels(tmp_path, source, way, channels=1)
+
+
+def require_same_pixels(tmp_path: Path, source: str, way: str, channels: int) -> None:
     wanted = kinds()
     write = WRITERS[source]
     images = {name: content for name, (content, _) in wanted.items()}
@@ -203,13 +215,15 @@ def test_every_kind_of_image_has_the_same_pixels(tmp_path: Path, source: str, wa
         images = {name.replace("Caf\u00e9 \u732b", "photo"): c for name, c in images.items()}
     root = write(tmp_path / "data", "train", images)
     write(root, "validation", dict(list(images.items())[:2]))
-    data = prepare(root, **WAYS[way])
-    pixels = plain([image for _, image in wanted.values()])
+    keys = {"image_size": SIZE, "patch_size": 8, "num_channels": channels}
+    data = prepare(root, model_config=keys, **WAYS[way])
+    pixels = plain([image.convert("L" if channels == 1 else "RGB") for _, image in wanted.values()])
     expected = sorted(zip(pixels, map(label_of, range(len(wanted))), strict=True))
     found = sorted(
         (np.ascontiguousarray(image).tobytes(), data.labels[label])
         for image, label in zip(data.train.images[:], data.train.labels, strict=True)
     )
+    assert data.train.images.shape == (len(wanted), channels, SIZE, SIZE)
     assert len(data.train) == len(wanted) == 14
     assert data.labels == LABELS
     assert found == expected
