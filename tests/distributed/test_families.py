@@ -1,4 +1,4 @@
-"""Every family trains in every layout as transformers' own model does in a plain loop.
+"""Every family trains in every layout as its model does in a plain loop and in Trainer.
 
 One launch for two processes and one for four run all of them; a new family is a row in
 ``tests/families.py``.
@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from family_loop import BATCH, CLIP, DECAY, LR, SEED, STEPS, Images, Run, read_split, train
+from family_trainer import trainer_losses
 from layouts import GEMINI
 
 from families import GREY, TINY
@@ -68,6 +70,7 @@ DROP_PATH = 0.4
 
 Folder = Callable[[str], Path]
 Reference = Callable[[str, bool, int], Run]
+LossesOf = Callable[[str], list[float]]
 OutcomeOf = Callable[..., Outcome]
 
 
@@ -128,6 +131,11 @@ def reference(folder: Folder, images: Callable[[str, str], Images]) -> Reference
     return run
 
 
+@pytest.fixture(scope="module")
+def trainer(folder: Folder, images: Callable[[str, str], Images]) -> LossesOf:
+    return cache(lambda name: trainer_losses(folder(name), images(name, "train")))
+
+
 def case_name(name: str, how: str, drop_path: float) -> str:
     """What a case and its folder are called."""
     return f"{name}.{how}.{drop_path}".replace(" ", "-")
@@ -139,13 +147,13 @@ def apart(losses: list[float], expected: list[float]) -> float:
     return max(abs(a / b - 1) for a, b in zip(losses, expected, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("name", "layout"),
-    [
-        pytest.param(*run, id=" ".join(run), marks=pytest.mark.slow if run[1] == "tp2 pp2" else ())
-        for run in RUNS
-    ],
-)
+def table(runs: list[tuple[str, str]]) -> list[ParameterSet]:
+    """Parameters of a test; what takes four processes is slow."""
+    slow = {True: pytest.mark.slow, False: ()}
+    return [pytest.param(*r, id=" ".join(r), marks=slow[r[1] == "tp2 pp2"]) for r in runs]
+
+
+@pytest.mark.parametrize(("name", "layout"), table(RUNS))
 def test_it_trains_as_a_plain_loop_does(
     name: str, layout: str, outcome: OutcomeOf, reference: Reference
 ) -> None:
@@ -166,6 +174,13 @@ def test_it_trains_as_a_plain_loop_does(
     for key, tensor in exported(run).items():
         if not key.endswith(KEY_BIASES):
             assert float((tensor - expected.weights[key]).abs().max()) <= WEIGHTS, key
+
+
+@pytest.mark.parametrize(("name", "layout"), table([r for r in RUNS if r[1] != "gemini"]))
+def test_it_trains_as_trainer_does(
+    name: str, layout: str, outcome: OutcomeOf, trainer: LossesOf
+) -> None:
+    assert apart(outcome(name, layout).losses, trainer(name)) <= LOSS
 
 
 @pytest.mark.parametrize(
