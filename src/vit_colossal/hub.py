@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vit_colossal.errors import FetchError, ModelError
-from vit_colossal.redaction import hide_secrets
+from vit_colossal.text import hide_secrets
 
 if TYPE_CHECKING:
     from huggingface_hub.utils import httpx

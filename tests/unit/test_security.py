@@ -24,8 +24,7 @@ from packaging.version import Version
 
 from bad_files import folder, image, put
 from vit_colossal.cli import main
-from vit_colossal.redaction import hide_secrets
-from vit_colossal.text import printable
+from vit_colossal.text import hide_secrets, printable
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [

@@ -17,8 +17,7 @@ from vit_colossal.config.reading import read_settings
 from vit_colossal.config.settings.base import CommandSettings
 from vit_colossal.durable import replacing
 from vit_colossal.errors import ConfigError
-from vit_colossal.redaction import hide_secrets
-from vit_colossal.text import printable
+from vit_colossal.text import hide_secrets, printable
 
 if TYPE_CHECKING:
     from vit_colossal.trained.predict import Prediction, Unreadable

@@ -15,9 +15,8 @@ from types import ModuleType
 
 from vit_colossal.commands.names import SLOW_TO_START, WITHOUT_TORCH
 from vit_colossal.errors import ConfigError, ExitCode, SharedProblems, UserError
-from vit_colossal.redaction import SafeFormatter, hide_secrets
 from vit_colossal.runtime.interpreter import end_with_parent, without_collecting
-from vit_colossal.text import printable
+from vit_colossal.text import SafeFormatter, hide_secrets, printable
 
 #: Ranks find a problem within moments of each other; a rank on another host hears of it later.
 _RANK_0_SPEAKS_WITHIN_S = 10

@@ -13,8 +13,7 @@ from vit_colossal.data.sources.images import SAMPLED
 from vit_colossal.data.sources.label_values import plain
 from vit_colossal.data.sources.labels import read_labels
 from vit_colossal.errors import DataError
-from vit_colossal.redaction import hide_secrets
-from vit_colossal.text import cell
+from vit_colossal.text import cell, hide_secrets
 
 _CHUNK = 256
 # Images that are files of their own are fetched so many at a time.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vit_colossal.errors import ConfigError, UserError
-from vit_colossal.redaction import hide_secrets
+from vit_colossal.text import hide_secrets
 from vit_colossal.trained.card import model_card
 from vit_colossal.trained.export import write_hf
 from vit_colossal.trained.saved import SavedModel, load_model

@@ -10,7 +10,7 @@ from vit_colossal.data.sources.loaded import Loaded
 from vit_colossal.data.sources.request import SourceRequest
 from vit_colossal.errors import DataError
 from vit_colossal.hub import explain, reaching_hub
-from vit_colossal.redaction import hide_secrets
+from vit_colossal.text import hide_secrets
 
 
 def load_hub(name: str, request: SourceRequest) -> Loaded:
