@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from vit_colossal.checkpoints.resume import wants_resume
 from vit_colossal.checkpoints.sharing import share
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.prepare import RunData, decode_data, find_data
-from vit_colossal.data.sources.source import ImageSource, missing_path
+from vit_colossal.data.sources.source import ImageSource
 from vit_colossal.data.streams import StreamedSource
 from vit_colossal.errors import ConfigError
 from vit_colossal.model.head import match_head
 from vit_colossal.model.weights_fit import check_weights
-from vit_colossal.plan import run_folder
 from vit_colossal.plan.default_subject import ways_on
 from vit_colossal.plan.plan import (
     Device,
@@ -40,7 +35,6 @@ from vit_colossal.rundir.in_common import (
     plan_facts,
     version_facts,
 )
-from vit_colossal.rundir.lock import held_by, in_use
 from vit_colossal.rundir.references import find_reference
 from vit_colossal.rundir.regression import require_match
 from vit_colossal.rundir.trackers import tracker_problems
@@ -49,6 +43,7 @@ from vit_colossal.runtime.compiler import cache_problems
 from vit_colossal.runtime.group import Topology, choose_device, hosts_of_ranks, in_group
 from vit_colossal.runtime.pins import require_colossalai
 from vit_colossal.training.enough_memory import check_memory, explained
+from vit_colossal.training.folders import lost_problems, path_problems
 from vit_colossal.training.resuming import (
     as_chosen_there,
     continued,
@@ -94,10 +89,10 @@ def plan_run(
             config, notes = where_data_lie(config, origin)
             spec = own_spec(config, origin)
         else:
-            found += _lost_problems(config)
+            found += lost_problems(config)
     except ConfigError as error:
         found += error.problems
-    found += [*_reference_problems(config), *_path_problems(config), *tracker_problems(config)]
+    found += [*_reference_problems(config), *path_problems(config), *tracker_problems(config)]
     found += cache_problems() if config.compile else []
     try:
         device = choose_device(config, topology)
@@ -262,60 +257,3 @@ def _check_subject(plan: RunPlan, data: RunData) -> None:
         eval_images=len(data.evaluation),
     )
     require_match(reference, subject)
-
-
-def _path_problems(config: TrainConfig) -> list[str]:
-    """Folders and files that are not there or cannot be used."""
-    problems = []
-    if config.dataset is not None and missing_path(config.dataset):
-        problems.append(f"--dataset {config.dataset!r}: no such file or folder")
-    path = config.output_dir
-    if path is None:
-        return problems
-    # What a run leaves there would be data, or part of a model, the next time.
-    problems += [
-        f"--output-dir {path} is the folder of --{flag}: name another"
-        for flag, name in (("dataset", config.dataset), ("model", config.model))
-        if name and os.path.exists(name) and Path(name).resolve() == path.resolve()
-    ]
-    # Not Path.exists, which raises where one may not look.
-    places = (path, *path.absolute().parents)
-    nearest = next(place for place in places if os.path.exists(place))
-    if not nearest.is_dir():
-        problems.append(f"--output-dir {path}: {nearest} is a file: name a folder")
-    elif (reason := _unwritable(nearest)) is not None:
-        problems.append(
-            f"--output-dir {path}: {nearest} cannot be written to ({reason}): name another folder"
-        )
-    elif (holder := held_by(path)) is not None:
-        problems.append(in_use(path, holder))
-    elif (path / run_folder.CONFIG).exists() and not (config.overwrite or wants_resume(config)):
-        problems.append(
-            f"--output-dir {path} holds a run: add --resume auto or --overwrite, or name another"
-        )
-    return problems
-
-
-def _lost_problems(config: TrainConfig) -> list[str]:
-    """A model that beginning in its folder would delete: before it is read, or unasked."""
-    run_dir, name = config.output_dir, Path(config.model or "")
-    if run_dir is None or not os.path.isfile(run_dir / run_folder.MODEL / "config.json"):
-        return []
-    place = f"--output-dir {run_dir}"
-    if config.model and run_dir.resolve() in name.resolve().parents:
-        return [f"--model {name} lies in {place}, which is begun anew: name another folder"]
-    if wants_resume(config) and not config.overwrite:
-        return [
-            f"--resume {wants_resume(config)}: {place} has a model and no checkpoint to go on "
-            "from: add --overwrite to replace it, or name another folder"
-        ]
-    return []
-
-
-def _unwritable(folder: Path) -> str | None:
-    """Why nothing can be made in a folder: tried, as the administrator may write everywhere."""
-    try:
-        os.rmdir(tempfile.mkdtemp(prefix=".vit-colossal-", dir=folder))
-    except OSError as error:
-        return error.strerror or str(error)
-    return None
