@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -172,8 +172,12 @@ def test_it_trains_as_a_plain_loop_does(
     assert run.after[0]["total"] == EVALUATED
     assert run.after[0]["correct"] == expected.correct
     for key, tensor in exported(run).items():
-        if not key.endswith(KEY_BIASES):
-            assert float((tensor - expected.weights[key]).abs().max()) <= WEIGHTS, key
+        distance = partial(farthest, expected.weights[key])
+        # A weight whose gradients are hardly more than rounding goes where that goes, in the loop
+        # itself too: one of Swin v2's biases by 4e-4 where PyTorch is another build.
+        if not key.endswith(KEY_BIASES) and (apart_by := distance(tensor)) > WEIGHTS:
+            loops = [reference(name, False, parts).weights[key] for parts in (2, 4)]
+            assert apart_by <= 3 * max(map(distance, loops)), key
 
 
 @pytest.mark.parametrize(("name", "layout"), table([r for r in RUNS if r[1] != "gemini"]))
@@ -181,6 +185,11 @@ def test_it_trains_as_trainer_does(
     name: str, layout: str, outcome: OutcomeOf, trainer: LossesOf
 ) -> None:
     assert apart(outcome(name, layout).losses, trainer(name)) <= LOSS
+
+
+def farthest(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference of an element."""
+    return float((one - other).abs().max())
 
 
 @pytest.mark.parametrize(
