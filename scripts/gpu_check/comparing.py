@@ -19,7 +19,8 @@ def parity(check: Check) -> None:
         "parity",
         "--device",
         check.device,
-        "--no-peers",
+        "--peers",
+        "none",
     ]
     command += ["--nproc", str(check.processes), "--output-dir", folder]
     command += ["--max-steps", "4" if check.tiny else "25"]

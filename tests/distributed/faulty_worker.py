@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from vit_colossal.training import loop
 from vit_colossal.training.step import StepOutput, train_step
 
 FAULT_STEP = 5
+DEATH = 9
 
 
 def scale_gradient(engine: Engine, batches: list[Batch]) -> StepOutput:
@@ -56,6 +58,12 @@ def layer_not_updated(engine: Engine, batches: list[Batch]) -> StepOutput:
     return output
 
 
+def die(engine: Engine, batches: list[Batch]) -> StepOutput:
+    if engine.rank == 1:
+        os._exit(DEATH)
+    return train_step(engine, batches)
+
+
 def none(engine: Engine, batches: list[Batch]) -> StepOutput:
     return train_step(engine, batches)
 
@@ -67,6 +75,7 @@ FAULTS: dict[str, Callable[[Engine, list[Batch]], StepOutput]] = {
         scale_gradient,
         skip_reduction,
         repeat_sample,
+        die,
         drop_sample,
         wrong_lr_on_one_rank,
         layer_not_updated,
@@ -74,7 +83,7 @@ FAULTS: dict[str, Callable[[Engine, list[Batch]], StepOutput]] = {
 }
 
 
-def main(path: Path) -> None:
+def main(path: Path) -> int:
     run_case = parity_worker.run_case
 
     def run_faulty(case, topology, device):  # type: ignore[no-untyped-def]
@@ -89,8 +98,8 @@ def main(path: Path) -> None:
         run_case(case, topology, device)
 
     parity_worker.run_case = run_faulty
-    parity_worker.main(path)
+    return parity_worker.run_cases(path)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))

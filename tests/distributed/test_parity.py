@@ -7,14 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from faulty_worker import FAULT_STEP, FAULTS
+from faulty_worker import DEATH, FAULT_STEP, FAULTS
 from PIL import Image
 
 from launching import environment, run, warm, warm_programs
 from vit_colossal.parity.case import Case
-from vit_colossal.parity.compare import ParityConfig, Row, compare_cases
+from vit_colossal.parity.compare import compare_cases
+from vit_colossal.parity.config import ParityConfig
+from vit_colossal.parity.references import References
+from vit_colossal.parity.row import Row
+from vit_colossal.runtime.spawn import Program
 
-WORKER = str(Path(__file__).with_name("faulty_worker.py"))
+WORKER = Path(__file__).with_name("faulty_worker.py")
 STEPS = 12
 LAYOUTS = "zero1,gemini,hybrid dp2,hybrid pp2,hybrid tp2"
 
@@ -32,14 +36,22 @@ FIRST_STEP = {
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
-    """One launch on two processes in which every case but the first does something wrong."""
+    """On two processes, every case but the first does something wrong; one breaks the launch."""
     folder = tmp_path_factory.mktemp("parity")
     config = ParityConfig(max_steps=STEPS, nproc=2)
     job = config.job(plugin="ddp", precision="fp32")
     cases = [Case(name, None, 2, job, folder / name) for name in FAULTS]
+    (folder / "die").mkdir()
+    (folder / "die/trace.json").write_text("of an earlier comparison in the same folder")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", str(warm_programs() / "python"))
-        return {row.name: row for row in compare_cases(config, cases, folder, [WORKER])}
+        rows = compare_cases(References(config, folder), cases, folder, faulty)
+    return {row.name: row for row in rows}
+
+
+def faulty(file: Path) -> Program:
+    """What runs a file of cases."""
+    return Program((str(WORKER), str(file)))
 
 
 def test_a_sound_run_is_the_plain_loop_bit_for_bit(rows: dict[str, Row]) -> None:
@@ -58,6 +70,28 @@ def test_planted_error_is_caught_with_its_step(rows: dict[str, Row], fault: str)
         int(text.split("from step ")[1].split(":")[0]) for text in row.problems if "step" in text
     ]
     assert min(steps) == FIRST_STEP[fault], row.problems
+
+
+def test_a_run_that_fails_takes_no_other_with_it(rows: dict[str, Row]) -> None:
+    lost = rows["die"]
+    assert lost.problems == [f"the run failed with exit code {DEATH}: see its messages above"]
+    assert [name for name, row in rows.items() if row.difference is None] == ["die"]
+    assert [row.name for row in rows.values()] == list(FAULTS)
+
+
+def test_who_is_asked_to_end_starts_no_other_run(tmp_path: Path) -> None:
+    config = ParityConfig(max_steps=1)
+    cases = [Case(name, None, 1, config.job(), tmp_path / name) for name in ("one", "two")]
+    started = tmp_path / "started"
+
+    def ended(file: Path) -> Program:
+        code = "import sys; open(sys.argv[1], 'a').write('started '); sys.exit(130)"
+        return Program(("-c", code, str(started)))
+
+    with pytest.raises(SystemExit) as stopped:
+        compare_cases(References(config, tmp_path), cases, tmp_path, ended)
+    assert stopped.value.code == 130
+    assert started.read_text() == "started "
 
 
 @pytest.mark.slow

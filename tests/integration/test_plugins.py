@@ -105,7 +105,7 @@ def test_its_run_is_used_without_it(trained: Path, tmp_path: Path) -> None:
 def test_parity_and_bench_have_it(installed: dict[str, str], tmp_path: Path) -> None:
     flags = ["--nproc", "2", "--layouts", "small_buckets"]
     folder = tmp_path / "parity"
-    command = ["parity", *flags, "--no-peers", "--max-steps", "4", "--output-dir", str(folder)]
+    command = ["parity", *flags, "--peers", "none", "--max-steps", "4", "--output-dir", str(folder)]
     finished = run(vit_colossal(*command), timeout_s=300, env=installed)
     assert finished.returncode == 0, finished.output
     assert "small_buckets" in finished.stdout

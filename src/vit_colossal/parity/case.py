@@ -19,6 +19,7 @@ class Case:
         processes: how many processes run it.
         config: the run's configuration.
         trace_dir: where its trace goes.
+        place: which one of all it is, as in 3/28.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Case:
     processes: int
     config: TrainConfig
     trace_dir: Path
+    place: str = ""
 
     def to_json(self) -> dict[str, Any]:
         config = self.config.model_dump(mode="json", by_alias=True, exclude={"unknown"})

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vit_colossal.config.plugins import BUILT_IN
-from vit_colossal.parity.compare import TOLERANCE_FACTOR, Row
+from vit_colossal.parity.references import TOLERANCE_FACTOR
+from vit_colossal.parity.row import Row
 from vit_colossal.parity.trace import relative_differences
 
 _HEADINGS = (

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from vit_colossal.families.table import KEY_BIASES
 
+_STEPS, _WEIGHTS = "trace.json", "weights.safetensors"
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -38,14 +40,24 @@ class Trace:
         """Write ``trace.json`` and ``weights.safetensors``; the JSON last, as proof of the rest."""
         directory.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.contiguous() for name, tensor in self.weights.items()}
-        save_file(weights, directory / "weights.safetensors")
+        save_file(weights, directory / _WEIGHTS)
         values = {key: value for key, value in vars(self).items() if key != "weights"}
-        (directory / "trace.json").write_text(json.dumps(values), encoding="utf-8")
+        (directory / _STEPS).write_text(json.dumps(values), encoding="utf-8")
 
     @classmethod
     def load(cls, directory: Path) -> Trace:
-        values = json.loads((directory / "trace.json").read_text(encoding="utf-8"))
-        return cls(**values, weights=load_file(directory / "weights.safetensors"))
+        values = json.loads((directory / _STEPS).read_text(encoding="utf-8"))
+        return cls(**values, weights=load_file(directory / _WEIGHTS))
+
+
+def has_trace(directory: Path) -> bool:
+    """Whether a whole trace is there."""
+    return (directory / _STEPS).exists()
+
+
+def remove_trace(directory: Path) -> None:
+    """Of an earlier comparison in the same folder, which would pass for one of this."""
+    (directory / _STEPS).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One rank of a parity run: ``python -m vit_colossal.parity.worker CASES.json``.
+"""One rank of a parity run; as a program ``worker.py CASES.json``.
 
 Runs a list of cases one after the other in the same processes, for starting a process costs more
 than a short case. A case is a layout of ours or transformers' own Trainer.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -55,30 +56,31 @@ def record_layout(config: TrainConfig, topology: Topology, device: torch.device)
 
 
 def run_case(case: Case, topology: Topology, device: torch.device) -> None:
-    """Run one case and save its trace."""
+    """Run one case, and save its trace once all ranks are through."""
     if case.trainer_optim is not None:
         from vit_colossal.parity.peer import record_transformers
 
         trace = record_transformers(case.config, topology, case.trainer_optim)
     else:
         trace = record_layout(case.config, topology, device)
-    if trace is not None:
-        trace.save(case.trace_dir)
     gc.collect()
     dist.barrier()
+    if trace is not None:
+        trace.save(case.trace_dir)
 
 
-def main(path: Path) -> None:
-    """Run the cases of a file that this launch has not run yet."""
+def run_cases(path: Path) -> int:
+    """Run the cases of a file, with a line for each as it begins; returns the exit code."""
+    logging.getLogger("vit_colossal").setLevel(logging.WARNING)
     cases = [Case.from_json(values) for values in json.loads(path.read_text(encoding="utf-8"))]
     topology = Topology.from_environment()
     with in_group(cases[0].config.device, topology, timeout_s=300) as device:
-        for number, case in enumerate(cases, start=1):
+        for case in cases:
             if topology.rank == 0:
-                place = f"{number}/{len(cases)}"
-                print(f"{place}: {case.trace_dir.name}", flush=True)
+                print(f"{case.place}: {case.trace_dir.name}", flush=True)
             run_case(case, topology, device)
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(run_cases(Path(sys.argv[1])))
