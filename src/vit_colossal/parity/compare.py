@@ -19,7 +19,8 @@ import torch
 
 from vit_colossal.errors import ExitCode
 from vit_colossal.parity.case import Case
-from vit_colossal.parity.config import ParityConfig
+from vit_colossal.parity.config import NNSCALER, ParityConfig
+from vit_colossal.parity.nnscaler import compare_nnscaler, require_nnscaler
 from vit_colossal.parity.plain_loop import Grouping
 from vit_colossal.parity.references import References
 from vit_colossal.parity.row import Row
@@ -52,6 +53,7 @@ def run_parity(config: ParityConfig) -> tuple[list[Row], Path]:
         The rows and the folder with ``parity.json``, ``parity.png``, ``parity.md`` and the traces.
     """
     processes = config.nproc or 2
+    software = require_nnscaler(config)
     # Like every rank, so that products are blocked alike; and no thread is left behind by a fork.
     torch.set_num_threads(1)
     everyone = Topology(world_size=processes, local_world_size=processes)
@@ -63,7 +65,10 @@ def run_parity(config: ParityConfig) -> tuple[list[Row], Path]:
     if can_fork():
         _import_all(cases)
         references = References(config, folder, len(os.sched_getaffinity(0)))
-    return compare_cases(references, cases, folder), folder
+    rows = compare_cases(references, cases, folder)
+    if config.has_peer(NNSCALER):
+        rows += compare_nnscaler(references, processes, folder, software)
+    return rows, folder
 
 
 def compare_cases(

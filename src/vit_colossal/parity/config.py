@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator
@@ -12,7 +13,7 @@ from vit_colossal.errors import ConfigError
 #: On several processes Trainer fills the last batch with the epoch's first images.
 AS_PEERS = {"last_batch": "drop"}
 #: Other trainers that run the same job.
-TRANSFORMERS = "transformers"
+TRANSFORMERS, NNSCALER = "transformers", "nnscaler"
 NO_PEERS = "none"
 
 
@@ -24,16 +25,19 @@ class ParityConfig(TrainConfig):
     device: Literal["cpu", "cuda"] = "cpu"
     """Where all of them train, the plain loop too: cuda takes one device for each process."""
     peers: str = TRANSFORMERS
-    """Trainers that run the job too, alone and data-parallel: transformers; none."""
+    """Trainers that run the job too, alone and data-parallel: transformers, nnscaler or both with a
+    comma between them; none."""
+    nnscaler_python: Path | None = None
+    """For --peers nnscaler: the Python of an environment with nnScaler in it."""
     clip_too: FiniteFloat = Field(1.0, ge=0)
     """Repeat the fp32 rows with the gradient norm clipped to this value; 0 leaves them out."""
 
     @field_validator("peers")
     @classmethod
     def _known(cls, value: str) -> str:
-        unknown = set(_names(value)) - {TRANSFORMERS}
+        unknown = set(_names(value)) - {TRANSFORMERS, NNSCALER}
         if unknown and value != NO_PEERS:
-            raise ValueError(f"take {TRANSFORMERS} or {NO_PEERS}")
+            raise ValueError(f"take {TRANSFORMERS}, {NNSCALER}, or {NO_PEERS}")
         return value
 
     def has_peer(self, name: str) -> bool:

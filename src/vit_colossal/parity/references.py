@@ -57,6 +57,10 @@ class Tolerance:
     spread: dict[str, float]
 
 
+#: Of a run that has to be its reference bit for bit.
+NONE = Tolerance(loss=0.0, grad_norm=0.0, weights=0.0, correct=0, spread={})
+
+
 class Arithmetic(NamedTuple):
     """What decides the plain loop's result, beside the order of its sums.
 

@@ -110,7 +110,7 @@ def as_markdown(rows: list[Row], command: str, environment: dict[str, Any]) -> s
 def _spreads(rows: list[Row]) -> list[str]:
     seen: dict[tuple[Any, ...], str] = {}
     for row in rows:
-        if row.tolerance is not None:
+        if row.tolerance is not None and row.tolerance.spread:
             spread = ", ".join(f"{key} {value:.1e}" for key, value in row.tolerance.spread.items())
             facts = BUILT_IN.get(row.name)
             kind = "autocast" if facts and facts.autocasts else "16-bit weights"
