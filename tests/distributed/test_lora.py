@@ -22,6 +22,8 @@ RANK = 4
 #: A plain encoder under all, one with a head that is not read, and one of stages.
 RUNS = [("vit", layout) for layout in ("ddp", "zero1", "zero2", "gemini", "pp2")]
 RUNS += [("siglip", "pp2"), ("swin", "zero2")]
+#: Layouts of the first whose layers are compiled, adapters and all.
+COMPILED = ("ddp", "zero2", "pp2")
 
 
 Reference = Callable[[str, bool, int], Run]
@@ -35,20 +37,28 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def case(root: Path, dataset: Path, name: str, layout: str, *more: str) -> Case:
+    """A run with adapters."""
+    flags = [
+        *("--model", str(root / name), "--dataset", str(dataset), "--device", "cpu"),
+        *("--global-batch-size", str(BATCH), "--max-steps", str(STEPS), "--lr", str(LR)),
+        *("--weight-decay", str(DECAY), "--seed", str(SEED), "--warmup-ratio", "0.1"),
+        *("--clip-grad-norm", str(CLIP), *LAYOUTS[layout][1].split()),
+        *("--lora-rank", str(RANK), "--lora-alpha", str(2 * RANK), *more),
+    ]
+    flags += ["--drop-path", "0"] if name == "swin" else []
+    return Case(f"{name}.{layout}", flags, after=[EVALUATED], export=True)
+
+
 @pytest.fixture(scope="module")
 def launch(root: Path, eleven: Path) -> Launch:
-    def case(name: str, layout: str) -> Case:
-        flags = [
-            *("--model", str(root / name), "--dataset", str(eleven), "--device", "cpu"),
-            *("--global-batch-size", str(BATCH), "--max-steps", str(STEPS), "--lr", str(LR)),
-            *("--weight-decay", str(DECAY), "--seed", str(SEED), "--warmup-ratio", "0.1"),
-            *("--clip-grad-norm", str(CLIP), *LAYOUTS[layout][1].split()),
-            *("--lora-rank", str(RANK), "--lora-alpha", str(2 * RANK)),
-        ]
-        flags += ["--drop-path", "0"] if name == "swin" else []
-        return Case(f"{name}.{layout}", flags, after=[EVALUATED], export=True)
+    return Launch(root / "runs", 2, [case(root, eleven, *run) for run in RUNS])
 
-    return Launch(root / "runs", 2, [case(*run) for run in RUNS])
+
+@pytest.fixture(scope="module")
+def compiled(root: Path, eleven: Path) -> Launch:
+    cases = [case(root, eleven, "vit", layout, "--compile") for layout in COMPILED]
+    return Launch(root / "compiled", 2, cases)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +89,17 @@ def test_it_trains_as_peft_does(
     assert merged.keys() == expected.weights.keys()
     for key, tensor in merged.items():
         assert float((tensor - expected.weights[key]).abs().max()) <= WEIGHTS, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", COMPILED)
+def test_compiled_layers_train_alike(layout: str, launch: Launch, compiled: Launch) -> None:
+    run, plain = (each.outcome(f"vit.{layout}") for each in (compiled, launch))
+    assert apart(run.losses, plain.losses) <= LOSS
+    assert run.after[0]["correct"] == plain.after[0]["correct"]
+    ours, theirs = (load_file(each.export / "model.safetensors") for each in (run, plain))
+    assert ours.keys() == theirs.keys()
+    assert all(float((ours[key] - theirs[key]).abs().max()) <= WEIGHTS for key in ours)
 
 
 @pytest.mark.parametrize("name", ["vit", "siglip", "swin"])
