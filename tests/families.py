@@ -22,7 +22,7 @@ _ENCODER = {
     **{"intermediate_size": 64, "patch_size": 8},
 }
 _DINOV2 = {**_ENCODER, "mlp_ratio": 2, "layerscale_value": 0.5}
-_DINOV3 = {**_ENCODER, "layerscale_value": 0.5}
+_DINOV3 = {**_ENCODER, "layerscale_value": 0.5, "num_register_tokens": 2}
 _WINDOWS = {"embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 _WINDOWS |= {"image_size": SIDE, "patch_size": 4}
 _CONVOLUTIONS = {"hidden_sizes": [16, 32], "depths": [2, 2], "num_stages": 2, "patch_size": 4}
@@ -98,7 +98,7 @@ TINY = {
         "dinov2_with_registers", {**_DINOV2, "image_size": 48, "num_register_tokens": 2}
     ),
     # Its own processor: tests/unit/model/test_dinov3.py.
-    "dinov3_vit": Tiny("dinov3_vit", {**_DINOV3, "num_register_tokens": 2}),
+    "dinov3_vit": Tiny("dinov3_vit", _DINOV3),
     "dinov3_vit gated": Tiny(
         "dinov3_vit",
         {**_DINOV3, "use_gated_mlp": True, "hidden_act": "silu"}

@@ -148,29 +148,30 @@ def dinov2(sizes: Sizes) -> Shape:
     """The MLP's size is a ratio; a gated one keeps two thirds, in multiples of 8."""
     hidden, gated = sizes["hidden_size"], bool(sizes.raw("use_swiglu_ffn"))
     inner = int(hidden * sizes.ratio("mlp_ratio"))
+    registers = sizes["num_register_tokens"] if sizes.raw("num_register_tokens") else 0
     return Shape(
         hidden_size=hidden,
         num_layers=sizes["num_hidden_layers"],
         num_heads=sizes["num_attention_heads"],
         intermediate_size=(int(inner * 2 / 3) + 7) // 8 * 8 if gated else inner,
         patch_size=sizes["patch_size"],
-        extra_tokens=1 + _registers(sizes),
+        extra_tokens=1 + registers,
         gated=gated,
         features=2 * hidden,
     )
 
 
 def dinov3(sizes: Sizes) -> Shape:
-    """The MLP's size is that of its inner side, gated or not."""
+    """The MLP's size is that of its inner side, gated or not.
+
+    Without registers transformers keeps a weight of no element, at which Gemini crashes; all
+    published models have four.
+    """
     return replace(
-        plain(sizes, extra_tokens=1 + _registers(sizes)),
+        plain(sizes, extra_tokens=1 + sizes["num_register_tokens"]),
         gated=bool(sizes.raw("use_gated_mlp")),
         features=2 * sizes["hidden_size"],
     )
-
-
-def _registers(sizes: Sizes) -> int:
-    return sizes["num_register_tokens"] if sizes.raw("num_register_tokens") else 0
 
 
 def swin(sizes: Sizes) -> Shape:

@@ -39,8 +39,7 @@ def freeze(model: PreTrainedModel, spec: ModelSpec, config: TrainConfig) -> None
         name = spec.family.published(module_name)
         backbone = config.freeze == "backbone" and not spec.family.is_head(name)
         deep = spec.family.depth_of(name, spec.shape.depths) <= fixed
-        # DINOv3 without registers has a weight of them without an element.
-        if backbone or deep or spec.family.is_unused(name) or not parameter.numel():
+        if backbone or deep or spec.family.is_unused(name):
             parameter.requires_grad_(False)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shutil
 from pathlib import Path
 from textwrap import dedent
 
@@ -25,6 +26,7 @@ from transformers import (
 from families import LABELS, SIDE, TINY, edit_config
 from vit_colossal.config.reading import TrainConfig
 from vit_colossal.data.decoding import decode
+from vit_colossal.errors import ModelError
 from vit_colossal.model.build import build_model
 from vit_colossal.model.dinov3 import DINOv3ViTForImageClassification
 from vit_colossal.model.directory import save_directory
@@ -37,7 +39,7 @@ from vit_colossal.trained.predict import predict
 from vit_colossal.trained.saved import locate
 
 PAGE = Path(__file__).parents[3] / "docs" / "models.md"
-SNIPPET = re.compile(r"```python\n( *import torch\n.*?)```", re.DOTALL)
+SNIPPET = re.compile(r"```python\n( *# [^\n]*\n *import torch\n.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +152,11 @@ def test_transformers_trainer_trains_it(saved: Path, tmp_path: Path) -> None:
     check_weights(spec)
     found = build_model(spec, LABELS, 0).state_dict()
     assert all(torch.equal(found[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_one_without_registers_is_refused(saved: Path, tmp_path: Path) -> None:
+    """Gemini crashes at the weight without an element that transformers keeps of them."""
+    folder = Path(shutil.copytree(saved, tmp_path / "model"))
+    edit_config(folder, num_register_tokens=0)
+    with pytest.raises(ModelError, match="num_register_tokens must be a positive integer, got 0"):
+        read_spec(str(folder), {})
