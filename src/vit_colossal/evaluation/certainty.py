@@ -26,16 +26,23 @@ class Baseline:
         correct: images that have it.
         p_value: how likely a model no better than this is to be right as often as the one judged,
             or more often.
+        least_p_value: the same of a model that is always right.
     """
 
     label: str
     correct: int
     p_value: float
+    least_p_value: float
 
     @property
     def is_beaten(self) -> bool:
         """Whether the model judged is significantly better."""
         return self.p_value < LEVEL
+
+    @property
+    def can_be_beaten(self) -> bool:
+        """Whether there are images enough to tell a good model from it."""
+        return self.least_p_value < LEVEL
 
 
 def majority_baseline(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> Baseline:
@@ -57,4 +64,5 @@ def majority_baseline(confusion: Sequence[Sequence[int]], labels: Sequence[str])
     model_alone, baseline_alone = correct - both, support[majority] - both
     disputed = model_alone + baseline_alone
     p_value = binomtest(model_alone, disputed, alternative="greater").pvalue if disputed else 1.0
-    return Baseline(labels[majority], support[majority], float(p_value))
+    least = 0.5 ** (sum(support) - support[majority])
+    return Baseline(labels[majority], support[majority], float(p_value), least)

@@ -101,7 +101,8 @@ def draw(
         if y_axis == "zero":
             axes.set_ylim(bottom=0, top=1.1 * max(*values, 1e-9))
         elif y_axis == "share":
-            axes.set_ylim(top=1 + 0.03 * (1.001 - min(values)))
+            bottom = 0.9 if min(values) == 1 else None  # so that the axis says 1
+            axes.set_ylim(bottom, 1 + 0.03 * (1.001 - min(values)))
         elif y_axis == "log" and min(values) > 0 and max(values) > 50 * min(values):
             axes.set_yscale("log")
             title += ", log scale"

@@ -30,9 +30,14 @@ def closing_lines(loop: Loop, evaluation: Evaluation, run_dir: Path, model_dir: 
         f"{baseline.correct}/{evaluation.total}",
     ]
     if not baseline.is_beaten:
+        meaning = "the model is of no use yet"
+        if not baseline.can_be_beaten:
+            meaning = (
+                f"{evaluation.total} images are too few to tell; evaluate on more (--val-split)"
+            )
         lines.append(
             f"warning: this is not significantly better than always answering {label!r} (exact "
-            f"McNemar test, p = {baseline.p_value:.2g}): the model is of no use yet"
+            f"McNemar test, p = {baseline.p_value:.2g}): {meaning}"
         )
     data = loop.job.data
     weak = weakness(loop.job.plan, data.name, len(data.train))

@@ -107,6 +107,7 @@ class Loop:
         """
         job = self.job
         per_epoch = job.steps_per_epoch
+        self.meter.begin()
         while self.step < job.total_steps:
             if self._evaluation_due():
                 self._evaluate()

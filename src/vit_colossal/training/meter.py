@@ -29,8 +29,12 @@ class Meter:
         self.grad_norm: torch.Tensor | float | None = None
         self.lr = 0.0
         self.steps = 0
-        self.since = time.monotonic()
         self.last_accuracy = ""
+        self.begin()
+
+    def begin(self) -> None:
+        """Training begins; computing features, or reading a checkpoint, came before."""
+        self.since = time.monotonic()
 
     def update(self, step: int, output: StepOutput) -> bool:
         """Take one step's loss; log when it is time, and say so. All ranks call this alike."""

@@ -106,7 +106,8 @@ def plan_run(
         images = find_data(drafted, keep_test=keep_test, progress=topology.rank == 0)
     plan = _fitted(drafted, config, images.source, notes)
     check_memory(plan, len(images.source.labels), topology)
-    tell(plan.notes)
+    if not config.skip_bad_images:  # else fewer may be left, and another recipe fit
+        tell(plan.notes)
     data = decode_data(images)
     if data.train.bad or data.evaluation.bad:
         plan = _fitted(drafted, config, data, notes)

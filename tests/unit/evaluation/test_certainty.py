@@ -44,6 +44,13 @@ def test_a_model_no_better_than_the_baseline_does_not_beat_it(confusion: list[li
     assert baseline.label == "cat" and baseline.p_value > 0.5 and not baseline.is_beaten
 
 
+def test_few_images_tell_nothing_of_a_model_that_is_always_right() -> None:
+    few = majority_baseline([[3, 0, 0], [0, 2, 0], [0, 0, 2]], ["tiles", "cars", "apples"])
+    assert few.p_value == few.least_p_value == 0.5**4
+    assert not few.is_beaten and not few.can_be_beaten
+    assert majority_baseline([[5, 0], [5, 0]], ["cat", "dog"]).can_be_beaten
+
+
 def test_120_classes_are_beaten_by_few_right_answers() -> None:
     confusion = [[1 if row == column else 0 for column in range(120)] for row in range(120)]
     baseline = majority_baseline(confusion, [f"breed {n}" for n in range(120)])

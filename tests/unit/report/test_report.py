@@ -255,6 +255,7 @@ def test_points_on_the_edge_are_drawn_whole() -> None:
     assert chart is not None
     marks = re.findall(r"<g( [^>]*)?>\s*<use [^>]*style=\"fill: var\(--c1\)", chart.svg)
     assert marks and not any("clip-path" in mark for mark in marks)
+    assert ">1</text>" in chart.svg  # the axis says which edge that is
 
 
 def test_a_reference_that_was_asked_for_and_does_not_fit_is_said_at_once(tmp_path: Path) -> None:
