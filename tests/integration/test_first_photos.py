@@ -108,9 +108,9 @@ def test_without_a_hub_three_ways_lead_on(trained: Finished, hub: Hub, work: Pat
     # Nothing was decoded, and no run begun.
     assert not (work / "undecoded").exists() and not (work / "new").exists()
     mistyped = train(work, NOWHERE, "--device", "cpu", dataset="fotos", **alone).stderr
-    _, folder, model, *ways = mistyped.strip().splitlines()
+    _, folder, model, *others = mistyped.strip().splitlines()
     assert "--dataset fotos: no such file or folder here" in folder
-    assert f"--model {NAME}: cannot fetch" in model and "  3." in ways[-1]
+    assert f"--model {NAME}: cannot fetch" in model and "  3." in others[-1]
     command = re.search(r"hf download [^;]+", ways[0])
     assert command is not None
     env = surroundings(work, hub.endpoint, HF_HOME=str(work / "other machine"))
