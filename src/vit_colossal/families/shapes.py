@@ -164,8 +164,8 @@ def dinov2(sizes: Sizes) -> Shape:
 def dinov3(sizes: Sizes) -> Shape:
     """The MLP's size is that of its inner side, gated or not.
 
-    Without registers transformers keeps a weight of no element, at which Gemini crashes; all
-    published models have four.
+    All that are published have registers. Without them there would be a weight without an element,
+    on which Gemini crashes.
     """
     return replace(
         plain(sizes, extra_tokens=1 + sizes["num_register_tokens"]),

@@ -53,7 +53,8 @@ _DINOV2_SIZES = {
 
 _DINOV3_SIZES = {
     **{"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
-    **{"intermediate_size": 1536, "image_size": 224, "patch_size": 16, "pos_embed_rescale": 2.0},
+    **{"intermediate_size": 1536, "image_size": 224, "patch_size": 16},
+    **{"num_register_tokens": 0, "pos_embed_rescale": 2.0},
 }
 
 _TOWER_COLUMNS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.fc1")

@@ -94,6 +94,7 @@ def test_what_a_forward_pass_keeps(settings: dict[str, Any]) -> None:
 
 _ENCODER = {**WIDE, "num_hidden_layers": 6, "patch_size": 8}
 _RATIO = {**_ENCODER, "mlp_ratio": 4}
+_REGISTERS = {**_ENCODER, "num_register_tokens": 4}
 
 
 @pytest.mark.parametrize(
@@ -103,8 +104,8 @@ _RATIO = {**_ENCODER, "mlp_ratio": 4}
         ("dinov2", _RATIO),
         ("dinov2", {**_RATIO, "use_swiglu_ffn": True}),
         ("dinov2_with_registers", _RATIO),
-        ("dinov3_vit", {**_ENCODER, "num_register_tokens": 4}),
-        ("dinov3_vit", {**_ENCODER, "use_gated_mlp": True, "hidden_act": "silu"}),
+        ("dinov3_vit", _REGISTERS),
+        ("dinov3_vit", {**_REGISTERS, "use_gated_mlp": True, "hidden_act": "silu"}),
         ("siglip", _ENCODER),
         ("clip", _ENCODER),
     ],

@@ -103,6 +103,13 @@ def test_weights_by_the_names_of_modules_are_read_too(
     assert all(torch.equal(found[key], tensor) for key, tensor in model.state_dict().items())
 
 
+def test_without_registers_it_is_refused(tmp_path: Path) -> None:
+    TINY["dinov3_vit"].save(tmp_path)
+    edit_config(tmp_path, num_register_tokens=0)
+    with pytest.raises(ModelError, match="num_register_tokens must be a positive integer, got 0"):
+        read_spec(str(tmp_path), {})
+
+
 def test_random_positions_are_switched_off_and_the_plan_says_so(folder: Path) -> None:
     config = TrainConfig(model=str(folder), dataset="digits")
     plan = make_plan(config, 1, Device("cpu"))
