@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import shutil
 from pathlib import Path
 from textwrap import dedent
 
@@ -159,11 +158,3 @@ def test_transformers_trainer_trains_it(saved: Path, tmp_path: Path) -> None:
     check_weights(spec)
     found = build_model(spec, LABELS, 0).state_dict()
     assert all(torch.equal(found[key], tensor) for key, tensor in model.state_dict().items())
-
-
-def test_one_without_registers_is_refused(saved: Path, tmp_path: Path) -> None:
-    """Gemini crashes at the weight without an element that transformers keeps of them."""
-    folder = Path(shutil.copytree(saved, tmp_path / "model"))
-    edit_config(folder, num_register_tokens=0)
-    with pytest.raises(ModelError, match="num_register_tokens must be a positive integer, got 0"):
-        read_spec(str(folder), {})
