@@ -125,7 +125,9 @@ TINY = {
 
 #: So that `AutoModelForImageClassification` takes every family in tests.
 transformers.AutoModelForImageClassification.register(
-    transformers.DINOv3ViTConfig, classifier_of(FAMILIES["dinov3_vit"])
+    transformers.DINOv3ViTConfig,
+    classifier_of(FAMILIES["dinov3_vit"]),
+    exist_ok=True,  # else one of transformers' own configurations is passed over, without a word
 )
 
 #: A model of grey images.
