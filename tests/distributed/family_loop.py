@@ -90,11 +90,15 @@ class Headed(torch.nn.Module):
         dtype: torch.dtype = self.classifier.weight.dtype
         return dtype
 
-    def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> ImageClassifierOutput:
         tokens = self.backbone(pixel_values).last_hidden_state
         patches = tokens[:, 1 + self.backbone.config.num_register_tokens :]
         features = torch.cat([tokens[:, 0], patches.mean(dim=1)], dim=1)
-        return ImageClassifierOutput(logits=self.classifier(features))
+        logits = self.classifier(features)
+        loss = None if labels is None else torch.nn.functional.cross_entropy(logits, labels)
+        return ImageClassifierOutput(loss=loss, logits=logits)
 
 
 def load(folder: Path, rank: int = 0) -> PreTrainedModel | Headed:

@@ -178,7 +178,7 @@ def test_bars_are_told_from_the_results(measured: tuple[Path, Any]) -> None:
     command = [sys.executable, str(ROOT / "benchmarks/bars.py"), str(folder / "out")]
     recorded = run([*command, "--record", str(folder / "record/tiny")], timeout_s=60)
     assert recorded.returncode == 0, recorded.output
-    assert "| ddp / plain DDP loop | >= 0.98 |" in recorded.stdout
+    assert "| ddp / plain DDP loop | >= 0.99 |" in recorded.stdout
     assert "zero1" not in recorded.stdout  # it was not measured
     assert {path.suffix for path in (folder / "record").iterdir()} == {".json", ".md", ".png"}
 

@@ -287,7 +287,7 @@ def read_trace(folder: Path, plan: RunPlan, data: RunData) -> Trace:
     """What a trainer left; its model is evaluated here."""
     steps = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
     with quiet():
-        model = AutoModelForImageClassification.from_pretrained(folder)
+        model = AutoModelForImageClassification.from_pretrained(folder, use_safetensors=True)
     weights = {name: p.detach().float().clone() for name, p in named_weights(model)}
     correct = count_correct(model, plan, data)
     return Trace(steps["losses"], [], steps["lrs"], correct, len(data.evaluation), weights)

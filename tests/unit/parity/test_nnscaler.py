@@ -14,8 +14,9 @@ import torch
 import yaml
 
 from vit_colossal.cli import main
+from vit_colossal.data.batches import train_batches
 from vit_colossal.data.loaders import Shard
-from vit_colossal.data.prepare import RunData, train_batches
+from vit_colossal.data.prepare import RunData
 from vit_colossal.data.transforms import normalize
 from vit_colossal.parity.config import ParityConfig
 from vit_colossal.parity.nnscaler import SIDE, read_trace, train_there, write_job

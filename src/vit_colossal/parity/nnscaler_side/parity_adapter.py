@@ -81,7 +81,7 @@ class Order(Sampler):
 def load_model(folder: str, attention: str) -> torch.nn.Module:
     """The classifier with its first weights, fp32."""
     return AutoModelForImageClassification.from_pretrained(
-        folder, attn_implementation=attention, local_files_only=True
+        folder, attn_implementation=attention, local_files_only=True, use_safetensors=True
     )
 
 
