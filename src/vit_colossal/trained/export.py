@@ -189,7 +189,7 @@ class _Logits(torch.nn.Module):
 def _trace(model: PreTrainedModel, file: Path, spec: ModelSpec) -> None:
     # Two images: a batch of one would let the exporter take its size for a constant.
     example = torch.zeros(2, spec.shape.channels, spec.image_size, spec.image_size)
-    with torch.inference_mode():
+    with torch.no_grad():  # see `Predictor.logits`
         torch.onnx.export(
             _Logits(model).eval(),
             (example,),
@@ -218,7 +218,7 @@ def _compare(model: PreTrainedModel, file: Path, split: EvalSplit) -> OnnxCheck:
     for start in range(0, count, _BATCH):
         images = torch.from_numpy(np.array(split.samples.images[start : start + _BATCH]))
         pixels = normalize(images, split.preprocessing)
-        with torch.inference_mode():
+        with torch.no_grad():  # see `Predictor.logits`
             ours = model(pixel_values=pixels).logits.numpy()
         (theirs,) = session.run(["logits"], {"pixel_values": pixels.numpy()})
         largest = max(largest, float(np.abs(ours - theirs).max()))

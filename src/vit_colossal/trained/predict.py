@@ -111,7 +111,9 @@ class Predictor:
     def logits(self, images: np.ndarray) -> torch.Tensor:
         """The outputs [B, labels] on the CPU for uint8 images [B, C, H, W] of the model's size."""
         pixels = torch.from_numpy(images).to(self.device)
-        with torch.inference_mode():
+        # Not in inference mode: what transformers computes of BEiT's positions it keeps for all
+        # models of this process, and training could not read it.
+        with torch.no_grad():
             inputs = normalize(pixels, self.preprocessing)
             return self.model(pixel_values=inputs).logits.float().cpu()
 

@@ -31,6 +31,7 @@ from vit_colossal.model.weights_fit import check_weights
 from vit_colossal.plan.layouts import fitting_layouts
 from vit_colossal.plan.model_spec import ModelSpec, read_spec
 from vit_colossal.plan.plan import Device, make_plan
+from vit_colossal.trained.predict import Predictor
 from vit_colossal.trained.saved import load_model, locate
 
 each = pytest.mark.parametrize("name", TINY)
@@ -336,3 +337,16 @@ def test_activations_of_convolutions_are_not_computed_again(folders: dict[str, P
     config = TrainConfig(model=str(folders["convnextv2"]), dataset="digits", grad_checkpoint=True)
     with pytest.raises(ConfigError, match="--grad-checkpoint: transformers cannot compute"):
         make_plan(config, 1, Device("cpu"))
+
+
+def test_labelling_leaves_nothing_that_training_cannot_read(tmp_path: Path) -> None:
+    """transformers keeps BEiT's table of positions, by its size, for all models of a process."""
+    side = 40  # of no other test
+    values = {**TINY["beit"].encoder, "image_size": side}
+    Tiny("beit", values, ("ViTImageProcessorPil", {"size": {"height": side, "width": side}})).save(
+        tmp_path
+    )
+    saved = locate(str(tmp_path))
+    Predictor(saved, "cpu").logits(np.zeros((1, 3, side, side), np.uint8))
+    model = build_model(saved.spec, saved.labels, 0)
+    model(pixel_values=torch.zeros(1, 3, side, side)).logits.sum().backward()
