@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from vit_colossal.durable import replacing
+
 
 @dataclass(frozen=True)
 class Ladder:
@@ -94,9 +96,8 @@ def transfer_key(kind: str, ranks: int, element: int) -> str:
 
 def write_rates(rates: Rates, path: Path) -> None:
     """Write a file, complete or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(TypeAdapter(Rates).dump_json(rates, indent=1))
-    partial.replace(path)
+    with replacing(path, "b") as file:
+        file.write(TypeAdapter(Rates).dump_json(rates, indent=1))
 
 
 def read_rates(path: Path) -> Rates:
