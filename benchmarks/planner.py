@@ -1,52 +1,50 @@
-"""How far predicted step times are from measured ones, and whether the plan picks a fast layout.
+"""How far predicted steps and peaks are from measured ones, and whether the plan chooses well.
 
-python benchmarks/planner.py --output-dir runs/planner [--groups 3] [--layouts 4] [--record FILE]
+python benchmarks/planner.py --output-dir runs/planner [--groups N] [--layouts N] [--record FILE]
 
 A group is one piece of work (model, batch, precision) on so many CPU processes. Each is calibrated
 once, as ``vit-colossal plan --measure`` does, which trains none of its layouts; of its candidates
 some are drawn, with a seed, and measured by the machinery of ``vit-colossal bench``: three
-repetitions, interleaved, each in processes of its own. All of it takes about two hours; what is
-ended goes on where it was when it is started again with the same folder on the same commit.
-
-Two baselines stand beside: a constant, and the parameters of the model times a constant. Both
-constants are the medians of what was measured, which favors them; both choose what was drawn first.
+repetitions, interleaved, in processes that are forked from this one. Memory is measured apart, in
+processes of their own, on models that take enough of it. What is ended goes on where it was when it
+is started again with the same folder on the same commit.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from itertools import product
 from pathlib import Path
-from statistics import fmean, median
 from typing import Any
 
-import numpy as np
+import torch
+from planner_report import MemoryRow, TimeRow, write_report
 
 from vit_colossal.bench.case import BenchCase
-from vit_colossal.bench.compare import Bench, Row
+from vit_colossal.bench.compare import Bench
 from vit_colossal.bench.config import BenchConfig
 from vit_colossal.bench.data import SYNTHETIC_LABELS
-from vit_colossal.bench.report import describe_machine
+from vit_colossal.bench.worker import main as run_case
 from vit_colossal.calibration.calibrate import timed
-from vit_colossal.forecast.candidates import CHOSEN, Candidate, candidates
-from vit_colossal.forecast.devices import room_here
-from vit_colossal.forecast.subject import subject
+from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.forecast.candidates import CHOSEN, Candidate, Candidates, candidates
+from vit_colossal.forecast.devices import Room, room_here
+from vit_colossal.forecast.subject import Subject, subject
 from vit_colossal.rundir.record import describe_software
+from vit_colossal.runtime import activate
+from vit_colossal.runtime.interpreter import without_collecting
+from vit_colossal.runtime.spawn import Command
+from vit_colossal.strategies.choice import strategy_of
 
 STEPS, WARMUP, REPETITIONS, SEED = 4, 1, 3, 0
-#: Of a group: within so much of the best measured one.
-NEAR = 0.10
-_MODELS = (
-    ("vit-tiny", {"image_size": 64}),
-    ("vit-tiny", {"image_size": 160}),
-    ("vit-small", {"image_size": 64}),
-)
-_BATCH = 32
+#: Bytes that a process grows by at least where its memory is compared.
+LARGE = 500 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,175 +52,156 @@ class Group:
     """One piece of work on so many processes."""
 
     model: str
-    overrides: dict[str, Any]
+    image_size: int
+    global_batch: int
     processes: int
     precision: str
 
     def __str__(self) -> str:
-        size = self.overrides["image_size"]
-        return f"{self.model} {size} px {self.precision} on {self.processes}"
+        sizes = f"{self.model} {self.image_size} px, batch {self.global_batch}"
+        return f"{sizes}, {self.precision}, {self.processes} processes"
 
     @property
     def settings(self) -> dict[str, Any]:
         """Of all its layouts."""
-        names = {"model": self.model, "model_overrides": self.overrides, "device": "cpu"}
-        return {**names, "precision": self.precision, "global_batch_size": _BATCH}
+        return {
+            "model": self.model,
+            "model_overrides": {"image_size": self.image_size},
+            "global_batch_size": self.global_batch,
+            "precision": self.precision,
+            "device": "cpu",
+        }
+
+    @property
+    def threads(self) -> int:
+        """Of each process."""
+        return max(1, len(os.sched_getaffinity(0)) // self.processes)
 
 
+_SIZES = (("vit-tiny", 64), ("vit-tiny", 160), ("vit-small", 64))
 #: The first ones are the smallest of each number of processes.
-GROUPS = [
-    Group(model, overrides, processes, precision)
-    for (model, overrides), precision, processes in product(_MODELS, ("fp32", "bf16"), (2, 1, 4))
+TIMED = [
+    Group(*model, 32, processes, precision)
+    for model, precision, processes in product(_SIZES, ("fp32", "bf16"), (2, 1, 4))
+]
+WEIGHED = [
+    Group(model, 224, batch, processes, precision)
+    for (model, batch), (processes, precision) in product(
+        (("vit-small", 32), ("vit-base", 16)), ((1, "fp32"), (2, "fp32"), (2, "bf16"))
+    )
 ]
 
 
-def drawn(group: Group, folder: Path, count: int) -> tuple[list[Candidate], int]:
-    """Some candidates with their predicted times, and the model's parameters."""
-    os.environ["OMP_NUM_THREADS"] = str(threads(group))
+def planned(group: Group, folder: Path) -> tuple[Candidates, Subject, Room]:
+    """What the plan knows of a group before anything is measured."""
+    os.environ["OMP_NUM_THREADS"] = str(group.threads)
     asked = BenchConfig(**group.settings, cache_dir=folder / "cache")
-    room, labels = room_here(asked, group.processes), len(SYNTHETIC_LABELS)
-    about = subject(asked, set(group.settings), room.device, group.processes, labels)
-    found = candidates(about.plan, set(group.settings), group.processes, room, about.whole)
-    found, _ = timed(found, about, group.processes, room)
-    fitting = sorted((each for each in found.found if each.fits(room)), key=lambda e: e.flags)
-    return random.Random(SEED).sample(fitting, min(count, len(fitting))), about.whole.numel
+    room = room_here(asked, group.processes)
+    about = subject(asked, set(group.settings), room.device, group.processes, len(SYNTHETIC_LABELS))
+    every = candidates(about.plan, set(group.settings), group.processes, room, about.whole)
+    return every, about, room
 
 
-def threads(group: Group) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // group.processes)
+def draw(every: Iterable[Candidate], count: int) -> list[Candidate]:
+    """Some of them, the same each time."""
+    ordered = sorted(every, key=lambda each: each.flags)
+    return random.Random(SEED).sample(ordered, min(count, len(ordered)))
 
 
-def case_of(group: Group, candidate: Candidate) -> BenchCase:
-    config = candidate.plan.config
-    changes = {name: getattr(config, name) for name in CHOSEN}
-    job = BenchConfig(**group.settings).job(STEPS + WARMUP, changes)
+def case_of(group: Group, candidate: Candidate, steps: int) -> BenchCase:
+    """The candidate as a case of the benchmark."""
+    changes = {name: getattr(candidate.plan.config, name) for name in CHOSEN}
+    job: TrainConfig = BenchConfig(**group.settings).job(steps + WARMUP, changes)
     name = f"{group}: {candidate.flags}"
-    return BenchCase(name, job, group.processes, threads(group), "synthetic", STEPS, WARMUP)
+    return BenchCase(name, job, group.processes, group.threads, "synthetic", steps, WARMUP)
 
 
-def measured(row: Row) -> list[float]:
-    """Seconds of a step, of each repetition."""
-    return [each["window_seconds"] / STEPS for each in row.repetitions]
+def compare_times(groups: list[Group], layouts: int, folder: Path) -> Iterable[list[TimeRow]]:
+    """Calibrate, predict, then measure; yields what there is after each repetition."""
+    drawn: dict[str, tuple[Group, Candidate, int]] = {}
+    cases = []
+    for group in groups:
+        every, about, room = planned(group, folder)
+        with_seconds, _ = timed(every, about, group.processes, room)
+        for candidate in draw((c for c in with_seconds.found if c.fits(room)), layouts):
+            cases.append(case_of(group, candidate, STEPS))
+            drawn[cases[-1].name] = group, candidate, about.whole.numel
+    config = BenchConfig(repetitions=REPETITIONS, profile_steps=0)
+    commit = describe_software()["commit"]
+    bench = Bench(config, cases, folder / "times", commit, _forked)
+    for _ in bench.run():
+        rows = []
+        for row in bench.rows:
+            group, candidate, parameters = drawn[row.case.name]
+            seconds = [each["window_seconds"] / STEPS for each in row.repetitions]
+            assert candidate.time is not None
+            rows.append(
+                TimeRow(
+                    *(row.case.name, str(group), group.processes, parameters),
+                    *(candidate.time.total, seconds, row.error),
+                )
+            )
+        yield rows
 
 
-def judge(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
-    """How well the predictions of one name do.
-
-    Args:
-        rows: ``group``, ``processes``, ``seconds`` and, by name, what was predicted.
-        name: of the predictions.
-    """
-    seconds, predicted = (np.array([row[key] for row in rows]) for key in ("seconds", name))
-    errors = np.abs(predicted - seconds) / seconds
-    groups = [[r for r in rows if r["group"] == g] for g in dict.fromkeys(r["group"] for r in rows)]
-    losses = [
-        min(group, key=lambda row: row[name])["seconds"] / min(r["seconds"] for r in group) - 1
-        for group in groups
-        if len(group) > 1
-    ]
-    counts = sorted({row["processes"] for row in rows})
-    of_counts = [[e for e, r in zip(errors, rows, strict=True) if r["processes"] == n]
-                 for n in counts]  # fmt: skip
-    return {
-        "error": {n: float(fmean(part)) for n, part in zip(counts, of_counts, strict=True)},
-        "worst_error": float(errors.max()),
-        "rank_correlation": correlation(predicted, seconds),
-        "groups": len(losses),
-        "near_the_best": sum(loss <= NEAR for loss in losses),
-        "worst_choice": max(losses, default=0.0),
-    }
+def compare_memory(groups: list[Group], layouts: int, folder: Path) -> Iterable[list[MemoryRow]]:
+    """Predict and measure what the fullest rank grows by; yields after each case."""
+    predicted: dict[str, int] = {}
+    cases = []
+    for group in groups:
+        every, _, room = planned(group, folder)
+        large = [c for c in every.of_each_layout if c.fits(room) and c.memory.growth >= LARGE]
+        for candidate in draw(large, layouts):
+            cases.append(case_of(group, candidate, 2))
+            predicted[cases[-1].name] = candidate.memory.growth
+    config = BenchConfig(repetitions=1, profile_steps=0)
+    bench = Bench(config, cases, folder / "memory", describe_software()["commit"])
+    for _ in bench.run():
+        yield [
+            MemoryRow(row.case.name, predicted[row.case.name], _growth(row.repetitions), row.error)
+            for row in bench.rows
+        ]
 
 
-def correlation(left: np.ndarray, right: np.ndarray) -> float:
-    """Spearman's; 0 where one side is constant."""
-    ranks = [np.array([(np.sum(v < x) + np.sum(v <= x)) / 2 for x in v]) for v in (left, right)]
-    if any(np.ptp(each) == 0 for each in ranks):
-        return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+def _growth(repetitions: list[dict[str, Any]]) -> int | None:
+    """Bytes that the rank which grew most took beyond what it had before."""
+    if not repetitions:
+        return None
+    peaks = repetitions[0]["peak_memory_bytes"], repetitions[0]["resident_before_bytes"]
+    return max(peak - before for peak, before in zip(*peaks, strict=True))
 
 
-def with_baselines(rows: list[dict[str, Any]]) -> None:
-    constant = median(row["seconds"] for row in rows)
-    each = median(row["seconds"] / row["parameters"] for row in rows)
-    for row in rows:
-        row["constant"], row["by parameters"] = constant, each * row["parameters"]
+def _forked(order: Path) -> Command:
+    return partial(run_case, order)
 
 
-def as_markdown(rows: list[dict[str, Any]], verdicts: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        "| | mean error by processes | worst | rank correlation | within 10 % | worst choice |"
-    ]
-    lines.append("|---|---|---|---|---|---|")
-    for name, one in verdicts.items():
-        errors = ", ".join(f"{count}: {error:.0%}" for count, error in one["error"].items())
-        near = f"{one['near_the_best']} of {one['groups']}"
-        lines.append(
-            f"| {name} | {errors} | {one['worst_error']:.0%} | {one['rank_correlation']:.2f} | "
-            f"{near} | {one['worst_choice']:+.0%} |"
-        )
-    noise = median(row["spread"] for row in rows)
-    lines += ["", f"Median spread of the repetitions of one configuration: {noise:.1%}.", ""]
-    lines += [
-        "| configuration | measured s | predicted s | error | spread |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        error = row["predicted"] / row["seconds"] - 1
-        lines.append(
-            f"| {row['name']} | {row['seconds']:.3g} | {row['predicted']:.3g} | {error:+.0%} | "
-            f"{row['spread']:.0%} |"
-        )
-    return "\n".join(lines)
-
-
-def report(bench: Bench, predicted: dict[str, dict[str, Any]], place: Path) -> str:
-    """Write what is measured so far."""
-    rows: list[dict[str, Any]] = []
-    for row in bench.rows:
-        if row.repetitions:
-            every = measured(row)
-            spread = (max(every) - min(every)) / median(every)
-            more = {"name": row.case.name, "seconds": median(every), "spread": spread}
-            rows.append({**predicted[row.case.name], **more})
-    with_baselines(rows)
-    names = ("predicted", "constant", "by parameters")
-    verdicts = {name: judge(rows, name) for name in names}
-    failed = {row.case.name: row.error for row in bench.rows if row.error}
-    text = as_markdown(rows, verdicts) + "".join(f"\n\n{n}: {e}" for n, e in failed.items())
-    about = {"machine": describe_machine(), "software": describe_software(), "failed": failed}
-    document = {**about, "verdicts": verdicts, "rows": rows}
-    place.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-    place.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return text
+@without_collecting()
+def import_all() -> None:
+    """Once for all processes that are forked; threads that ran before a fork do not run after."""
+    torch.set_num_threads(1)
+    activate("cpu")
+    for plugin in ("ddp", "zero1", "zero2", "gemini", "hybrid"):
+        strategy_of(plugin)
+    import_module("vit_colossal.training.fit")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--groups", type=int, default=len(GROUPS), help="only the first so many")
+    parser.add_argument("--groups", type=int, default=len(TIMED), help="only the first so many")
     parser.add_argument("--layouts", type=int, default=5, help="to draw of each group")
-    parser.add_argument("--record", type=Path, help="where the table goes, without a suffix")
+    parser.add_argument("--record", type=Path, help="where the tables go, without a suffix")
     asked = parser.parse_args()
     folder = asked.output_dir
-    cases, predicted = [], {}
-    for group in GROUPS[: asked.groups]:
-        found, parameters = drawn(group, folder, asked.layouts)
-        for candidate in found:
-            case = case_of(group, candidate)
-            cases.append(case)
-            assert candidate.time is not None
-            predicted[case.name] = {
-                "group": str(group),
-                "processes": group.processes,
-                "parameters": parameters,
-                "predicted": candidate.time.total,
-            }
-    config = BenchConfig(repetitions=REPETITIONS, profile_steps=0)
-    bench = Bench(config, cases, folder, describe_software()["commit"])
     place = asked.record or folder / "planner"
+    import_all()
+    times: list[TimeRow] = []
+    memory: list[MemoryRow] = []
     text = ""
-    for _ in bench.run():
-        text = report(bench, predicted, place)
+    for times in compare_times(TIMED[: asked.groups], asked.layouts, folder):
+        text = write_report(times, memory, place)
+    for memory in compare_memory(WEIGHED[: asked.groups], asked.layouts, folder):
+        text = write_report(times, memory, place)
     print(text)
 
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +32,16 @@ from vit_colossal.model.build import flops_per_image
 from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.runtime.group import Topology
-from vit_colossal.runtime.spawn import Program, launch
+from vit_colossal.runtime.spawn import Command, Program, launch
 
 logger = logging.getLogger("vit_colossal")
 
-WORKER = ["-m", "vit_colossal.bench.worker"]
+#: Makes the command of one repetition's processes from the file that orders it.
+Worker = Callable[[Path], Command]
+
+
+def _program(order: Path) -> Command:
+    return Program(("-m", "vit_colossal.bench.worker", str(order)))
 
 
 @dataclass
@@ -81,7 +86,12 @@ class Bench:
     """
 
     def __init__(
-        self, config: BenchConfig, cases: list[BenchCase], folder: Path, commit: str | None
+        self,
+        config: BenchConfig,
+        cases: list[BenchCase],
+        folder: Path,
+        commit: str | None,
+        worker: Worker = _program,
     ) -> None:
         """Plan every case; one that is refused keeps its row, with the reason.
 
@@ -90,8 +100,9 @@ class Bench:
             cases: what to measure.
             folder: where everything is written; ``--overwrite`` drops what was measured before.
             commit: of the code; what another one measured is not used.
+            worker: what measures a case that is no peer.
         """
-        self.config, self.folder, self.commit = config, folder, commit
+        self.config, self.folder, self.commit, self.worker = config, folder, commit, worker
         self.rows = [Row(case) for case in cases]
         self._work: dict[str, Path] = {}
         if config.overwrite:
@@ -134,14 +145,15 @@ class Bench:
         load, work = os.getloadavg()[0], self._work[case.slug]
         os.environ["OMP_NUM_THREADS"] = str(case.threads)
         order = result.with_suffix(".order")
-        command = [*WORKER, str(order)]
+        command = self.worker(order)
         if case.peer is not None:
-            command = peer_command(case, plan_case(case, _topology(case), None)[0], work, result)
+            plan, _ = plan_case(case, _topology(case), None)
+            command = Program(tuple(peer_command(case, plan, work, result)))
         started = time.time()
         steps = self.config.profile_steps if profile else 0
         Order(case, work, result, started, steps).write(order)
         with _limited(self.config.case_timeout):
-            code = launch(Program(tuple(command)), case.processes)
+            code = launch(command, case.processes)
         if code in (
             ExitCode.INTERRUPTED,
             ExitCode.TERMINATED,

@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from vit_colossal.data.prepare import RunData
     from vit_colossal.plan.plan import RunPlan
     from vit_colossal.training.loop import Batches
+
+#: Numbers of which every rank's is kept.
+_OF_EACH_RANK = ("peak_memory_bytes", "resident_before_bytes", "data_resident_bytes")
 
 
 class Stopwatch:
@@ -113,12 +117,15 @@ class Losses(LossWatch):
 
 def measure(order: Order, plan: RunPlan, data: RunData, device: torch.device) -> dict[str, Any]:
     """Run one case; every rank returns the same numbers."""
+    from vit_colossal.strategies.choice import strategy_of
     from vit_colossal.training.fit import checkpointer
     from vit_colossal.training.job import build_job
     from vit_colossal.training.loop import Loop
     from vit_colossal.training.meter import replica_means
 
     case = order.case
+    strategy_of(plan.config.plugin)  # imports ColossalAI, which is not what training takes
+    before = psutil.Process().memory_info().rss
     job = build_job(plan, data, device)
     engine = job.engine
     # In the data's own order, which the peers' samplers have too.
@@ -146,6 +153,7 @@ def measure(order: Order, plan: RunPlan, data: RunData, device: torch.device) ->
         "first_step_at": stopwatch.first_step_at,
         "first_step_seconds": stopwatch.first_step,
         "peak_memory_bytes": memory,
+        "resident_before_bytes": before,
         "data_resident_bytes": mapped_bytes(data.train.images),
     }
     phases = timeline = None
@@ -172,8 +180,7 @@ def _over_ranks(ranks: list[dict[str, Any]], lead: int) -> dict[str, Any]:
         "data_seconds": max(rank["data_seconds"] for rank in ranks),
         "first_step_at": max(rank["first_step_at"] for rank in ranks),
         "first_step_seconds": max(rank["first_step_seconds"] for rank in ranks),
-        "peak_memory_bytes": [rank["peak_memory_bytes"] for rank in ranks],
-        "data_resident_bytes": [rank["data_resident_bytes"] for rank in ranks],
+        **{name: [rank[name] for rank in ranks] for name in _OF_EACH_RANK},
         "phases": {key: sum(p[key] for p in known) / len(known) for key in known[0]}
         if known
         else None,
@@ -228,7 +235,7 @@ def _failures_told(order: Order) -> Iterator[None]:
         os._exit(1)
 
 
-def main(path: Path) -> None:
+def main(path: Path) -> int:
     """Carry out an order; the lead rank, or one that fails, writes the result."""
     order, topology = Order.read(path), Topology.from_environment()
     with _failures_told(order):
@@ -238,7 +245,8 @@ def main(path: Path) -> None:
             if topology.rank == plan.dims.lead_rank:
                 seconds = values.pop("first_step_at") - order.started
                 write_result(order.result, {**values, "time_to_first_step": seconds})
+    return 0
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main(Path(sys.argv[1])))
