@@ -25,6 +25,5 @@ def main(flags: Sequence[str], prog: str) -> int:
     write(rows, folder, shlex.join(["vit-colossal", "parity", *flags]), describe_software())
     print(as_text(rows))
     failed = sum(not row.passed for row in rows)
-    same = f"{len(rows) - failed} of {len(rows)} runs are the same as the plain loop"
-    print(f"{same}; report in {folder}")
+    print(f"{len(rows) - failed} of {len(rows)} comparisons: the same; report in {folder}")
     return ExitCode.DIFFERENT if failed else ExitCode.OK

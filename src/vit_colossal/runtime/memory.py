@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+#: mallopt(3): allocations of so many bytes are mapped one by one.
+_M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 2**20
+
+
+def map_large_allocations() -> None:
+    """Have glibc give large tensors back to the system as soon as they are freed.
+
+    Left alone it keeps what is below 32 MiB for later, in pieces that fit less and less. It costs
+    time, as the system clears each new page. Other C libraries have no such setting.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
 def peak_resident_bytes() -> int:

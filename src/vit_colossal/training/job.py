@@ -23,6 +23,7 @@ from vit_colossal.model.processor import build_processor
 from vit_colossal.model.untrained import build_untrained
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.plan import RunPlan, total_steps
+from vit_colossal.runtime.memory import map_large_allocations
 from vit_colossal.strategies.ema import Ema
 from vit_colossal.strategies.engine import Engine, build_engine
 from vit_colossal.training.reuse import Reuse, find_reuse
@@ -102,6 +103,8 @@ def build_job(plan: RunPlan, data: RunData, device: torch.device) -> Job:
         device: where this rank computes.
     """
     config = plan.config
+    if config.grad_checkpoint and device.type == "cpu":  # else most of what it saves is lost again
+        map_large_allocations()
     coordinate = plan.dims.coordinate(dist.get_rank())
     shard, pixels = Shard(coordinate.dp, plan.dims.dp), coordinate.pp == 0
     batches = train_batches(plan, data, shard, pixels=pixels)
