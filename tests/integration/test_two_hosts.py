@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
-from launching import Finished
-from two_hosts import Host, Pair, two_hosts
+from launching import ROOT, Finished, run, warm
+from two_hosts import PORT, Pair, two_hosts
 
 pytestmark = pytest.mark.slow
 
@@ -111,9 +113,9 @@ def test_other_weights_are_seen_when_training_and_evaluating(pair: Pair) -> None
     assert refused(pair.start(*evaluation).wait()) == [line]
 
 
-def losses(host: Host) -> list[str]:
+def losses(run_dir: Path) -> list[str]:
     """Of the training steps, without times."""
-    lines = (host.files / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines]
     return [f"{e['step']}: {e['loss']}" for e in events if e["event"] == "train"]
 
@@ -125,10 +127,10 @@ HALF = (*RUN, *STEPS, "--max-steps", "2")
 
 def test_a_run_goes_on_where_one_host_alone_has_its_checkpoints(pair: Pair) -> None:
     """To the bit; also when torchrun has told one of them alone that it was started again."""
-    first = pair.hosts[0]
+    first = pair.hosts[0].files / "run"
     assert pair.train(*RUN, *STEPS)[0].returncode == 0
     uninterrupted = losses(first)
-    shutil.rmtree(first.files / "run")
+    shutil.rmtree(first)
     restarted = ({"TORCHELASTIC_RESTART_COUNT": "1"}, {})
     for envs in (restarted, restarted[::-1]):
         assert pair.train(*HALF)[0].returncode == 0
@@ -139,6 +141,40 @@ def test_a_run_goes_on_where_one_host_alone_has_its_checkpoints(pair: Pair) -> N
         assert losses(first) == uninterrupted
         for host in pair.hosts:
             shutil.rmtree(host.files / "run")
+
+
+def on_one_host(pair: Pair, *flags: str) -> Path:
+    """The folder of the same run with its two processes on one host."""
+    folder = pair.shared / "one"
+    command = warm("-m", "vit_colossal", "train", "--device", "cpu", "--nproc", "2", *flags)
+    place = ("--output-dir", str(folder), "--cache-dir", str(pair.shared / "cache"))
+    finished = run([*command, *place], timeout_s=120, cwd=pair.hosts[0].files)
+    assert finished.returncode == 0, finished.output
+    return folder
+
+
+def weights(run_dir: Path) -> bytes:
+    return (run_dir / "model" / "model.safetensors").read_bytes()
+
+
+def test_torchrun_restarts_on_a_disk_of_both_to_the_bit(pair: Pair) -> None:
+    """A rank of each host is killed, one after the other."""
+    flags = (*RUN, *STEPS, "--max-steps", "90", "--save-every", "5", "--no-tensorboard")
+    alone, both = on_one_host(pair, *flags), pair.shared / "run"
+    program = (str(ROOT / "train.py"), "--device", "cpu", *flags, "--output-dir", str(both))
+    launched = pair.launch(
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"),
+        *("--rdzv_backend", "c10d", "--rdzv_endpoint", f"host-a:{PORT}", "--log-dir", "torchrun"),
+        *("--max-restarts", "2", *program, "--cache-dir", str(pair.shared / "caches")),
+    )
+    for number, step in enumerate((10, 50)):
+        launched.until(f"step {step}/90")
+        (rank,) = psutil.Process(launched.processes[number].pid).children()
+        rank.kill()
+    finished = launched.wait()
+    assert [each.returncode for each in finished] == [0, 0], finished
+    assert finished[0].output.count("same layout, so bit-exact") == 2
+    assert weights(both) == weights(alone) and losses(both) == losses(alone)
 
 
 def test_what_a_pipeline_writes_lies_with_rank_0(pair: Pair) -> None:
@@ -152,7 +188,7 @@ def test_what_a_pipeline_writes_lies_with_rank_0(pair: Pair) -> None:
     assert {path.name for path in first.iterdir()} >= {"model", "checkpoints", "SHA256SUMS"}
     assert (first / "predictions.parquet").is_file()
     assert not second.exists()
-    assert len(set(losses(pair.hosts[0]))) == 5 and "5: 0.0" not in losses(pair.hosts[0])
+    assert len(set(losses(first))) == 5 and "5: 0.0" not in losses(first)
 
 
 def test_both_ends_of_a_cut_cable_say_who_does_not_answer(pair: Pair) -> None:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from vit_colossal.checkpoints import files
 from vit_colossal.checkpoints.resume import find_checkpoint, wants_resume
 from vit_colossal.config.train_config import TrainConfig
-from vit_colossal.durable import sync
+from vit_colossal.durable import remove, sync
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan import run_folder
 from vit_colossal.plan.checkpoint import Checkpoint
@@ -176,17 +176,27 @@ def _append(file: Path, piece: bytes) -> str:
 
 
 def _placed(unfinished: Path, target: Path, best: bool) -> str:
-    """Verify what came, and give it its name; a damaged one that has it makes room."""
+    """Verify what came, and give it its name; a damaged one that has it makes room.
+
+    The same one may have it: other hosts see late what one has written to a disk that they share.
+    """
     try:
         for path in unfinished.iterdir():
             sync(path)
-        files.verify(unfinished)
-        if target.exists():
-            shutil.rmtree(target)
-        os.rename(unfinished, target)
-        sync(target.parent)
+        received = files.verify(unfinished)
+        if not _is_there(target, received.manifest):
+            remove(target)
+            os.rename(unfinished, target)
+            sync(target.parent)
         if best:
             files.point(target.parent, run_folder.BEST, target)
     except (OSError, files.CheckpointError) as error:
         return str(error)
     return ""
+
+
+def _is_there(target: Path, manifest: str) -> bool:
+    try:
+        return files.verify(target).manifest == manifest
+    except files.CheckpointError:
+        return False

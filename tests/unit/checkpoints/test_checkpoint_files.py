@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from vit_colossal.checkpoints import files
 from vit_colossal.checkpoints.files import CheckpointError, newest_valid, verify
+from vit_colossal.checkpoints.sharing import _placed
 
 EVERY_FILE = (*files.FILES, files.MANIFEST)
 IDENTITY = {"model": {"hidden": 4}, "labels": ["a", "b"]}
@@ -361,3 +362,16 @@ def test_links_that_were_copied_as_folders(step: int, kept: bool, root: Path) ->
     files.point(root, "best", root / "step-000001")
     assert (root / "best").is_symlink() and verify((root / "best").resolve()).step == 1
     assert not [name for name in entries(root) if name.startswith(".")]
+
+
+def test_a_received_checkpoint_replaces_all_but_the_same_one(root: Path, tmp_path: Path) -> None:
+    """Hosts that share a disk may send what is there: it never goes, not even for a moment."""
+    there = root / "step-000002"
+    before = there.stat().st_ino
+    assert _placed(write(tmp_path / "same", 2, 2.0), there, best=False) == ""
+    assert there.stat().st_ino == before
+    for _ in ("another", "after damage"):
+        assert _placed(write(tmp_path / "other", 2, 3.0), there, best=False) == ""
+        assert verify(there).step == 2
+        assert load_file(there / "weights.safetensors")["layer.weight"].eq(3.0).all()
+        (there / files.STATE).write_text("{}")
