@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
         end_with_parent(os.getppid())
     try:
         if name not in WITHOUT_TORCH:
+            _require_temporary_folder()
             _set_up_logging(debug)
         # Imported when asked for: no command pays for what another one needs.
         with without_collecting():
@@ -63,6 +65,16 @@ def run_command(name: str, flags: Sequence[str], prog: str) -> int:
         return ExitCode.FAILED
     except Exception:
         return _not_foreseen()
+
+
+def _require_temporary_folder() -> None:
+    """Raise ConfigError where there is none: PyTorch's imports would fail for want of it."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            [f"{error.strerror}: set TMPDIR to a folder that can be written to"]
+        ) from None
 
 
 def _answer(command: ModuleType, flags: Sequence[str], prog: str) -> int:

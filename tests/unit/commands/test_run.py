@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -103,3 +104,15 @@ def test_a_rank_does_not_outlive_a_launcher_that_is_killed_while_it_starts() -> 
     for each in alive:
         each.kill()
     assert alive == []
+
+
+def test_without_a_folder_for_temporary_files_nothing_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PyTorch's imports end in a traceback there."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/no/such/folder"])
+    assert run.run_command("train", [], "train") == ExitCode.USAGE
+    error = capsys.readouterr().err
+    assert error.startswith("error: No usable temporary directory found in ['/no/such/folder']")
+    assert error.endswith(": set TMPDIR to a folder that can be written to\n")
