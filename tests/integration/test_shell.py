@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -198,17 +199,23 @@ WHOLE = [name for name in NAMES if "\n" not in name and "\t" not in name]
 
 
 class Typing:
-    """An interactive bash at a terminal, with a program that writes down its arguments."""
+    """An interactive shell at a terminal, with a program that writes down its arguments.
 
-    def __init__(self, script: Path, folder: Path) -> None:
+    Args:
+        command: the shell.
+        load: has it complete that program's line.
+        folder: where it is started.
+    """
+
+    def __init__(self, command: Sequence[str], load: str, folder: Path) -> None:
         self.folder, self.told = folder, folder.parent / "told"
         process, self.terminal = pty.fork()
         if process == 0:
             os.chdir(folder)
-            os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], environment(TERM="dumb"))
+            os.execvpe(command[0], command, environment(TERM="dumb"))
         self.process = process
         written = f'printf "%s\\0" "$@" >{self.told}.new; mv {self.told}.new {self.told}'
-        self.type(f"source {script}; vit-colossal() {{ {written}; }}; vit-colossal ready\r")
+        self.type(f"{load}; vit-colossal() {{ {written}; }}; vit-colossal ready\r")
 
     def type(self, keys: str) -> list[str]:
         """What the program gets from a line, tabs and all."""
@@ -220,10 +227,31 @@ class Typing:
                 os.read(self.terminal, 65536)
         return self.told.read_text().split("\0")[:-1]
 
+    def complete(self, kind: str, tabs: str) -> dict[str, str]:
+        """What the program gets for each name, which is made in a folder of its own."""
+        for number, name in enumerate(NAMES):
+            path = self.folder / str(number) / name
+            path.parent.mkdir(parents=True)
+            path.mkdir() if kind == "runs" else path.touch()
+        command = "report" if kind == "runs" else "predict run"
+        lines = [f"vit-colossal {command} {number}/{tabs}\x05\r" for number in range(len(NAMES))]
+        return {name: self.type(line)[-1] for name, line in zip(NAMES, lines, strict=True)}
+
     def close(self) -> None:
         os.kill(self.process, signal.SIGKILL)
         os.waitpid(self.process, 0)
         os.close(self.terminal)
+
+
+def places(kind: str, names: Sequence[str]) -> dict[str, str]:
+    """What the program is to get for them."""
+    end = "/" if kind == "runs" else ""
+    return {name: f"{NAMES.index(name)}/{name}{end}" for name in names}
+
+
+def made(folder: Path) -> set[str]:
+    """All that lies below."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize("kind", ["runs", "photos"])
@@ -232,35 +260,35 @@ def test_no_name_is_run_when_bash_completes_it(
 ) -> None:
     """Neither by the tab nor by the line that it makes."""
     folder = tmp_path / "here"
-    for number, name in enumerate(NAMES):
-        path = folder / str(number) / name
-        path.parent.mkdir(parents=True)
-        path.mkdir() if kind == "runs" else path.touch()
-    command, end = ("report", "/") if kind == "runs" else ("predict run", "")
-    before = sorted(path.name for path in folder.rglob("*"))
-    bash = Typing(bash_script, folder)
+    folder.mkdir()
+    bash = Typing(("bash", "--norc", "--noprofile", "-i"), f"source {bash_script}", folder)
     try:
-        found = {
-            name: bash.type(f"vit-colossal {command} {number}/\t\t\x05\r")[-1]
-            for number, name in enumerate(NAMES)
-        }
+        found = bash.complete(kind, "\t\t")
         for typed in ("$(touch hit)/", "`touch hit`/", "'$(touch hit)", '"`touch hit`'):
-            bash.type(f"vit-colossal {command} {typed}\t\t\x15vit-colossal next\r")
-            bash.type(f"vit-colossal train --dataset {typed}\t\t\x15vit-colossal next\r")
+            for command in ("report", "predict run", "train --dataset"):
+                bash.type(f"vit-colossal {command} {typed}\t\t\x15vit-colossal next\r")
     finally:
         bash.close()
-    assert sorted(path.name for path in folder.rglob("*")) == before
-    whole = {name: f"{NAMES.index(name)}/{name}{end}" for name in WHOLE}
-    assert {name: found[name] for name in WHOLE} == whole
+    assert made(folder) == {*map(str, range(len(NAMES))), *(places("", NAMES).values())}
+    assert {name: found[name] for name in WHOLE} == places(kind, WHOLE)
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
-def test_zsh_reads_its_script(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["runs", "photos"])
+def test_no_name_is_run_when_zsh_completes_it(kind: str, tmp_path: Path) -> None:
+    """By the line that the tab makes; a substitution that one types zsh itself runs at a tab."""
+    folder, functions = tmp_path / "here", tmp_path / "functions"
+    folder.mkdir()
+    functions.mkdir()
     script = run(warm(*PROGRAM, "completion", "zsh"), timeout_s=120).stdout
-    (tmp_path / "_vit-colossal").write_text(script)
-    load = f"fpath=({tmp_path} $fpath); autoload -Uz compinit; compinit -u -d {tmp_path}/dump"
-    finished = run(["zsh", "-fc", f"{load}; echo $_comps[vit-colossal]"], timeout_s=60)
-    assert finished.stdout.strip() == "_vit-colossal"
+    (functions / "_vit-colossal").write_text(script)
+    load = f"bindkey -e; fpath=({functions} $fpath); autoload -Uz compinit; compinit -u -D"
+    zsh = Typing(("zsh", "-f", "-i"), load, folder)
+    try:
+        assert zsh.complete(kind, "\t") == places("", NAMES)  # it takes the slash away again
+    finally:
+        zsh.close()
+    assert made(folder) == {*map(str, range(len(NAMES))), *(places("", NAMES).values())}
 
 
 def test_the_zsh_script_describes_commands_and_flags(capsys: pytest.CaptureFixture[str]) -> None:
