@@ -10,24 +10,21 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
 import torch.distributed as dist
 
 from vit_colossal.errors import ConfigError, ExitCode, SharedProblems, UserError
-from vit_colossal.runtime.group import Topology, join
+from vit_colossal.runtime.group import Topology, join, said_late
 from vit_colossal.text import shown
 
 T = TypeVar("T")
 logger = logging.getLogger("vit_colossal")
 
-#: What keeps a rank here is said when the others have not come by then.
-_PATIENCE_S = 10
 #: For how long a rank with a problem waits for those that have to hear of it.
 _NEWS_S = 120
 #: How long rank 0, which may hold the store, stays for the others to read why nobody starts.
@@ -112,7 +109,7 @@ def together(
         return decide(), None
     mine = _decided(decide, facts_of, mends=mend is not None)
     limit_s = min(timeout_s, _NEWS_S) if mine.statement.problems else timeout_s
-    with _said_after(_PATIENCE_S, mine.statement.problems, limit_s):
+    with _waiting(mine.statement.problems, limit_s):
         try:
             store = join(limit_s)
             verdict = _exchange(store, topology, mine.statement)
@@ -206,29 +203,20 @@ def _statement(text: bytes) -> Statement:
     return Statement(**values, facts=facts)
 
 
-@contextmanager
-def _said_after(seconds: float, problems: Sequence[str], limit_s: float) -> Iterator[None]:
+def _waiting(problems: Sequence[str], limit_s: float) -> AbstractContextManager[None]:
     """Say what keeps this rank waiting, once it has been for a while; of a problem, all will hear.
 
     Without a problem, one rank of each host says that it waits.
     """
     rank, limit = os.environ["RANK"], f"at most {limit_s:g} s"
-    if not problems and os.environ.get("LOCAL_RANK", rank) != "0":
-        yield
-        return
     place = f"rank {rank} ({socket.gethostname()})"
-    text = f"{place} is ready and waits for the other ranks, {limit}"
     if problems:
         lines = "\n".join(problems)
         text = f"error on {place}: {lines}\nwaiting for the other ranks to hear of it, {limit}"
-    level = logging.ERROR if problems else logging.INFO
-    timer = threading.Timer(seconds, logger.log, (level, "%s", text))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+        return said_late(text, logging.ERROR)
+    if os.environ.get("LOCAL_RANK", rank) != "0":
+        return nullcontext()
+    return said_late(f"{place} is ready and waits for the other ranks, {limit}")
 
 
 def compare(statements: Sequence[Statement]) -> Verdict:

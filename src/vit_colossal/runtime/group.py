@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,11 @@ from vit_colossal.plan.plan import Device
 from vit_colossal.runtime import activate
 from vit_colossal.runtime.cpu import bf16_unit
 from vit_colossal.runtime.rendezvous import find_store
+
+logger = logging.getLogger("vit_colossal")
+
+#: For so long a wait is not spoken of.
+_PATIENCE_S = 10
 
 
 @dataclass(frozen=True)
@@ -159,14 +166,16 @@ def start(
         dist.init_process_group(backend, store=own, rank=0, world_size=1, timeout=timeout)
     else:
         store = store or join(timeout_s)
+        waits = f"rank {topology.rank} waits for connections, at most {timeout_s:g} s"
         try:
-            dist.init_process_group(
-                backend,
-                store=store,
-                rank=topology.rank,
-                world_size=topology.world_size,
-                timeout=timeout,
-            )
+            with said_late(f"{waits}: {_wrong_way()}" if topology.local_rank == 0 else ""):
+                dist.init_process_group(
+                    backend,
+                    store=store,
+                    rank=topology.rank,
+                    world_size=topology.world_size,
+                    timeout=timeout,
+                )
         except RuntimeError as error:
             if not is_of_communication(error):
                 raise
@@ -175,11 +184,34 @@ def start(
 
 
 def _not_connected(error: RuntimeError) -> str:
+    reason = reason_of(error)
+    return f"environment: the ranks have met, but cannot connect ({reason}): {_wrong_way()}"
+
+
+def _wrong_way() -> str:
     return (
-        f"environment: the ranks have met, but cannot connect ({reason_of(error)}): the name of a "
-        f"host, here {socket.gethostname()}, may lead back to itself; name the interface "
-        "that leads to the others with GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME"
+        f"the name of a host, here {socket.gethostname()}, may lead back to itself or to a network "
+        "that the others do not reach; name the interface that leads to them with "
+        "GLOO_SOCKET_IFNAME or NCCL_SOCKET_IFNAME"
     )
+
+
+@contextmanager
+def said_late(text: str, level: int = logging.INFO) -> Iterator[None]:
+    """Log a line if the block takes longer than a person waits without a word.
+
+    Args:
+        text: nothing for none.
+        level: of the line.
+    """
+    timer = threading.Timer(_PATIENCE_S, logger.log, (level, "%s", text))
+    timer.daemon = True
+    if text:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def hosts_of_ranks() -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 
 from vit_colossal.errors import ConfigError, DataError, ExitCode, SharedProblems
-from vit_colossal.runtime import agreement
+from vit_colossal.runtime import agreement, group
 from vit_colossal.runtime.agreement import Fact, Statement, compare, together
 from vit_colossal.runtime.group import Topology
 
@@ -166,7 +166,7 @@ def test_a_rank_alone_says_its_problem_and_ends(
         place["MASTER_PORT"] = free.getsockname()[1]
     for name, value in place.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(agreement, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(group, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(agreement, "_NEWS_S", 1)
     topology = Topology(rank, 2, 0, 1)
     caplog.set_level(logging.INFO)
@@ -178,3 +178,16 @@ def test_a_rank_alone_says_its_problem_and_ends(
     with pytest.raises(ConfigError, match=nobody):
         together(topology, lambda: "x", lambda _: {}, timeout_s=1)
     assert f"rank {rank} ({socket.gethostname()}) is ready and waits" in caplog.text
+
+
+def test_ranks_that_have_met_and_do_not_connect_name_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While they wait, and in the end."""
+    monkeypatch.setattr(group, "_PATIENCE_S", 0.1)
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(logging.getLogger("vit_colossal"), "propagate", True)
+    with pytest.raises(ConfigError, match=r"have met, but cannot connect .* GLOO_SOCKET_IFNAME"):
+        group.start(Topology(0, 2, 0, 1), "cpu", 1, dist.HashStore())
+    assert "rank 0 waits for connections, at most 1 s: the name of a host" in caplog.text
+    assert not dist.is_initialized()
