@@ -212,7 +212,7 @@ class Typing:
         process, self.terminal = pty.fork()
         if process == 0:
             os.chdir(folder)
-            os.execvpe(command[0], command, environment(TERM="dumb"))
+            os.execvpe(command[0], [*command], environment(TERM="dumb"))
         self.process = process
         written = f'printf "%s\\0" "$@" >{self.told}.new; mv {self.told}.new {self.told}'
         self.type(f"{load}; vit-colossal() {{ {written}; }}; vit-colossal ready\r")
