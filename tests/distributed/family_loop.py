@@ -30,7 +30,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from vit_colossal.data.order import epoch_order
 
 #: The second epoch, of 12 steps each, is entered.
-STEPS, BATCH, LR, DECAY, SEED, CLIP = 14, 16, 1e-3, 0.1, 42, 0.5
+STEPS, BATCH, LR, DECAY, SEED, CLIP = 20, 16, 1e-3, 0.1, 42, 0.5
 
 
 @dataclass(frozen=True)
