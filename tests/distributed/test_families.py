@@ -167,7 +167,11 @@ def test_it_trains_as_a_plain_loop_does(
         assert apart(run.losses, expected.losses) <= max(3 * spread, 2**-8)
         return
     assert apart(run.losses, expected.losses) <= LOSS
-    assert apart(norms, expected.norms) <= 1e-4
+    # Swin v2's go farther, in the loop itself too: by 1.4e-3 summed in two parts, by 1.3e-3 with
+    # two threads, where another family's stay within 2e-7.
+    if (norms_apart := apart(norms, expected.norms)) > 1e-4:
+        loops = [reference(name, False, parts).norms for parts in (2, 4)]
+        assert norms_apart <= 3 * max(apart(loop, expected.norms) for loop in loops)
     assert run.weights.keys() == saved_names(name, expected)
     assert run.after[0]["total"] == EVALUATED
     assert run.after[0]["correct"] == expected.correct
