@@ -87,8 +87,7 @@ class Headed(torch.nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.classifier.weight.dtype
-        return dtype
+        return next(self.parameters()).dtype
 
     def forward(
         self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None
@@ -104,10 +103,12 @@ class Headed(torch.nn.Module):
 def load(folder: Path, rank: int = 0) -> PreTrainedModel | Headed:
     """The plain model, without dropped paths; with a rank as `peft` adapts it."""
     if AutoConfig.from_pretrained(folder).model_type == "dinov3_vit":
-        return Headed(folder).train()
-    model = AutoModelForImageClassification.from_pretrained(folder)
-    changed = {"drop_path_rate": 0.0} if hasattr(model.config, "drop_path_rate") else {}
-    model = AutoModelForImageClassification.from_pretrained(folder, **changed).train()
+        model = Headed(folder)
+    else:
+        model = AutoModelForImageClassification.from_pretrained(folder)
+        changed = {"drop_path_rate": 0.0} if hasattr(model.config, "drop_path_rate") else {}
+        model = AutoModelForImageClassification.from_pretrained(folder, **changed)
+    model.train()
     if not rank:
         return model
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]

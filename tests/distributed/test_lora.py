@@ -19,9 +19,11 @@ from families import TINY
 from launching import Case, Launch
 
 RANK = 4
-#: A plain encoder under all, one with a head that is not read, and one of stages.
+#: A plain encoder under all, one with a head that is not read, one of this project's own classes,
+#: and one of stages.
 RUNS = [("vit", layout) for layout in ("ddp", "zero1", "zero2", "gemini", "pp2")]
-RUNS += [("siglip", "pp2"), ("swin", "zero2")]
+RUNS += [("siglip", "pp2"), ("dinov3_vit", "pp2"), ("swin", "zero2")]
+ADAPTED = list(dict.fromkeys(name for name, _ in RUNS))
 #: Layouts of the first whose layers are compiled, adapters and all.
 COMPILED = ("ddp", "zero2", "pp2")
 
@@ -32,7 +34,7 @@ Reference = Callable[[str, bool, int], Run]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lora")
-    for name in {name for name, _ in RUNS}:
+    for name in ADAPTED:
         replace(TINY[name], labels=DIGITS).save(folder / name)
     return folder
 
@@ -102,7 +104,7 @@ def test_compiled_layers_train_alike(layout: str, launch: Launch, compiled: Laun
     assert all(float((ours[key] - theirs[key]).abs().max()) <= WEIGHTS for key in ours)
 
 
-@pytest.mark.parametrize("name", ["vit", "siglip", "swin"])
+@pytest.mark.parametrize("name", ADAPTED)
 def test_peft_alone_loads_the_adapter_beside_the_base(
     name: str, root: Path, launch: Launch
 ) -> None:
@@ -121,7 +123,7 @@ def test_peft_alone_loads_the_adapter_beside_the_base(
         assert not torch.allclose(untouched(pixels).logits, expected, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", ["vit", "siglip", "swin"])
+@pytest.mark.parametrize("name", ADAPTED)
 def test_of_the_base_only_adapted_layers_and_the_head_move(
     name: str, root: Path, launch: Launch
 ) -> None:
