@@ -18,6 +18,7 @@ from vit_colossal.data.sources.images import encoded
 from vit_colossal.data.sources.webdataset import open_file
 from vit_colossal.hub import LFS_POINTER
 from vit_colossal.model.preprocessing import Preprocessing
+from vit_colossal.plan.channels import MODES
 from vit_colossal.text import cell, printable
 
 # Part of every cache key: raise it whenever `to_mode` or `decode` would give other pixels.
@@ -102,12 +103,13 @@ def to_mode(image: Image.Image, mode: str = "RGB") -> Image.Image:
         raise ValueError("floating-point pixels have no defined range")
     if image.mode.startswith("I"):
         image = _from_wide_grey(image)
-    elif image.has_transparency_data and mode != "RGBA":
+    elif image.has_transparency_data and not mode.endswith("A"):
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         image = Image.alpha_composite(white, layer)
-    # By way of RGB, which every mode can be turned into.
-    return image.convert("RGB").convert("L") if mode == "L" else image.convert(mode)
+    # By way of colours, which every mode can be turned into.
+    colours = {"L": "RGB", "LA": "RGBA"}.get(mode)
+    return image.convert(mode) if colours is None else image.convert(colours).convert(mode)
 
 
 def _from_wide_grey(image: Image.Image) -> Image.Image:
@@ -234,7 +236,8 @@ def whole_picture(value: Any, longest: int) -> Image.Image:
 
 def picture_of(pixels: np.ndarray) -> Image.Image:
     """What a model sees, uint8 [C, H, W], as people can look at it: in RGB."""
-    return to_mode(_from_pixels(pixels))
+    bands = [Image.fromarray(band) for band in pixels]
+    return to_mode(Image.merge(MODES[len(bands)], bands))
 
 
 def at_most(image: Image.Image, longest: int) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: What images of so many channels are in Pillow, 8 bits each: its modes that can be resized as
 #: transformers' image processors do it.
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
 def channels_problem(channels: int) -> str:

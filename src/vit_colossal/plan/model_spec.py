@@ -61,7 +61,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "hidden_act": ("the name of a function", lambda value: isinstance(value, str)),
     "qkv_bias": ("true or false", lambda value: isinstance(value, bool)),
     "num_channels": (
-        "1 for grey images, 3 for RGB, 4 for RGBA",
+        "1 for grey images, 3 for RGB, 2 and 4 for these with transparency",
         lambda value: type(value) is int and value in MODES,
     ),
 }

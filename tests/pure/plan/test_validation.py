@@ -352,17 +352,17 @@ towers = pytest.mark.parametrize("tower", [None, "vision_config"])
 
 
 @towers
-@pytest.mark.parametrize("channels", [2, 13])
+@pytest.mark.parametrize("channels", [5, 13])
 def test_images_of_other_channels_are_refused(
     channels: int, tower: str | None, pretrained: str
 ) -> None:
     edit(pretrained, tower, num_channels=channels)
     (line,) = problems(1, model=pretrained)
-    assert f"num_channels is {channels}: images are read in 1 (L), 3 (RGB), 4 (RGBA) ch" in line
+    assert f"num_channels is {channels}: images are read in 1 (L), 2 (LA), 3 (RGB), 4" in line
 
 
 @towers
-@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (4, "RGBA")])
 def test_images_are_read_in_the_channels_of_the_model(
     channels: int, mode: str, tower: str | None, pretrained: str
 ) -> None:
@@ -447,7 +447,7 @@ def test_a_model_key_that_vit_does_not_have() -> None:
         {"hidden_dropout_prob": 2},
         {"hidden_act": "selu"},
         {"hidden_act": 1},
-        {"num_channels": 2},
+        {"num_channels": 5},
         {"num_channels": True},
     ],
     ids=str,

@@ -26,7 +26,7 @@ from vit_colossal.model.processor import build_processor, preprocessing_of
 from vit_colossal.model.weights_fit import check_weights
 from vit_colossal.plan.model_spec import read_spec
 
-MODES = {1: "L", 4: "RGBA"}
+MODES = {1: "L", 2: "LA", 4: "RGBA"}
 #: Unlike one another, so that no channel can stand for another.
 MEAN, STD = (0.4, 0.5, 0.6, 0.7), (0.2, 0.3, 0.25, 0.35)
 
@@ -47,7 +47,7 @@ def seen(channels: int) -> list[Image.Image]:
     found = []
     for number, picture in enumerate(pictures()):
         image = picture.convert(MODES[channels])
-        if channels == 4:
+        if channels in (2, 4):
             clear = np.random.RandomState(number).randint(0, 256, picture.size[::-1])
             image.putalpha(Image.fromarray(clear.astype(np.uint8)))
         found.append(image)
@@ -151,7 +151,8 @@ def test_a_processor_of_other_channels_is_refused(mean: list[float], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("channels", "auto"), [(1, None), (1, "randaugment"), (1, "trivialaugment"), (4, None)]
+    ("channels", "auto"),
+    [(1, None), (1, "randaugment"), (1, "trivialaugment"), (2, None), (4, None)],
 )
 def test_images_of_every_mode_are_augmented(channels: int, auto: str | None) -> None:
     options = Augmentation(
@@ -165,7 +166,7 @@ def test_images_of_every_mode_are_augmented(channels: int, auto: str | None) -> 
     assert all((one == 7).all(dim=0).any() for one in changed)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_a_thumbnail_shows_what_the_model_saw(channels: int, tmp_path: Path) -> None:
     images = np.full((1, channels, 16, 16), 255, np.uint8)
     images[:, :1, :8] = 0
@@ -180,6 +181,6 @@ def test_a_thumbnail_shows_what_the_model_saw(channels: int, tmp_path: Path) -> 
     )
     save(tmp_path, found, split.images)
     picture = Image.open(thumbnail(tmp_path, 0))
-    expected = (0, 0, 0) if channels == 1 else (0, 255, 255)
+    expected = (0, 0, 0) if channels < 3 else (0, 255, 255)
     assert np.abs(np.subtract(picture.getpixel((20, 20)), expected)).max() < 8
     assert np.abs(np.subtract(picture.getpixel((20, 140)), (255, 255, 255))).max() < 8
