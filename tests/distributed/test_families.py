@@ -168,7 +168,7 @@ def test_it_trains_as_a_plain_loop_does(
         return
     assert apart(run.losses, expected.losses) <= LOSS
     # Swin v2's go farther, in the loop itself too: by 1.4e-3 summed in two parts, by 1.3e-3 with
-    # two threads, where another family's stay within 2e-7.
+    # two threads, where those of ViT and Swin stay within 2e-7.
     if (norms_apart := apart(norms, expected.norms)) > 1e-4:
         loops = [reference(name, False, parts).norms for parts in (2, 4)]
         assert norms_apart <= 3 * max(apart(loop, expected.norms) for loop in loops)
