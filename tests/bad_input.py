@@ -1086,7 +1086,7 @@ ENVIRONMENT = (
         "--output-dir run holds a run",
         "--resume auto",
         "--overwrite",
-        make=file("run/config.yaml", "plugin: ddp\n"),
+        make=all_of(file("run/config.yaml", "plugin: ddp\n"), file("run/metrics.jsonl", "{}")),
         real=True,
     ),
     _flag(
@@ -1143,6 +1143,16 @@ COMMANDS = (
         "eval --device cpu run",
         "run has no model yet",
         "--checkpoint last",
+        make=all_of(
+            file("run/config.yaml", "plugin: ddp\n"),
+            file("run/checkpoints/step-000004/state.json", "{}"),
+        ),
+    ),
+    _command(
+        "evaluating a run that has not begun",
+        "eval --device cpu run",
+        "run has no model yet, and no checkpoint",
+        "start the run again",
         make=file("run/config.yaml", "plugin: ddp\n"),
     ),
     _command(

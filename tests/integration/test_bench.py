@@ -19,6 +19,7 @@ from vit_colossal.bench.config import BenchConfig, make_cases
 from vit_colossal.bench.phases import DATA, OPTIMIZER, PIPELINE, STEP, divide, merge, subtract
 from vit_colossal.bench.report import as_markdown, same_work, summarize
 from vit_colossal.bench.timeline import BACKWARD, FORWARD, UPDATE, Span, idle_share
+from vit_colossal.config.reading import load_config
 from vit_colossal.errors import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -227,6 +228,23 @@ def test_wrong_cases_are_named(tmp_path: Path, text: str, said: str) -> None:
 def test_unknown_layouts_are_named() -> None:
     with pytest.raises(ConfigError, match="--layouts zero3: not one of ddp"):
         make_cases(BenchConfig(layouts="ddp,zero3", nproc=2))
+
+
+def test_upstream_s_benchmark_line_names_its_case() -> None:
+    line = "--plugin low_level_zero --max_train_steps 20 --batch_size 8 --nproc 2"
+    [fp32, bf16] = make_cases(load_config(line.split(), "bench", BenchConfig))
+    assert [fp32.name, bf16.name] == ["zero1 fp32", "zero1 bf16"]
+    assert (fp32.steps, fp32.config.batch_size) == (20, 8)
+    [fp16] = make_cases(load_config(["--plugin", "torch_ddp_fp16"], "bench", BenchConfig))
+    assert (fp16.name, fp16.config.precision) == ("ddp fp16", "fp16")
+    pipeline = "--plugin hybrid_parallel --pp_size 2 --precision fp32 --nproc 2"
+    [stages] = make_cases(load_config(pipeline.split(), "bench", BenchConfig))
+    assert stages.name == "hybrid pp2 fp32"
+
+
+def test_degrees_that_no_layout_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--plugin zero1 --tp 2: not one of ddp fp32"):
+        make_cases(BenchConfig(plugin="zero1", tp=2, nproc=2))
 
 
 def event(name: str, start: float, end: float) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from vit_colossal.bench.case import BenchCase
 from vit_colossal.config.plugins import DEFAULT_PLUGIN, name_problem
+from vit_colossal.config.settings.base import alias
 from vit_colossal.config.train_config import TrainConfig, problems_of
 from vit_colossal.errors import ConfigError
-from vit_colossal.plan.layouts import AUTOCAST, fitting_layouts, select
+from vit_colossal.plan.layouts import AUTOCAST, Layout, fitting_layouts, select
 from vit_colossal.plan.model_spec import read_spec
 
 
@@ -23,14 +25,15 @@ class BenchConfig(TrainConfig):
     cases: Path | None = None
     """YAML file with the cases, in place of --layouts and --peers; see docs/performance.md."""
     layouts: str = "all"
-    """Comma-separated layout names (ddp, zero1, hybrid tp2, ...), or all that fit --nproc."""
+    """Comma-separated layout names (ddp, zero1, hybrid tp2, ...), or all that fit --nproc; of those
+    the ones with --plugin, --tp and --pp where these are given."""
     peers: str = ""
     """Comma-separated scripts to run beside them, such as benchmarks/peers/ddp_loop.py."""
     data: Literal["synthetic", "real"] = "synthetic"
     """Images held in memory, or the data set's through the loader."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads per process; default the cores divided by --nproc."""
-    steps: int = Field(10, ge=1)
+    steps: int = alias("steps", "max_train_steps", default=10, ge=1)
     """Optimizer steps that are timed, in each repetition."""
     warmup_steps: int = Field(3, ge=1)
     """Steps before them that are not."""
@@ -150,10 +153,30 @@ def _from_file(path: Path) -> list[CaseSpec]:
 def _from_layouts(config: BenchConfig) -> list[CaseSpec]:
     spec = read_spec(config.model or "vit-micro", config.model_overrides)
     fitting = fitting_layouts(config.nproc or 1, spec)
-    fitting = select(fitting, config.layouts, config.precision)
+    if config.precision == "fp16":  # which all can that can bf16
+        flags = {"precision": "fp16"}
+        halves = (layout for layout in fitting if layout.precision == "bf16")
+        fitting = [replace(layout, flags=layout.flags | flags) for layout in halves]
+    fitting = _as_named(select(fitting, config.layouts, config.precision), config)
     scripts = [Path(name.strip()) for name in config.peers.split(",") if name.strip()]
     peer = {"plugin": AUTOCAST, "precision": config.precision or "fp32"}
     return [
         *(CaseSpec(name=path.stem, peer=path, settings=peer) for path in scripts),
         *(CaseSpec(name=str(layout), settings=layout.flags) for layout in fitting),
     ]
+
+
+def _as_named(layouts: list[Layout], config: BenchConfig) -> list[Layout]:
+    """Those that have the plugin and the degrees that were given.
+
+    Raises:
+        ConfigError: none has.
+    """
+    names = {"plugin", "tp", "pp", "zero"} & config.model_fields_set
+    given = {name: getattr(config, name) for name in sorted(names)}
+    default = {name: BenchConfig.model_fields[name].default for name in given}
+    named = [layout for layout in layouts if given.items() <= (default | layout.flags).items()]
+    if given and not named:
+        wanted = " ".join(f"--{name} {value}" for name, value in given.items())
+        raise ConfigError([f"{wanted}: not one of {', '.join(map(str, layouts))}"])
+    return named

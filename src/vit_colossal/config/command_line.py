@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 from argparse import Action, ArgumentParser
 from collections.abc import Iterator, Sequence
 from inspect import get_annotations
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-from pydantic import Field, create_model
+from pydantic import Field, ValidationError, create_model
 from pydantic_settings import CliSettingsSource, SettingsError
 
 from vit_colossal.config.colossalai_example import with_plain_switch
-from vit_colossal.config.other_tools import advice
+from vit_colossal.config.other_tools import advice, in_our_words
 from vit_colossal.config.plugins import plugin_names
 from vit_colossal.config.settings.base import Settings, spellings
 from vit_colossal.errors import ConfigError
@@ -75,6 +77,12 @@ class FlagParser(ArgumentParser):
         """Every spelling of every flag."""
         return [flag for action in self._actions for flag in action.option_strings]
 
+    def switches(self) -> set[str]:
+        """The flags that take no value."""
+        return {
+            flag for action in self._actions if action.nargs == 0 for flag in action.option_strings
+        }
+
     def _positionals_of(self) -> list[Action]:
         return [action for action in self._actions if not action.option_strings]
 
@@ -134,10 +142,32 @@ def read_flags(
         # Only a mapping can be malformed here, and pydantic-settings does not say which.
         given = shown(" ".join(arguments[_position_of_mapping(arguments) :]))
         raise ConfigError([f"--model-config takes key=value, not what is in '{given}'"]) from None
-    return values, [
+    problems = [
         f"{argument}: no such flag{_nearest(argument, parser.flags())} (see --help)"
         for argument in _flag_like(values)
     ]
+    line = in_our_words(hyphenated, parser.flags(), parser.switches()) if problems else None
+    if line is not None and _can_be_read(line, kind):
+        problems.append(f"  the whole command: {_command(prog)} {shlex.join(line)}")
+    return values, problems
+
+
+def _can_be_read(line: Sequence[str], kind: type[Settings]) -> bool:
+    """Whether a command line has nothing wrong in itself."""
+    values = _source("", kind, list(line))[0]()
+    values.pop("config", None)
+    try:
+        kind.model_validate(values)
+    except ValidationError:
+        return False
+    return not values.get("unknown")
+
+
+def _command(prog: str) -> str:
+    """What starts a program, without the launcher of the processes that this one is of."""
+    local, world = os.environ.get("LOCAL_WORLD_SIZE"), os.environ.get("WORLD_SIZE")
+    start = f"python {prog}" if prog.endswith(".py") else prog
+    return start if local is None or local != world else f"{start} --nproc {local}"
 
 
 def _source(

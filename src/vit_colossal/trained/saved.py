@@ -117,7 +117,7 @@ def _of_run(run_dir: Path, which: str | None) -> SavedModel:
     if which is not None:
         return _of_checkpoint(_find(run_dir, which), run_dir)
     if not (run_dir / run_folder.MODEL / "config.json").is_file():
-        raise ModelError([f"{run_dir} has no model yet: add --checkpoint last, or finish the run"])
+        raise ModelError([_unfinished(run_dir)])
     if has_gone_on(run_dir):
         logger.warning(
             "%s has gone on since its model was saved: that of an earlier end is taken; "
@@ -125,6 +125,13 @@ def _of_run(run_dir: Path, which: str | None) -> SavedModel:
             run_dir,
         )
     return _of_directory(str(run_dir / run_folder.MODEL), run_dir)
+
+
+def _unfinished(run_dir: Path) -> str:
+    """What is wrong with a run that has not ended, and what can be had of it."""
+    if any((run_dir / run_folder.CHECKPOINTS).glob("step-*")):
+        return f"{run_dir} has no model yet: add --checkpoint last, or finish the run"
+    return f"{run_dir} has no model yet, and no checkpoint: start the run again"
 
 
 def _of_directory(name: str, run_dir: Path | None) -> SavedModel:

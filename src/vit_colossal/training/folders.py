@@ -38,7 +38,7 @@ def path_problems(config: TrainConfig) -> list[str]:
         )
     elif (holder := held_by(path)) is not None:
         problems.append(in_use(path, holder))
-    elif (path / run_folder.CONFIG).exists() and not (config.overwrite or wants_resume(config)):
+    elif _has_begun(path) and not (config.overwrite or wants_resume(config)):
         problems.append(
             f"--output-dir {path} holds a run: add --resume auto or --overwrite, or name another"
         )
@@ -59,6 +59,16 @@ def lost_problems(config: TrainConfig) -> list[str]:
             "from: add --overwrite to replace it, or name another folder"
         ]
     return []
+
+
+def _has_begun(path: Path) -> bool:
+    """Whether a run left more than its settings, as one does that could not log in somewhere."""
+    if not (path / run_folder.CONFIG).exists():
+        return False
+    metrics = path / run_folder.METRICS
+    if metrics.exists() and metrics.stat().st_size > 0:
+        return True
+    return any((path / name).exists() for name in (run_folder.CHECKPOINTS, run_folder.MODEL))
 
 
 def _unwritable(folder: Path) -> str | None:

@@ -110,5 +110,6 @@ def test_degrees_are_left_out_of_every_plugin_without_any(plugin: str) -> None:
     ],
 )
 def test_flags_of_its_other_scripts_are_answered(flag: str, advice: str) -> None:
-    _, [problem] = parse_config([flag, "5"], "train.py", TrainConfig)
+    _, [problem, command] = parse_config([flag, "5"], "train.py", TrainConfig)
     assert advice in problem
+    assert command.startswith("  the whole command: python train.py")

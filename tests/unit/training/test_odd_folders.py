@@ -13,6 +13,7 @@ from vit_colossal.plan.model_spec import read_spec
 from vit_colossal.rundir.data_record import DataRecord
 from vit_colossal.runtime.group import Topology
 from vit_colossal.trained.evaluate import plan_evaluation
+from vit_colossal.training.folders import path_problems
 from vit_colossal.training.resuming import Origin, where_data_lie
 from vit_colossal.training.run import plan_run
 
@@ -31,6 +32,21 @@ def test_a_run_is_not_written_into_what_it_reads(
     config = TrainConfig(device="cpu", output_dir=Path(place.format(here=tmp_path)), **values)
     with pytest.raises(ConfigError, match=f"is the folder of --{flag}: name another"):
         plan_run(config, Topology())
+
+
+@pytest.mark.parametrize(
+    ("left", "is_kept"),
+    [("environment.json", False), ("checkpoints/step-000004/state.json", True)],
+)
+def test_a_run_that_could_not_start_is_no_run_to_keep(
+    left: str, is_kept: bool, tmp_path: Path
+) -> None:
+    """The second try, after a login was mended, is the same command."""
+    for name in ("config.yaml", "metrics.jsonl", left):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    problems = path_problems(TrainConfig(output_dir=tmp_path))
+    assert any("holds a run" in problem for problem in problems) is is_kept
 
 
 def test_a_run_is_no_model_to_begin_with_but_has_one(tmp_path: Path) -> None:
