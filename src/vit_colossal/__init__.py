@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from vit_colossal.version import __version__
 
 if TYPE_CHECKING:
-    from vit_colossal.config.reading import load_config
     from vit_colossal.config.train_config import TrainConfig
     from vit_colossal.errors import ConfigError, UserError
     from vit_colossal.evaluation.scores import Evaluation
+    from vit_colossal.plan.own_file import load_config
     from vit_colossal.trained.evaluate import evaluate
     from vit_colossal.trained.predict import Prediction, PredictResult, predict
     from vit_colossal.training.fit import TrainResult
@@ -31,7 +31,7 @@ _PUBLIC = {
     "TrainResult": "training.fit",
     "UserError": "errors",
     "evaluate": "trained.evaluate",
-    "load_config": "config.reading",
+    "load_config": "plan.own_file",
     "predict": "trained.predict",
     "train": "training.run",
 }

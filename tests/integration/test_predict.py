@@ -75,6 +75,15 @@ def test_opened_images_and_paths_mix(trained: Path, pictures: Path) -> None:
     assert [u.file for u in result.unreadable] == ["image 2"]
 
 
+def test_one_opened_image_is_enough(trained: Path, pictures: Path) -> None:
+    with Image.open(picture(pictures, 1)) as image:
+        [alone] = predict(trained, image, device="cpu").predictions
+        [listed] = predict(trained, [image], device="cpu").predictions
+    assert alone == listed
+    [none] = predict(trained, [3], device="cpu").unreadable  # type: ignore[list-item]
+    assert none.reason == "of type int, neither a path nor an opened image"
+
+
 @pytest.fixture
 def mixed(pictures: Path, tmp_path: Path) -> Path:
     """Two good images among what is none; the names are awkward."""

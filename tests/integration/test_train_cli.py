@@ -201,6 +201,17 @@ def test_the_python_interface(eleven: Path, tmp_path: Path, expected_losses: lis
     assert not (run_dir / "tensorboard").exists()
 
 
+def test_processes_are_not_started_by_a_call() -> None:
+    from vit_colossal import ConfigError, TrainConfig, evaluate, train
+
+    with pytest.raises(
+        ConfigError, match=r"--nproc 2: train\(\) runs in the process that calls it"
+    ):
+        train(TrainConfig(nproc=2))
+    with pytest.raises(ConfigError, match=r"--nproc 2: evaluate\(\) runs in the process"):
+        evaluate(TrainConfig(nproc=2))
+
+
 def test_every_public_name_can_be_imported() -> None:
     import vit_colossal
 

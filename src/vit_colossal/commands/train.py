@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from vit_colossal.commands.configured import read_configuration
 from vit_colossal.config.colossalai_example import without_idle_degrees
-from vit_colossal.config.command_line import read_flags
 from vit_colossal.config.plugins import AUTO, DEFAULT_PLUGIN
-from vit_colossal.config.settings.base import spellings
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ExitCode
-from vit_colossal.plan import run_folder
+from vit_colossal.plan.own_file import in_its_folder
 from vit_colossal.runtime.interpreter import share_cpu, without_collecting
 
 SETTINGS = TrainConfig
@@ -25,7 +22,7 @@ def main(flags: Sequence[str], prog: str) -> int:
     if note is not None and os.environ.get("RANK", "0") == "0":
         print(note, flush=True)
     config, problems = read_configuration(flags, prog, SETTINGS)
-    config = _where_its_file_lies(config, flags, prog)
+    config = in_its_folder(config, flags)
     # PyTorch comes after the flags: --help needs none, and it reads the number of threads.
     if config.nproc is not None:
         share_cpu(config.nproc)
@@ -57,19 +54,3 @@ def _with_layout(
     changes, why = choose(config, config.nproc or 1)
     print(why, flush=True)
     return config.replace(**changes), [*flags, *flags_of(changes)]
-
-
-def _where_its_file_lies(config: TrainConfig, flags: Sequence[str], prog: str) -> TrainConfig:
-    """A run that is continued by its own config.yaml goes on in the folder of that file.
-
-    The file names the folder in which the run began; a moved or copied run is not that one.
-    """
-    if config.resume is None:
-        return config
-    given, _ = read_flags(flags, prog, SETTINGS)
-    file = Path(given.get("config") or "")
-    named = set(spellings(SETTINGS)["output_dir"]) & given.keys()
-    is_a_run_s = file.name == run_folder.CONFIG and (file.parent / run_folder.ENVIRONMENT).is_file()
-    if named or not is_a_run_s:
-        return config
-    return config.replace(output_dir=file.parent)

@@ -7,7 +7,7 @@ several fields, the number of processes, the model or the data is checked in ``p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -37,6 +37,17 @@ class TrainConfig(
     reads_files: ClassVar[bool] = True
 
     unknown: CliUnknownArgs = Field(default=[], exclude=True)
+
+    if not TYPE_CHECKING:  # who reads types sees the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ConfigError(problems_of(error)) from None
+
+        # As that of the base: pydantic validates without it where there are values already.
+        __init__.__pydantic_base_init__ = True
 
     @field_validator("plugin", mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vit_colossal.config.optimizers import OPTIMIZERS
 from vit_colossal.config.plugins import BUILT_IN, PLUGIN_WITH_DEGREES, facts_of
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.errors import ConfigError
 from vit_colossal.plan.channels import colour_problem
 from vit_colossal.plan.model_spec import ModelSpec
 from vit_colossal.plan.recipe import settled
@@ -13,6 +14,17 @@ from vit_colossal.plan.recipe import settled
 def refuses_fp32(config: TrainConfig) -> bool:
     """Whether the weights are kept in 16 bits only: by the plugin, or by ZeRO among replicas."""
     return facts_of(config.plugin).refuses_fp32 or config.zero > 0
+
+
+def check_processes(config: TrainConfig, function: str) -> None:
+    """Raise ConfigError where a function is asked to start processes, which only commands do."""
+    if config.nproc is not None:
+        raise ConfigError(
+            [
+                f"--nproc {config.nproc}: {function}() runs in the process that calls it: "
+                f"torchrun --nproc_per_node {config.nproc} starts a script that does"
+            ]
+        )
 
 
 def plugin_problems(config: TrainConfig, device: str) -> list[str]:

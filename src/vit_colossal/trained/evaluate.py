@@ -12,6 +12,7 @@ from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.model_spec import ModelSpec
 from vit_colossal.plan.plan import Device, RunPlan, make_plan
+from vit_colossal.plan.problems import check_processes
 from vit_colossal.rundir.in_common import data_facts, model_facts, plan_facts, version_facts
 from vit_colossal.runtime.agreement import Fact, Facts, together
 from vit_colossal.runtime.group import Topology, choose_device, in_group
@@ -96,6 +97,7 @@ def evaluate(config: TrainConfig, topology: Topology | None = None) -> Evaluatio
     Raises:
         ConfigError: the model or the data cannot be used, or their labels differ.
     """
+    check_processes(config, "evaluate")
     topology = topology or Topology.from_environment()
     plan, store = together(
         topology,

@@ -177,7 +177,7 @@ class Predictor:
 
 def predict(
     model: str | Path,
-    images: Sequence[str | Path | Image.Image] | str | Path,
+    images: Sequence[str | Path | Image.Image] | str | Path | Image.Image,
     *,
     checkpoint: str | None = None,
     top_k: int = 5,
@@ -188,7 +188,8 @@ def predict(
 
     Args:
         model: a run directory, a model directory, the folder of a checkpoint, or a hub name.
-        images: files, folders or patterns such as ``photos/*.jpg``; opened images work too.
+        images: files, folders or patterns such as ``photos/*.jpg``; opened images work too. One of
+            these, or several.
         checkpoint: of a run: ``last``, ``best`` or a path, instead of its final model.
         top_k: labels per image, at most all of them.
         batch_size: images per forward pass; default `BATCH_SIZES`.
@@ -207,7 +208,8 @@ def predict(
     predictor = Predictor(locate(str(model), checkpoint), device)
     wanted: list[_Source] = []
     unreadable: list[Unreadable] = []
-    for image in [images] if isinstance(images, str | Path) else images:
+    several = isinstance(images, Iterable) and not isinstance(images, str)
+    for image in images if several else [images]:
         if isinstance(image, str | Path):
             files, missing = find_images([str(image)])
             wanted += files
@@ -258,9 +260,13 @@ def _why_nothing(name: str, matches: list[str]) -> str:
     return "no file matches" if glob.has_magic(name) else "no such file"
 
 
-def _decode_opened(image: Image.Image, how: Preprocessing) -> np.ndarray | str:
+def _decode_opened(image: object, how: Preprocessing) -> np.ndarray | str:
+    from PIL.Image import Image
+
     from vit_colossal.data.decoding import decode
 
+    if not isinstance(image, Image):
+        return f"of type {type(image).__name__}, neither a path nor an opened image"
     try:
         return decode(image, how)
     except Exception as error:  # as with files: whatever Pillow's readers raise

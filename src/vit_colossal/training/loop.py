@@ -149,7 +149,8 @@ class Loop:
     def _evaluate(self) -> None:
         """Evaluate at the end of an epoch, and save."""
         last = self.step == self.job.total_steps
-        self.evaluation = self.job.evaluate(predictions=last)
+        with self.meter.standing_still():
+            self.evaluation = self.job.evaluate(predictions=last)
         self.evaluated_step = self.step
         self.meter.evaluated(self.step, self.evaluation)
         better = self.evaluation.accuracy > self.best

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +37,13 @@ class Meter:
     def begin(self) -> None:
         """Training begins; computing features, or reading a checkpoint, came before."""
         self.since = time.monotonic()
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """What is done meanwhile is no training, and does not count in its speed."""
+        start = time.monotonic()
+        yield
+        self.since += time.monotonic() - start
 
     def update(self, step: int, output: StepOutput) -> bool:
         """Take one step's loss; log when it is time, and say so. All ranks call this alike."""
@@ -101,7 +110,7 @@ class Meter:
             )
 
     def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        """Report an evaluation; its time does not count as training."""
+        """Report an evaluation."""
         job = self.job
         epoch = step / job.steps_per_epoch
         self.last_accuracy = f"{evaluation.accuracy:.4f}"
@@ -120,7 +129,6 @@ class Meter:
             logger.info(
                 "evaluation after epoch %.2f: loss %.4f  %s", epoch, evaluation.loss, evaluation
             )
-        self.since = time.monotonic()
 
 
 def replica_means(engine: Engine, losses: list[torch.Tensor]) -> list[float]:

@@ -27,6 +27,7 @@ from vit_colossal.plan.plan import (
     fit_recipe,
     make_plan,
 )
+from vit_colossal.plan.problems import check_processes
 from vit_colossal.rundir.finished import Subject
 from vit_colossal.rundir.in_common import (
     checkpoint_facts,
@@ -157,7 +158,8 @@ def train(config: TrainConfig, topology: Topology | None = None) -> TrainResult:
         ConfigError: the run cannot be started as configured.
     """
     if config.dry_run:
-        raise ConfigError(["--dry-run does not train: call run.rehearse instead"])
+        raise ConfigError(["--dry-run does not train: call training.run.rehearse instead"])
+    check_processes(config, "train")
     topology = topology or Topology.from_environment()
     (plan, data), store = _agreed(config, topology)
     with in_group(plan.device.kind, topology, store=store) as device:

@@ -32,6 +32,26 @@ def test_no_flags_are_the_defaults() -> None:
     assert load() == TrainConfig()
 
 
+def test_wrong_settings_of_a_python_program_are_named_as_flags_are() -> None:
+    with pytest.raises(ConfigError) as raised:
+        TrainConfig(epochs="many", learning=3)
+    first, second = sorted(raised.value.problems)
+    assert first.startswith("--epochs many: input should be a valid integer")
+    assert second == "learning: no such setting (see --help)"
+    assert TrainConfig(epochs="3").epochs == 3
+
+
+def test_a_run_goes_on_in_the_folder_of_its_file(tmp_path: Path) -> None:
+    file = str(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text("output_dir: where/it/began\n")
+    assert load("--config", file, "--resume", "auto").output_dir == Path("where/it/began")
+    (tmp_path / "environment.json").touch()  # now it is a run
+    assert load("--config", file, "--resume", "auto").output_dir == tmp_path
+    assert load("--config", file).output_dir == Path("where/it/began")
+    named = ("--output-path", "mine")
+    assert load("--config", file, "--resume", "auto", *named).output_dir == Path("mine")
+
+
 def test_flags_are_read_as_the_types_of_their_fields() -> None:
     config = load(
         *("--plugin", "hybrid", "--tp", "2", "--precision", "bf16", "--lr", "3e-4"),
@@ -97,7 +117,7 @@ def test_environment_variables_never_change_a_run(monkeypatch: pytest.MonkeyPatc
 
 def test_help_names_every_flag_with_its_description(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        load_config(["--help"], prog="train.py")
+        load_config(["--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "usage: train.py" in text
