@@ -15,16 +15,17 @@ from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.plan import run_folder
 
 
-def load_config(arguments: Sequence[str]) -> TrainConfig:
+def load_config(arguments: Sequence[str], prog: str = "train.py") -> TrainConfig:
     """Read ``--config FILE`` and the flags that override it, as ``vit-colossal train`` does.
 
     Args:
         arguments: the command line after the program's name.
+        prog: the name that ``--help`` and errors show.
 
     Raises:
         ConfigError: every unknown flag or key and every wrong value, one line each.
     """
-    return in_its_folder(reading.load_config(arguments), arguments)
+    return in_its_folder(reading.load_config(arguments, prog), arguments)
 
 
 def in_its_folder(config: TrainConfig, flags: Sequence[str]) -> TrainConfig:

@@ -117,7 +117,7 @@ def test_environment_variables_never_change_a_run(monkeypatch: pytest.MonkeyPatc
 
 def test_help_names_every_flag_with_its_description(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        load_config(["--help"])
+        load_config(["--help"], prog="train.py")
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "usage: train.py" in text
