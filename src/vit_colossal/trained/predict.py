@@ -208,8 +208,7 @@ def predict(
     predictor = Predictor(locate(str(model), checkpoint), device)
     wanted: list[_Source] = []
     unreadable: list[Unreadable] = []
-    several = isinstance(images, Iterable) and not isinstance(images, str)
-    for image in images if several else [images]:
+    for image in [images] if isinstance(images, str | Path | Image.Image) else images:
         if isinstance(image, str | Path):
             files, missing = find_images([str(image)])
             wanted += files
