@@ -160,13 +160,19 @@ def rows_of(dataset: datasets.Dataset, image_column: str, label_column: str) -> 
 
 def refuse_bad(bad: Iterable[BadImage], total: int, options: CacheOptions) -> None:
     """Raise DataError for images that cannot be decoded, unless they are to be left out."""
+    if problems := bad_problems(bad, total, options):
+        raise DataError(problems)
+
+
+def bad_problems(bad: Iterable[BadImage], total: int, options: CacheOptions) -> list[str]:
+    """Lines on images that cannot be decoded; none where they are to be left out."""
     problems = [str(image) for image in bad]
     if not problems or (options.skip_bad and len(problems) < total):
-        return
+        return []
     what = f"{len(problems)} of {total} {options.split} images cannot be decoded"
     alternative = "" if options.skip_bad else ", or leave them out: --skip-bad-images"
     advice = f"repair or remove them{alternative}"
-    raise DataError([f"{what}; {advice}:", *listed(problems)])
+    return [f"{what}; {advice}:", *listed(problems)]
 
 
 @contextmanager

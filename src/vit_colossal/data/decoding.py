@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from functools import partial
 from io import BytesIO
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -20,6 +21,8 @@ from vit_colossal.hub import LFS_POINTER
 from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.channels import MODES
 from vit_colossal.text import cell, printable
+
+T = TypeVar("T")
 
 # Part of every cache key: raise it whenever `to_mode` or `decode` would give other pixels.
 POLICY_VERSION = 1
@@ -188,22 +191,31 @@ def decode_rows(
     with warnings.catch_warnings():
         # Up to twice Pillow's limit is what large cameras do; beyond that it raises.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return list(run(lambda row: _decode_row(row, how), rows))
+        return list(run(lambda row: _used(row, partial(decode, how=how)), rows))
 
 
-def _decode_row(row: Row, how: Preprocessing) -> np.ndarray | BadImage:
+def no_images(rows: Iterable[Row]) -> list[BadImage]:
+    """Those that are no images by their first bytes; none is decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as in decode_rows
+        opened = [_used(row, lambda image: None) for row in rows]
+    return [image for image in opened if image is not None]
+
+
+def _used(row: Row, use: Callable[[Image.Image], T]) -> T | BadImage:
+    """What an opened image gives, or what is wrong with it."""
     path = None
     try:
         found = encoded(row.encoded)
         if isinstance(found, np.ndarray):
-            return decode(_from_pixels(found), how)
+            return use(_from_pixels(found))
         if found is None or (found["bytes"] is None and found["path"] is None):
             raise ValueError("there is no image")
         # A file's own name in full; what a cell says beside its bytes may be anything.
         path = found["path"]
         path = path if path is None or found["bytes"] is None else cell(path)
         with _open(found) as stream, _identify(stream) as image:
-            return decode(image, how)
+            return use(image)
     except Exception as error:  # Pillow's readers raise whatever broken bytes lead them to
         reason = printable((str(error) or type(error).__name__).splitlines()[0])
         return BadImage(row.number, path, reason, row.label)

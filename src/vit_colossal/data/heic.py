@@ -49,11 +49,16 @@ def unreadable(dataset: datasets.Dataset, image_column: str, split: str) -> list
         return []
     column = dataset.select_columns([image_column]).with_format("arrow")[:][image_column]
     paths = [path for path in column.combine_chunks().field("path").to_pylist() if path]
-    found = [path for path in paths if path.lower().endswith(SUFFIXES)]
+    found = [path for path in paths if is_named_so(path)]
     if not found:
         return []
     what = f"{len(found)} of {len(dataset)} {split} images are HEIC"
     return [f"{what}: {HOW_TO_READ}; or leave them out: --skip-bad-images", *listed(found)]
+
+
+def is_named_so(path: str | None) -> bool:
+    """Whether a file is of this kind, by its name."""
+    return path is not None and path.lower().endswith(SUFFIXES)
 
 
 def keep_orientation(image: Image.Image, stream: IO[bytes]) -> None:

@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from vit_colossal.data.cache import CacheOptions, prepare_images
-from vit_colossal.data.heic import unreadable
+from vit_colossal.data.cache import CacheOptions, bad_problems, prepare_images, rows_of
+from vit_colossal.data.decoding import no_images
+from vit_colossal.data.heic import is_named_so, unreadable
 from vit_colossal.data.lazy import check_images
 from vit_colossal.data.originals import Originals, originals_of
 from vit_colossal.data.pixels import CachedSplit
@@ -21,7 +23,12 @@ from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.plan import RunPlan
 
 if TYPE_CHECKING:
+    import datasets
+
     from vit_colossal.config.train_config import TrainConfig
+
+#: What the two splits are called in messages.
+_NAMES = {"train": "training", "evaluation": "evaluation"}
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ def decode_split(
     if isinstance(source, StreamedSource):
         split: CachedSplit = getattr(source, name)
     else:
-        options = replace(options, split="training" if name == "train" else name)
+        options = replace(options, split=_NAMES[name])
         columns = source.image_column, source.label_column
         prepare = prepare_images if config.cache else check_images
         split = prepare(getattr(source, name), *columns, _key(source, name), options)
@@ -195,12 +202,20 @@ def decode_split(
 def require_readers(
     source: ImageSource | StreamedSource, names: Sequence[str], options: CacheOptions
 ) -> None:
-    """Raise DataError for files of splits that this machine cannot read, before any is decoded."""
+    """Raise DataError for files of splits that this machine cannot read, before any is decoded.
+
+    With them it names what is no image at all; what is cut off, decoding tells.
+    """
     if options.skip_bad or isinstance(source, StreamedSource):
         return
     problems = []
     for name in names:
-        problems += unreadable(getattr(source, name), source.image_column, name)
+        problems += unreadable(getattr(source, name), source.image_column, _NAMES[name])
+    for name in names if problems else ():
+        rows: datasets.Dataset = getattr(source, name)
+        chunks = rows_of(rows, source.image_column, source.label_column)()
+        others = [image for image in no_images(chain(*chunks)) if not is_named_so(image.path)]
+        problems += bad_problems(others, len(rows), replace(options, split=_NAMES[name]))
     if problems:
         raise DataError(problems)
 

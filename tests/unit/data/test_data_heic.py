@@ -87,6 +87,8 @@ def without_reader(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_reader_they_are_named_before_anything_is_decoded(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (photos / "Katze" / "page.jpg").write_text("<html>")
+    (photos / "Katze" / "wrongly named.jpg").write_bytes((FILES / "plain.heic").read_bytes())
     with monkeypatch.context() as patched:
         patched.setattr("vit_colossal.data.cache.decode_rows", None)
         with pytest.raises(DataError) as caught:
@@ -94,7 +96,10 @@ def test_without_the_reader_they_are_named_before_anything_is_decoded(
     text = str(caught.value)
     assert "images are HEIC: pip install 'vit_colossal[heic]'" in text
     assert "--skip-bad-images" in text and str(photos / "Katze" / "IMG_0.HEIC") in text
-    assert prepared(photos, skip_bad_images=True) == (9, 3)
+    # And with them, what is no image either.
+    assert "page.jpg): this is HTML" in text and "wrongly named.jpg): to read HEIC" in text
+    assert text.count("IMG_0.HEIC") == 1
+    assert prepared(photos, skip_bad_images=True) == (9, 5)
 
 
 def test_the_reader_is_among_what_is_tested() -> None:

@@ -83,6 +83,20 @@ def test_a_folder_around_it_and_what_systems_leave(tmp_path: Path) -> None:
     assert source.labels == LABELS and len(source.train) + len(source.evaluation) == 10
 
 
+def test_a_packed_folder_is_read_as_that_folder_whatever_its_name(tmp_path: Path) -> None:
+    """As people pack: `zip -r pictures.zip "Meine Bilder"`."""
+    for name, content in files().items():
+        (tmp_path / "Meine Bilder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "Meine Bilder" / name).write_bytes(content)
+    members = {f"Meine Bilder/{name}": content for name, content in files().items()}
+    packed = archive(tmp_path / "pictures.zip", members)
+    theirs, ours = open_(tmp_path / "Meine Bilder", tmp_path / "c"), open_(packed, tmp_path / "c")
+    assert ours.labels == LABELS and ours.fingerprint == theirs.fingerprint
+    assert ours.overview == tuple(
+        line.replace("Meine Bilder/", "pictures.zip") for line in theirs.overview
+    )
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "cp437", "flag"])
 def test_names_in_both_encodings(encoding: str, tmp_path: Path) -> None:
     labels, path = ("Bär", "Küken"), tmp_path / "a.zip"

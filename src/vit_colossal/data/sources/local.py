@@ -20,7 +20,7 @@ from vit_colossal.data.sources.scan import FolderNode, Scan, scan
 from vit_colossal.data.sources.split_names import matching, splits_of_files
 from vit_colossal.data.sources.tables import TEXT_SUFFIXES
 from vit_colossal.data.sources.webdataset import expand_braces
-from vit_colossal.data.sources.zip_archive import is_zip, unpacked
+from vit_colossal.data.sources.zip_archive import is_zip, packed_folder, unpacked
 from vit_colossal.errors import DataError
 
 
@@ -73,7 +73,7 @@ def load_local(path: Path, request: SourceRequest, memory: Path) -> Local:
 
 def _load_zip(path: Path, request: SourceRequest, memory: Path) -> Local:
     """The folder in an archive; what is said of it names the archive in the folder's place."""
-    folder = unpacked(path, memory).resolve()
+    folder = packed_folder(unpacked(path, memory).resolve())
 
     def named(lines: Iterable[str]) -> list[str]:
         return [line.replace(str(folder), str(path)) for line in lines]
@@ -82,7 +82,9 @@ def _load_zip(path: Path, request: SourceRequest, memory: Path) -> Local:
         local = _load_folder(folder, request, memory)
     except DataError as error:
         raise DataError(named(error.problems)) from error
-    return local._replace(root=folder, notes=tuple(named(local.notes)))
+    whole = f"{folder.name}/"
+    places = {s: path.name if place == whole else place for s, place in local.places.items()}
+    return local._replace(root=folder, notes=tuple(named(local.notes)), places=places)
 
 
 def require_no_folders(request: SourceRequest) -> None:
@@ -191,7 +193,8 @@ def _read_layout(
         notes += inner_folders(layout)
         notes += [f"{path}: {file.name} names none of the images; not used" for file in tables]
     content = content_of(root.path, folder.files, memory)
-    return Local(folder.splits, content, (*notes, *root.not_read()), folder.places)
+    notes += [*root.not_read(), *root.no_images()]
+    return Local(folder.splits, content, tuple(notes), folder.places)
 
 
 def _read_configuration(

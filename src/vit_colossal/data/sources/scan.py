@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,13 @@ ARCHIVES = frozenset((".7z", ".bz2", ".gz", ".rar", ".tgz", ".xz", ".zip"))
 _OTHER_IMAGES = frozenset((
     ".arw", ".cr2", ".cr3", ".dng", ".eps", ".jxl", ".nef", ".psd", ".raw", ".svg",
 ))
+# What data sets are made of, and what is written of them: others have a word on these.
+_OF_A_DATA_SET = ARCHIVES | {
+    ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".arrow", ".tar", ".md", ".txt",
+}
 # fmt: on
+#: Kinds of files that are counted by name.
+_MOST_KINDS = 8
 
 
 @dataclass
@@ -72,12 +78,23 @@ class FolderNode:
 
     def not_read(self) -> tuple[str, ...]:
         """A line about images of formats that are not read, if there are any."""
+        kinds = self._counted(lambda suffix: suffix in _OTHER_IMAGES)
+        return (
+            (f"{self.path}: left out {kinds}; convert them to JPEG to use them",) if kinds else ()
+        )
+
+    def no_images(self) -> tuple[str, ...]:
+        """A line about what lies beside photos, such as films and notes of programs, if any."""
+        kinds = self._counted(lambda suffix: suffix not in _OTHER_IMAGES | _OF_A_DATA_SET)
+        return (f"{self.path}: passed over what is no image: {kinds}",) if kinds else ()
+
+    def _counted(self, chosen: Callable[[str], bool]) -> str:
+        """How many other files have which of the chosen suffixes, in it and below."""
         suffixes = (f.suffix.lower() for folder in self.walk() for f in folder.others)
-        found = Counter(suffix for suffix in suffixes if suffix in _OTHER_IMAGES)
-        if not found:
-            return ()
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.items()))
-        return (f"{self.path}: left out {kinds}; convert them to JPEG to use them",)
+        counts = Counter(filter(chosen, suffixes)).most_common()
+        kinds = [f"{count} {suffix or 'without suffix'}" for suffix, count in counts[:_MOST_KINDS]]
+        rest = sum(count for _, count in counts[_MOST_KINDS:])
+        return ", ".join([*kinds, *([f"{rest} more"] if rest else [])])
 
 
 @dataclass

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from vit_colossal.data.sources.fingerprint import content_of
 from vit_colossal.data.sources.problems import listed
+from vit_colossal.data.sources.scan import scan
 from vit_colossal.data.sources.system_files import is_left_by_system
 from vit_colossal.durable import remove
 from vit_colossal.errors import DataError
@@ -39,6 +40,18 @@ _Members = dict[PurePosixPath, zipfile.ZipInfo]
 def is_zip(path: Path) -> bool:
     """Whether a data set is a zip archive, by its name."""
     return path.suffix.lower() == ".zip" and os.path.isfile(path)
+
+
+def packed_folder(folder: Path) -> Path:
+    """The folder that was packed: the only one in an archive, where others are in it; or all of it.
+
+    Args:
+        folder: Where the archive was unpacked.
+    """
+    root = scan(folder).root
+    alone = list(root.folders.values())
+    wraps = len(alone) == 1 and not (root.images or root.others)
+    return alone[0].path if wraps and alone[0].filled and not alone[0].images else folder
 
 
 def unpacked(path: Path, memory: Path) -> Path:
