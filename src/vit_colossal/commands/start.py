@@ -13,7 +13,7 @@ from vit_colossal.commands.run import run_command
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.runtime import activate
 from vit_colossal.runtime.agreement import together
-from vit_colossal.runtime.group import Topology
+from vit_colossal.runtime.group import PLAN_IS_TOLD, Topology
 from vit_colossal.runtime.interpreter import without_collecting
 from vit_colossal.runtime.spawn import can_fork, launch
 
@@ -54,8 +54,14 @@ def spawn(
         together(topology, lambda: plan(config, topology, problems), lambda _: {})
     if can_fork():
         _import_all(config.plugin)
-    command = partial(run_command, name, _without_nproc(flags), prog)
+    command = partial(_run_planned, name, _without_nproc(flags), prog)
     return launch(command, topology.world_size)
+
+
+def _run_planned(name: str, flags: Sequence[str], prog: str) -> int:
+    """The command, in one of the processes."""
+    os.environ[PLAN_IS_TOLD] = str(True)
+    return run_command(name, flags, prog)
 
 
 @without_collecting()

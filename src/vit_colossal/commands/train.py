@@ -28,11 +28,11 @@ def main(flags: Sequence[str], prog: str) -> int:
         share_cpu(config.nproc)
     with without_collecting():
         from vit_colossal.commands.start import spawn
-        from vit_colossal.training.run import plan_run, rehearse, train
+        from vit_colossal.training.run import plan_aloud, rehearse, train
     if config.plugin == AUTO:
         config, flags = _with_layout(config, flags, problems)
     if problems or config.nproc is not None:
-        return spawn("train", config, flags, prog, problems, plan_run)
+        return spawn("train", config, flags, prog, problems, plan_aloud)
     if config.dry_run:
         rehearse(config)
         return ExitCode.OK

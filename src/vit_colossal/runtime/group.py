@@ -29,6 +29,8 @@ logger = logging.getLogger("vit_colossal")
 
 #: For so long a wait is not spoken of.
 _PATIENCE_S = 10
+#: Set where the launcher has planned the run, and told all that there is to tell of it.
+PLAN_IS_TOLD = "VIT_COLOSSAL_PLAN_IS_TOLD"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ class Topology:
     world_size: int = 1
     local_rank: int = 0
     local_world_size: int = 1
+    plan_is_told: bool = False
+
+    @property
+    def tells(self) -> bool:
+        """Whether this process tells people what is planned."""
+        return self.rank == 0 and not self.plan_is_told
 
     @classmethod
     def from_environment(cls) -> Topology:
@@ -65,12 +73,12 @@ class Topology:
         if problems:
             raise ConfigError([f"environment: {problem}" for problem in problems])
         return cls(
-            *(int(values[f"{scope}{name}"]) for scope in ("", "LOCAL_") for name in _PLACE),
+            rank=int(values["RANK"]),
+            world_size=int(values["WORLD_SIZE"]),
+            local_rank=int(values["LOCAL_RANK"]),
+            local_world_size=int(values["LOCAL_WORLD_SIZE"]),
+            plan_is_told=PLAN_IS_TOLD in os.environ,
         )
-
-
-#: Each stands in the environment twice: as it is, and with LOCAL_ before it.
-_PLACE = ("RANK", "WORLD_SIZE")
 
 
 def _launch_problems(values: dict[str, str]) -> list[str]:

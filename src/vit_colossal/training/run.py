@@ -84,7 +84,7 @@ def plan_run(
     found, origin, spec = [*found], None, None
     notes: list[str] = []
     try:
-        origin = find_origin(config, report=topology.rank == 0)
+        origin = find_origin(config, report=topology.tells)
         if origin is not None:
             config = as_chosen_there(own_last_batch(config, origin), origin)
             config, notes = where_data_lie(config, origin)
@@ -134,12 +134,22 @@ def _fitted(
     return replace(plan, notes=(*plan.notes, *notes, *([weak] if weak else [])))
 
 
+def plan_aloud(
+    config: TrainConfig, topology: Topology, found: Sequence[str] = ()
+) -> tuple[RunPlan, RunData]:
+    """As `plan_run`; what the plan has to say is logged, before images are decoded."""
+    tell = _teller(topology)
+    plan, data = plan_run(config, topology, found, tell)
+    tell((*plan.notes, *data.notes))
+    return plan, data
+
+
 def _teller(topology: Topology) -> Callable[[Sequence[str]], None]:
-    """What logs each line of a plan once, on the rank that speaks."""
+    """What logs each line of a plan once, in the process that tells it."""
     told: set[str] = set()
 
     def tell(notes: Sequence[str]) -> None:
-        for note in notes if topology.rank == 0 else ():
+        for note in notes if topology.tells else ():
             if note not in told:
                 logger.info("%s", note)
         told.update(notes)
