@@ -30,7 +30,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 40 photos of two classes, of which 36 are trained on."""
+    """A folder with 40 photos of two classes, of which 32 are trained on."""
     work = tmp_path_factory.mktemp("work")
     for number in range(40):
         folder = work / "photos" / ("moss", "rust")[number % 2]
@@ -65,18 +65,19 @@ def test_photos_begin_with_pretrained_weights_and_a_recipe_that_fits(
 ) -> None:
     said = trained.output
     assert f"no --model given: {NAME}, pretrained (cpu default for photos)" in said
-    assert "recipe for 36 images of 2 labels on cpu" in said
-    assert "  --global-batch-size 12: " in said and "; all batches of an epoch are full" in said
+    assert "recipe for 32 images of 2 labels on cpu" in said
+    assert "  --val-split 0.2: a tenth to evaluate on, or more for 50 images" in said
+    assert "  --global-batch-size 8: " in said and "; all batches of an epoch are full" in said
     assert "  --freeze backbone: pretrained, on a CPU" in said
-    assert "augmentation: none" in said and "6 steps in 2 epochs of 3; no image sits out" in said
-    assert "step 3/6" in said and "step 6/6" in said  # a log line each epoch
+    assert "augmentation: none" in said and "8 steps in 2 epochs of 4; no image sits out" in said
+    assert "step 4/8" in said and "step 8/8" in said  # a log line each epoch
     # Decoding thousands of photos takes minutes: what will become of them is known before.
-    assert said.index("recipe for") < said.index("decoding 36 images") < said.index("data photos")
+    assert said.index("recipe for") < said.index("decoding 32 images") < said.index("data photos")
     assert said.count("  --freeze backbone") == 1
     assert "without pretrained weights" not in said
     kept = yaml.safe_load((work / "run" / "config.yaml").read_text())
-    expected = {"model": NAME, "global_batch_size": 12, "epochs": 2, "freeze": "backbone"}
-    expected |= {"lr": 3e-3, "warmup_ratio": 0.0, "random_resized_crop": False}
+    expected = {"model": NAME, "global_batch_size": 8, "epochs": 2, "freeze": "backbone"}
+    expected |= {"lr": 3e-3, "warmup_ratio": 0.0, "random_resized_crop": False, "val_split": 0.2}
     assert {name: kept[name] for name in expected} == expected
 
 
@@ -121,7 +122,7 @@ def test_without_a_hub_three_ways_lead_on(trained: Finished, hub: Hub, work: Pat
         flags = ("--model", model, "--device", "cpu", "--dry-run")
         finished = train(work, NOWHERE, *flags, HF_HOME=str(work / "none"), HF_HUB_OFFLINE="1")
         assert finished.returncode == 0, finished.output
-        weak = "36 training images are few for that" in finished.output
+        weak = "32 training images are few for that" in finished.output
         assert weak == (model == "vit-tiny")
 
 

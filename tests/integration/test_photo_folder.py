@@ -39,6 +39,8 @@ def photos(tmp_path: Path) -> Path:
             )
     (root / ".DS_Store").write_bytes(b"x")
     (root / "blue cars/Thumbs.db").write_bytes(b"x")
+    (root / "blue cars/._IMG 0000.jpg").write_bytes(b"no image, but a note of macOS")
+    (root / "blue cars/IMG 0000.mov").write_bytes(b"x")
     return root
 
 
@@ -56,14 +58,15 @@ def learned(run_dir: Path) -> list[Any]:
 def test_a_folder_of_photos_trains_with_a_preset(photos: Path) -> None:
     finished = train(photos)
     assert finished.returncode == 0, finished.output
-    assert "--global-batch-size 8: near a 64th of 32 images" in finished.output
+    assert "--global-batch-size 4: near a 64th of 29 images" in finished.output
     # Before the first step, and beside the result.
-    assert finished.output.count("32 training images are few for that") == 2
-    assert "accuracy 1.0000 (4/4)" in finished.output
+    assert finished.output.count("29 training images are few for that") == 2
+    assert "accuracy 1.0000 (7/7)" in finished.output
+    assert f"{photos}: passed over what is no image: 1 .mov" in finished.output
     (saved,) = photos.parent.glob("runs/*/model/config.json")
     assert set(json.loads(saved.read_text())["id2label"].values()) == set(COLORS)
     found = predictions.load(saved.parents[1])
-    assert found is not None and len(found.keys) == 4
+    assert found is not None and len(found.keys) == 7
     for index, key in enumerate(found.keys):
         assert (photos / key).is_file()
         assert key.startswith(f"{found.labels[found.label[index]]}/")
@@ -73,17 +76,28 @@ def test_a_folder_of_photos_trains_with_a_preset(photos: Path) -> None:
     assert found.cropped == frozenset()
 
 
+def test_the_plan_comes_before_decoding_with_processes_of_our_own_too(photos: Path) -> None:
+    """Their launcher decodes: it tells what they would, and they do not tell it again."""
+    cache = str(photos.parent / "cache")
+    finished = train(photos, "--nproc", "2", "--dry-run", "--cache-dir", cache)
+    assert finished.returncode == 0, finished.output
+    said = finished.output
+    assert said.index("recipe for") < said.index("decoding 29 images") < said.index("passed over")
+    for line in ("recipe for", "29 training images are few", "passed over what is no image"):
+        assert said.count(line) == 1
+
+
 def test_without_the_cache_and_without_the_bad_images(photos: Path, tmp_path: Path) -> None:
     (photos / "blue cars/cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
     refused = train(photos)
     assert refused.returncode == 2, refused.output
-    assert "1 of 33 training images cannot be decoded" in refused.output
+    assert "1 of 30 training images cannot be decoded" in refused.output
     assert "cut.jpg" in refused.output and "Traceback" not in refused.output
     flags = ("--skip-bad-images", "--epochs", "2", "--log-every", "1")
     for name, more in (("lazy", ("--no-cache",)), ("cached", ())):
         finished = train(photos, *flags, "--output-dir", name, *more)
         assert finished.returncode == 0, finished.output
-        assert "left out 1 of 33 training images:" in finished.output
+        assert "left out 1 of 30 training images:" in finished.output
         record = json.loads((tmp_path / name / "environment.json").read_text())
         assert record["left_out_images"] == {"train": 1, "evaluation": 0}
     assert learned(tmp_path / "lazy") == learned(tmp_path / "cached") != []

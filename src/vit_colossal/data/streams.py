@@ -44,9 +44,11 @@ from vit_colossal.data.sources.splits import (
     overview,
     parse_slice,
     rows_of_split,
+    with_share,
 )
 from vit_colossal.data.stream_rows import StreamRows, first_values, known_features
 from vit_colossal.errors import DataError
+from vit_colossal.plan.recipe import LEAST_HELD_OUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
 
     The samples are those of ``sources.choose``, with one exception: when a part of the training
     split is held out and ``max_train_samples`` is given, it is held out of the first rows that
-    leave so many, and not of all, so that the stream can be left early.
+    leave so many, and not of all, so that the stream can be left early; by default a tenth.
 
     Args:
         loaded: A streamed data set.
@@ -85,11 +87,7 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
     labelled = partial(_has_labels, splits, train_name, columns[1], known)
     choice = choose_splits(request, splits, labelled)
     eval_name = choice.evaluation
-    name, selection = describe_split(request, choice)
-    limit = request.max_train_samples
-    if eval_name is None and limit is not None:
-        limit = _rows_that_leave(limit, request.val_split)
-        selection = f"{selection} of {limit}"
+    request, limit = _limited(request, held_out=eval_name is None)
     reader = _Reader(loaded, columns, options, request.min_labels)
     if eval_name is not None:
         follow = reader.unread(splits, eval_name, request.max_eval_samples)
@@ -98,6 +96,7 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
     beside = names_beside(_features(splits[train_name]), columns[1])
     notes = (*loaded.notes, *labels.notes, *(beside if labels.kind == "numbers" else ()))
     if eval_name is None:
+        request = with_share(request, len(labels.places), len(labels.names))
         train, evaluation, eval_rows = _held_out(train, labels, request, train_name)
     else:
         reader = replace(reader, options=replace(options, split="evaluation"), labels=labels)
@@ -106,6 +105,9 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
         eval_rows = rows_of_split(eval_name, range(len(evaluation) + len(evaluation.bad)))
     rows = (len(train) + len(train.bad), len(evaluation) + len(evaluation.bad))
     names = labels.names
+    name, selection = describe_split(request, choice)
+    if limit != request.max_train_samples:
+        selection = f"{selection} of {limit}"
     content = fingerprint(loaded.content, train_name, selection, columns, names, rows)
     counts = {split: _known_count(splits[split], split, None) for split in splits}
     return StreamedSource(
@@ -117,11 +119,20 @@ def read_streams(loaded: Loaded, request: SourceRequest, options: CacheOptions) 
         labels=names,
         eval_split=name,
         eval_rows=RowNumbers(eval_rows.split, eval_rows.numbers[: rows[1]]),
-        held_out=eval_name is None,
+        held_out=request.share if eval_name is None else 0.0,
         fingerprint=content,
         notes=notes,
         overview=overview(choice, request, rows, counts, loaded.places),
     )
+
+
+def _limited(request: SourceRequest, *, held_out: bool) -> tuple[SourceRequest, int | None]:
+    """With the share to hold out of the first rows, and how many these are; None is all."""
+    limit = request.max_train_samples
+    if limit is None or not held_out:
+        return request, limit
+    share = request.val_split or LEAST_HELD_OUT
+    return replace(request, val_split=share), _rows_that_leave(limit, share)
 
 
 def _held_out(

@@ -177,7 +177,9 @@ def draft(config: TrainConfig, device: Device) -> TrainConfig:
     return config.replace(batch_size=share)
 
 
-def fit_recipe(plan: RunPlan, asked: TrainConfig, images: int, labels: int) -> RunPlan:
+def fit_recipe(
+    plan: RunPlan, asked: TrainConfig, images: int, labels: int, held_out: float = 0.0
+) -> RunPlan:
     """Give what nobody named the values that fit the images, and say why.
 
     Args:
@@ -185,6 +187,7 @@ def fit_recipe(plan: RunPlan, asked: TrainConfig, images: int, labels: int) -> R
         asked: its configuration before defaults were filled in; what is named there is kept.
         images: of the training split.
         labels: of the data set.
+        held_out: the share of its images that was held out of them to evaluate on.
 
     Returns:
         The plan with those values and a note for each; of a built-in data set as it was, but for a
@@ -195,7 +198,7 @@ def fit_recipe(plan: RunPlan, asked: TrainConfig, images: int, labels: int) -> R
     """
     if plan.config.dataset in BUILT_IN or images < 1:
         return _halved_batch(plan, asked, images)
-    data = TrainingSet(images, labels, plan.spec.pretrained, plan.device.kind)
+    data = TrainingSet(images, labels, plan.spec.pretrained, plan.device.kind, held_out)
     choices = choose(asked, data)
     config = asked.replace(**{choice.name: choice.value for choice in choices})
     found = make_plan(config, plan.dims.world_size, plan.device, spec=plan.spec)

@@ -153,7 +153,7 @@ def _open(config: TrainConfig, choice: Choice, options: CacheOptions) -> Source:
     if "val_split" in given and config.dataset is None and choice.of_run:
         raise ConfigError(
             [
-                f"--val-split {config.val_split:g}: a run is evaluated on the images that it held "
+                f"--val-split {config.val_split}: a run is evaluated on the images that it held "
                 "out: drop it, or name data with --dataset"
             ]
         )

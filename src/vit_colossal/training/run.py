@@ -105,13 +105,14 @@ def plan_run(
         if origin is None:
             check_weights(drafted.spec)
         images = find_data(drafted, keep_test=keep_test, progress=topology.rank == 0)
-    plan = _fitted(drafted, config, images.source, notes)
+    held_out = images.source.held_out
+    plan = _fitted(drafted, config, images.source, held_out, notes)
     check_memory(plan, len(images.source.labels), topology)
     if not config.skip_bad_images:  # else fewer may be left, and another recipe fit
         tell(plan.notes)
     data = decode_data(images)
     if data.train.bad or data.evaluation.bad:
-        plan = _fitted(drafted, config, data, notes)
+        plan = _fitted(drafted, config, data, held_out, notes)
     _check_subject(plan, data)
     if origin is not None:
         return continued(plan, data, origin), data
@@ -124,11 +125,12 @@ def _fitted(
     plan: RunPlan,
     asked: TrainConfig,
     data: ImageSource | StreamedSource | RunData,
+    held_out: float,
     notes: Sequence[str],
 ) -> RunPlan:
     """The plan with the recipe that fits the images, and with all there is to say about it."""
     images = len(data.train)
-    plan = fit_recipe(plan, asked, images, len(data.labels))
+    plan = fit_recipe(plan, asked, images, len(data.labels), held_out)
     check_data(plan, images, len(data.evaluation))
     weak = weakness(plan, data.name, images)
     return replace(plan, notes=(*plan.notes, *notes, *([weak] if weak else [])))

@@ -10,7 +10,13 @@ import pytest
 
 from vit_colossal import ConfigError, TrainConfig
 from vit_colossal.plan.plan import Device, RunPlan, draft, fit_recipe, make_plan
-from vit_colossal.plan.recipe import TrainingSet, choose, explained, fitting_batch
+from vit_colossal.plan.recipe import (
+    TrainingSet,
+    choose,
+    explained,
+    fitting_batch,
+    share_to_hold_out,
+)
 
 CPU, CUDA = Device("cpu"), Device("cuda")
 
@@ -79,6 +85,40 @@ def test_epochs(images: int, labels: int, pretrained: bool, epochs: int) -> None
     assert chosen(images, labels, pretrained=pretrained)["epochs"] == epochs
 
 
+@pytest.mark.parametrize(
+    ("images", "labels", "share"),
+    [
+        *((4, 2, 0.2), (40, 4, 0.2), (120, 4, 0.2), (300, 4, 0.17), (400, 4, 0.13)),
+        *((500, 4, 0.1), (50_000, 10, 0.1), (1000, 40, 0.2), (4000, 120, 0.15)),
+    ],
+)
+def test_the_share_that_is_held_out(images: int, labels: int, share: float) -> None:
+    assert share_to_hold_out(images, labels) == share
+
+
+def test_what_was_held_out_is_told_and_kept(tiny: str) -> None:
+    plan = make_plan(draft(config := TrainConfig(dataset="photos", model=tiny), CPU), 1, CPU)
+    fitting = fit_recipe(plan, config, 96, 4, held_out=0.2)
+    assert fitting.config.val_split == 0.2
+    assert fitting.notes[1].startswith("  --val-split 0.2: a tenth to evaluate on")
+    # With a split of its own, and where it was named, nothing was chosen.
+    assert fitted(96, model=tiny).config.val_split is None
+    named = fit_recipe(plan, config.replace(val_split=0.3), 96, 4, held_out=0.3)
+    assert named.config.val_split == 0.3 and "--val-split" not in str(named.notes)
+
+
+def test_who_asks_for_augmentation_is_told_what_it_costs_a_frozen_backbone() -> None:
+    """Training all would cost more still."""
+    data = TrainingSet(108, 4, True, "cpu")
+    asked = TrainConfig(mixup=0.2, horizontal_flip=True)
+    reasons = {choice.name: choice.reason for choice in choose(asked, data)}
+    assert "with --horizontal-flip and --mixup the rest is computed anew" in reasons["freeze"]
+    assert "--freeze none trains all" in reasons["freeze"]
+    assert "random_resized_crop" not in reasons
+    (plain,) = (c.reason for c in choose(TrainConfig(), data) if c.name == "freeze")
+    assert "each epoch" not in plain
+
+
 HEAD = {"freeze": "backbone", "lr": 3e-3, "warmup_ratio": 0.0, "random_resized_crop": False}
 WHOLE = {"lr": 2e-4, "warmup_ratio": 0.1, "random_resized_crop": True, "min_crop_scale": 0.5}
 
@@ -93,7 +133,7 @@ WHOLE = {"lr": 2e-4, "warmup_ratio": 0.1, "random_resized_crop": True, "min_crop
         # What is named wins, and decides what fits it.
         (True, "cpu", {"freeze": "none"}, WHOLE),
         (True, "cuda", {"freeze": "backbone"}, {n: v for n, v in HEAD.items() if n != "freeze"}),
-        (True, "cpu", {"horizontal_flip": True}, HEAD),
+        (True, "cpu", {"horizontal_flip": True}, {n: HEAD[n] for n in HEAD if n[:6] != "random"}),
         (True, "cpu", {"warmup_ratio": 0.3}, {n: HEAD[n] for n in HEAD if n != "warmup_ratio"}),
         (True, "cuda", {"random_resized_crop": False}, {"lr": 2e-4, "warmup_ratio": 0.1}),
         (True, "cuda", {"random_resized_crop": True}, {"lr": 2e-4, "warmup_ratio": 0.1}),

@@ -271,6 +271,29 @@ def test_what_systems_leave_is_no_data(tmp_path: Path) -> None:
     assert "2 @eaDir" in note and "1 Thumbs.db" in note and "lost+found" in note
 
 
+def test_what_phones_and_programs_leave_beside_photos(tmp_path: Path) -> None:
+    """Films of live photos, notes of Apple, Adobe and Google; and names that only look like one."""
+    put(tmp_path, "cat", "dog")
+    for name in ("000.mov", "000.MOV", "000.aae", "000.xmp", "000.png.json", "no suffix"):
+        (tmp_path / "cat" / name).write_bytes(b"x")
+    for name in ("._000.png", ".picasa.ini", ".DS_Store"):
+        (tmp_path / "cat" / name).write_bytes(b"x")
+    source = read(tmp_path)
+    assert sum(sizes(source)) == 8
+    assert source.notes == (
+        f"{tmp_path}: passed over what is no image: 2 .mov, 1 .aae, 1 .json, 1 .xmp, "
+        "1 without suffix",
+    )
+
+
+def test_few_images_are_held_out_in_a_larger_share(tmp_path: Path) -> None:
+    put(tmp_path, "cat", "dog", count=20)
+    source = read(tmp_path, val_split=None)
+    assert sizes(source) == (32, 8) and source.held_out == 0.2
+    named = read(tmp_path, val_split=0.2)
+    assert (named.fingerprint, named.eval_split) == (source.fingerprint, source.eval_split)
+
+
 @pytest.mark.parametrize("place", ["run", "runs/a", "runs/of/june", "cat/run"])
 def test_runs_among_the_photos_are_no_data(tmp_path: Path, place: str) -> None:
     """People train where their photos lie; a run has thumbnails, and its predictions are rows."""

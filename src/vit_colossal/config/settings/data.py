@@ -58,9 +58,9 @@ class DataSettings(Settings):
     eval_split: str | None = None
     """Evaluation split; default the first of validation, valid, val, dev. What is called test is
     kept for the end unless it is named here."""
-    val_split: FiniteFloat = Field(0.1, gt=0, lt=1)
+    val_split: FiniteFloat | None = Field(None, gt=0, lt=1)
     """Share of the training images held out (stratified) when there is no evaluation split, or
-    when it is given as a flag without --eval-split."""
+    when it is given as a flag without --eval-split; default 0.1, and up to 0.2 of few images."""
     max_train_samples: int | None = Field(None, ge=1)
     """Use only the first N training images."""
     max_eval_samples: int | None = Field(None, ge=1)

@@ -31,7 +31,8 @@ class ChosenData:
         labels: Label names.
         eval_split: Name of the evaluation split, for reports.
         eval_rows: Which rows the evaluation rows are.
-        held_out: Whether the evaluation rows are a part of the training split.
+        held_out: The share of the training split that the evaluation rows are; 0 where they are a
+            split of their own.
         fingerprint: Hex SHA-256 of what both splits contain: equal for equal data on any machine.
         root: The data's own folder, of what lies on this machine.
         notes: What a person should know, one line each.
@@ -44,7 +45,7 @@ class ChosenData:
     labels: tuple[str, ...]
     eval_split: str
     eval_rows: RowNumbers
-    held_out: bool
+    held_out: float
     fingerprint: str
     root: Path | None = None
     notes: tuple[str, ...] = ()

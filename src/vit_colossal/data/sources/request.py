@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from vit_colossal.plan.recipe import LEAST_HELD_OUT
+
 # In order of preference.
 EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
 
@@ -23,7 +25,8 @@ class SourceRequest:
         eval_split: Split to evaluate on; None takes the first of ``EVAL_SPLITS`` that has labels.
             Naming the training split, or having none of these, holds out ``val_split`` of the
             training split.
-        val_split: Share (0 to 1) of the training split that is held out, stratified by label.
+        val_split: Share (0 to 1) of the training split that is held out, stratified by label; None
+            fits the number of images and labels.
         seed: Chooses the held-out samples.
         keep_test: What is called test is left for the end, unless ``eval_split`` names it: a part
             of the training split is held out instead. Training asks for it, as its evaluations
@@ -44,7 +47,7 @@ class SourceRequest:
     label_column: str | None = None
     train_split: str | None = None
     eval_split: str | None = None
-    val_split: float = 0.1
+    val_split: float | None = LEAST_HELD_OUT
     seed: int = 42
     keep_test: bool = False
     classes_are_folders: bool = False
@@ -55,6 +58,11 @@ class SourceRequest:
     streaming: bool = False
     min_labels: int = 2
     cache_dir: Path | None = None
+
+    @property
+    def share(self) -> float:
+        """``val_split``, once it is known; 0 before."""
+        return self.val_split or 0.0
 
 
 def default_cache_root() -> Path:

@@ -41,6 +41,7 @@ from vit_colossal.data.sources.splits import (
     overview,
     parse_slice,
     rows_of_split,
+    with_share,
 )
 from vit_colossal.data.sources.webdataset import is_pattern
 from vit_colossal.errors import DataError
@@ -110,6 +111,7 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
     notes = [*loaded.notes, *labels.notes]
     notes += names_beside(rows.features, label_column) if labels.kind == "numbers" else ()
     if choice.evaluation is None:
+        request = with_share(request, len(train), len(labels.names))
         ids = np.array(column_values(train, label_column))
         kept, held_out = hold_out(ids, request, train_name)
         train, evaluation = train.select(kept), train.select(held_out)
@@ -132,7 +134,7 @@ def choose(loaded: Loaded, request: SourceRequest) -> ImageSource:
         labels=labels.names,
         eval_split=name,
         eval_rows=RowNumbers(eval_rows.split, eval_rows.numbers[: len(evaluation)]),
-        held_out=choice.evaluation is None,
+        held_out=request.share if choice.evaluation is None else 0.0,
         fingerprint=fingerprint(loaded.content, train_name, selection, columns, labels.names, used),
         root=loaded.root,
         notes=tuple(dict.fromkeys(notes)),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from vit_colossal.data.sources.split_names import (
     split_of,
 )
 from vit_colossal.errors import DataError
+from vit_colossal.plan.recipe import share_to_hold_out
 
 #: A part of a split, as `datasets` writes it.
 _SLICE = re.compile(r"(?P<split>\w+)\[(?P<start>\d*):(?P<stop>\d*)\]")
@@ -132,7 +133,7 @@ def choose_splits(
                 "out a share of the training images (--val-split)"
             ]
         )
-    if evaluation is None and not 0 < request.val_split < 1:
+    if evaluation is None and request.val_split is not None and not 0 < request.val_split < 1:
         raise DataError([f"--val-split {request.val_split}: must lie between 0 and 1"])
     return SplitChoice(train, evaluation, tuple(kept), tuple(unlabelled))
 
@@ -178,7 +179,7 @@ def overview(
         if name == choice.train:
             parts.append(f"{used[0]} to train on")
             if choice.evaluation is None:
-                share = f"--val-split {request.val_split:.3g}"
+                share = f"--val-split {request.share:.3g}"
                 parts.append(f"{used[1]} held out to evaluate on ({share})")
         elif name == choice.evaluation:
             parts.append(f"{used[1]} to evaluate on")
@@ -196,8 +197,21 @@ def describe_split(request: SourceRequest, choice: SplitChoice) -> tuple[str, st
     """What the evaluation rows are called, and how they are chosen for the fingerprint."""
     if choice.evaluation is not None:
         return choice.evaluation, choice.evaluation
-    name = f"{choice.train} ({request.val_split:.3g} held out)"
+    name = f"{choice.train} ({request.share:.3g} held out)"
     return name, f"{request.val_split!r} {request.seed}"
+
+
+def with_share(request: SourceRequest, images: int, labels: int) -> SourceRequest:
+    """The request with a share to hold out, where none was named: one that fits the training split.
+
+    Args:
+        request: What was asked for.
+        images: Of the training split.
+        labels: Of the data set.
+    """
+    if request.val_split is not None or images < 1:
+        return request
+    return replace(request, val_split=share_to_hold_out(images, labels))
 
 
 def hold_out(labels: np.ndarray, request: SourceRequest, split: str) -> tuple[list[int], list[int]]:
@@ -205,7 +219,7 @@ def hold_out(labels: np.ndarray, request: SourceRequest, split: str) -> tuple[li
 
     Args:
         labels: Integer labels [N].
-        request: The share and the seed.
+        request: The share, which is known by now, and the seed.
         split: Name of the training split, for messages.
 
     Returns:
@@ -214,7 +228,7 @@ def hold_out(labels: np.ndarray, request: SourceRequest, split: str) -> tuple[li
     Raises:
         DataError: Nothing is left to train on.
     """
-    count = max(1, round(request.val_split * len(labels)))
+    count = max(1, round(request.share * len(labels)))
     if count >= len(labels):
         raise DataError(
             [
