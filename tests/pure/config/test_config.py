@@ -246,7 +246,8 @@ CONFIGS = st.fixed_dictionaries(
             st.text("abc_", min_size=1), st.integers() | st.booleans() | st.floats(-1e3, 1e3)
         ),
         "dataset": NAMES,
-        "cache_dir": st.text("abc /_~", min_size=1).map(Path),
+        # A path from home is spelled out where it is read; it has a test of its own.
+        "cache_dir": st.text("abc /_~", min_size=1).filter(lambda t: t[0] != "~").map(Path),
         "global_batch_size": st.integers(1, 2**40),
         "lr": st.floats(0, 1e3),
         "adam_eps": st.floats(1e-30, 1.0),
