@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from vit_colossal.forecast.profiles import PROFILES
+
 #: Dense 16-bit tensor-core peaks in FLOP/s, from NVIDIA's data sheets (without sparsity), by a part
 #: of the device's name; the first that fits counts.
 TENSOR_16_BIT = {
-    "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "V100": 125e12,
+    **{profile.title.split()[0]: profile.flops_16_bit for profile in PROFILES.values()},
 }
 
 

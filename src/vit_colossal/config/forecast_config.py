@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -24,7 +25,7 @@ class ForecastConfig(TrainConfig):
         ]
         | None
     ) = Field(None, exclude=True)
-    """What they are; its memory is that of the data sheet, and all is extrapolated."""
+    """What they are: memory and speed are those of the data sheet, and all is extrapolated."""
     num_labels: int | None = Field(None, ge=2, exclude=True)
     """Labels of the head; default those of --dataset, or 1000 where none is named."""
     measure: bool = Field(False, exclude=True)
@@ -32,3 +33,5 @@ class ForecastConfig(TrainConfig):
     of a step from it."""
     format: Literal["table", "json"] = Field("table", exclude=True)
     """JSON has every candidate."""
+    picture: Path | None = Field(None, exclude=True)
+    """Draw memory and, where it is known, time of each row of the table into this .png or .svg."""

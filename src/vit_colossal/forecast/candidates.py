@@ -156,7 +156,7 @@ def _order_of_cuts(candidate: Candidate, room: Room) -> tuple[Any, ...]:
     if not candidate.fits(room):
         return (True, candidate.memory.peak)
     if candidate.time is not None:
-        return (False, candidate.time.total)
+        return _by_time(candidate, candidate.time)
     return (False, candidate.idle >= TARGET_BUBBLE, candidate.microbatches)
 
 
@@ -167,9 +167,15 @@ def _order(candidate: Candidate, room: Room) -> tuple[Any, ...]:
     if not candidate.fits(room):
         return (True, candidate.memory.peak)
     if candidate.time is not None:
-        return (False, candidate.time.total)
+        return _by_time(candidate, candidate.time)
     work = (checkpointed, round(candidate.idle, 3), candidate.sent, candidate.microbatches)
     return (False, *work, candidate.memory.peak)
+
+
+def _by_time(candidate: Candidate, time: StepTime) -> tuple[Any, ...]:
+    """Sums of the same parts in another order are the same time; then as few parts, and bytes."""
+    rounded = float(f"{time.total:.9g}")
+    return (False, rounded, candidate.microbatches, candidate.sent, candidate.memory.peak)
 
 
 def _variants(base: RunPlan, named: set[str], world_size: int) -> Iterator[dict[str, Any]]:

@@ -7,47 +7,18 @@ from dataclasses import dataclass, replace
 import torch
 
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.forecast.profiles import GB, PROFILES
 from vit_colossal.plan.plan import Device
 from vit_colossal.runtime.group import Topology, choose_device
 from vit_colossal.runtime.memory import free_bytes
 
-_GB, _MIB, _GIB = 10**9, 2**20, 2**30
+_MIB, _GIB = 2**20, 2**30
 #: Bytes that a process takes before it holds a weight: an allowance. On a CPU a rank with PyTorch,
 #: transformers and ColossalAI has about 0.7 GiB, most of it in common with the others that it was
 #: forked with; on CUDA there are a context, cuBLAS and NCCL's buffers, which were not measured.
 FRAMEWORK = {"cpu": 700 * _MIB, "cuda": _GIB}
 
 
-@dataclass(frozen=True)
-class DeviceProfile:
-    """A device by its data sheet.
-
-    Attributes:
-        title: what it is called there.
-        memory: bytes, as the sheet counts them.
-        bf16: whether it computes in it.
-        source: the sheet.
-    """
-
-    title: str
-    memory: int
-    bf16: bool
-    source: str
-
-
-_SHEET = "NVIDIA's data sheet of the {}"
-PROFILES = {
-    name: DeviceProfile(title, gigabytes * _GB, bf16, _SHEET.format(title))
-    for name, title, gigabytes, bf16 in (
-        ("h200-141g", "H200", 141, True),
-        ("h100-80g", "H100 SXM", 80, True),
-        ("a100-80g", "A100 80GB", 80, True),
-        ("a100-40g", "A100 40GB", 40, True),
-        ("l40s-48g", "L40S", 48, True),
-        ("l4-24g", "L4", 24, True),
-        ("v100-32g", "V100 32GB", 32, False),
-    )
-}
 #: Processes on CPUs like this machine's, with its memory.
 CPU = "cpu"
 
@@ -79,7 +50,7 @@ def by_profile(name: str, devices: int) -> Room:
     if name == CPU:
         return replace(of_this_machine(Device("cpu"), devices), extrapolated=True)
     profile = PROFILES[name]
-    words = f"{profile.memory / _GB:.0f} GB of memory each ({profile.source})"
+    words = f"{profile.memory / GB:.0f} GB of memory each ({profile.source})"
     return Room(Device("cuda", bf16=profile.bf16), profile.memory, words, True)
 
 

@@ -1,4 +1,4 @@
-"""How fast a machine was measured to be: what a step's time is made of."""
+"""How fast a machine is: what a step's time is made of."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class UpdateRate:
 
 @dataclass(frozen=True)
 class Rates:
-    """What was measured with all processes at work at once, so that they slow each other down.
+    """What was measured with all processes at work at once, so that they slow each other down; or
+    what a data sheet promises (``forecast.extrapolation``).
 
     Attributes:
         pieces: by :func:`pieces_key`.
@@ -73,6 +74,7 @@ class Rates:
             on top of the longer: 0 where they do not disturb each other, 1 where nothing is won.
         seconds: how long measuring took.
         measured: when, as a date.
+        devices_per_host: None where all are on one.
     """
 
     pieces: dict[str, Pieces]
@@ -82,6 +84,7 @@ class Rates:
     slowdown: float
     seconds: float
     measured: str
+    devices_per_host: int | None = None
 
 
 def pieces_key(rounding: str, tp: int) -> str:
@@ -89,9 +92,11 @@ def pieces_key(rounding: str, tp: int) -> str:
     return f"{rounding}, tp {tp}"
 
 
-def transfer_key(kind: str, ranks: int, element: int) -> str:
-    """Of calls in groups of so many ranks, on numbers of so many bytes."""
-    return f"{kind} among {ranks}, {element} bytes"
+def transfer_key(kind: str, ranks: int, element: int, on_a_host: int | None = None) -> str:
+    """Of calls in groups of so many ranks, on numbers of so many bytes; on one host unless fewer
+    are there."""
+    apart = "" if on_a_host in (None, ranks) else f", {on_a_host} on a host"
+    return f"{kind} among {ranks}{apart}, {element} bytes"
 
 
 def write_rates(rates: Rates, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How long a step takes, from rates that were measured.
+"""How long a step takes, from rates that were measured or are those of a data sheet.
 
 Micro-batches times layers, with what is computed again. A pipeline of m micro-batches by 1F1B takes
 m times its slowest stage and the others once, to fill and drain it (Narayanan et al. 2021,
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vit_colossal.forecast.outline import Outline, held_by_stage, layers_of
-from vit_colossal.forecast.rates import Pieces, Rates, pieces_key, transfer_key
+from vit_colossal.forecast.rates import Ladder, Pieces, Rates, pieces_key, transfer_key
 from vit_colossal.forecast.state import rounding, state_bytes
 from vit_colossal.forecast.traffic import Transfer, along_the_model, among_replicas
 from vit_colossal.plan.plan import RunPlan
@@ -58,7 +58,7 @@ def step_time(plan: RunPlan, whole: Outline, rates: Rates) -> StepTime:
         rates: of its machine, processes, rounding and degrees.
 
     Raises:
-        KeyError: something that it does was not measured.
+        KeyError: something that it does has no rate.
     """
     stages = range(plan.dims.pp)
     passes = [_pass(plan, whole, rates, stage) for stage in stages]
@@ -108,7 +108,9 @@ def _update(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> float:
 
 
 def _seconds(transfers: Iterable[Transfer], rates: Rates) -> float:
-    return sum(
-        each.times * rates.transfers[transfer_key(each.kind, each.ranks, each.element)](each.size)
-        for each in transfers
-    )
+    return sum(each.times * _ladder(each, rates)(each.size) for each in transfers)
+
+
+def _ladder(transfer: Transfer, rates: Rates) -> Ladder:
+    near = transfer.on_a_host(rates.devices_per_host)
+    return rates.transfers[transfer_key(transfer.kind, transfer.ranks, transfer.element, near)]

@@ -14,7 +14,8 @@ from vit_colossal.forecast.step_time import StepTime
 from vit_colossal.plan.parallel_dims import TARGET_BUBBLE
 
 _GIB = 2**30
-_SHOWN = 12
+#: Rows.
+SHOWN = 12
 #: Of sentences.
 _WIDTH = 100
 #: Without measured rates, and with them.
@@ -40,18 +41,19 @@ _ROUNDING = (
 )
 
 
-def as_text(found: Candidates, room: Room, heading: Sequence[str]) -> str:
+def as_text(found: Candidates, room: Room, heading: Sequence[str], more: Sequence[str] = ()) -> str:
     """What the command prints.
 
     Args:
         found: the candidates.
         room: what a rank may take.
         heading: lines about the run and the devices.
+        more: sentences after those on the first.
     """
     shown = found.of_each_layout
-    table = [*_table(shown[:_SHOWN], room), ""] if shown else []
-    words = [PEAK, _order(found), "", *verdict(found, room)] if shown else [_NONE]
-    if left := len(found.found) - min(len(shown), _SHOWN):
+    table = [*_table(shown[:SHOWN], room), ""] if shown else []
+    words = [PEAK, _order(found), "", *verdict(found, room), *more] if shown else [_NONE]
+    if left := len(found.found) - min(len(shown), SHOWN):
         words.insert(0, f"{left} more in --format json, such as other cuts of the batch.")
     if len({each.rounding for each in found.found}) > 1:
         words.append(_ROUNDING)
@@ -88,9 +90,10 @@ def _table(shown: Sequence[Candidate], room: Room) -> list[str]:
 
 
 def _times(candidate: Candidate) -> list[str]:
-    if candidate.time is None:
+    time, speed = candidate.time, candidate.images_per_second
+    if time is None or speed is None:
         return []
-    return [f"{candidate.time.total:.3g}", f"{candidate.images_per_second:.4g}"]
+    return [f"{time.total:.3g}", f"{speed:,.0f}" if speed >= 1000 else f"{speed:.4g}"]
 
 
 def _order(found: Candidates) -> str:
@@ -134,7 +137,9 @@ def _drawback(first: Candidate, other: Candidate, room: Room) -> str:
         missing = other.memory.peak - (room.per_rank or 0)
         return f"takes {gib(other.memory.peak)}: it needs {gib(missing)} more"
     if first.time is not None and other.time is not None:
-        return f"takes {other.time.total / first.time.total - 1:.0%} longer ({_shares(other.time)})"
+        longer = other.time.total / first.time.total - 1
+        words = f"takes {longer:.0%} longer" if longer >= 0.01 else "is as fast within 1%"
+        return f"{words} ({_shares(other.time)})"
     if other.plan.config.grad_checkpoint and not first.plan.config.grad_checkpoint:
         return "fits too, but computes all blocks twice"
     if round(other.idle, 3) > round(first.idle, 3):
@@ -193,7 +198,7 @@ def _memory(memory: Memory) -> dict[str, int]:
 
 def _frequent(refused: dict[str, int]) -> list[tuple[str, int]]:
     most = sorted(refused.items(), key=lambda item: -item[1])
-    shown, left = most[:_SHOWN], most[_SHOWN:]
+    shown, left = most[:SHOWN], most[SHOWN:]
     if left:
         shown.append((f"and {len(left)} more reasons", sum(count for _, count in left)))
     return shown

@@ -10,7 +10,7 @@ arXiv:1909.08053, section 3).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from vit_colossal.forecast.memory import BUCKET_ELEMENTS
@@ -34,6 +34,7 @@ class Transfer:
         times: calls.
         element: bytes of a number.
         hidden: they run beside the backward pass.
+        stride: from one of the ranks to the next, by their numbers.
     """
 
     kind: Kind
@@ -42,6 +43,7 @@ class Transfer:
     times: int
     element: int
     hidden: bool = False
+    stride: int = 1
 
     @property
     def sent(self) -> float:
@@ -49,6 +51,13 @@ class Transfer:
         share = (self.ranks - 1) / self.ranks
         factor = {"all_reduce": 2 * share, "send": 1.0}.get(self.kind, share)
         return factor * self.size * self.times
+
+    def on_a_host(self, devices: int | None) -> int:
+        """Ranks of a call that share a host of so many devices; None where all are on one.
+
+        Where the stride does not divide the devices, those of the host that has the fewest.
+        """
+        return self.ranks if devices is None else min(self.ranks, max(1, devices // self.stride))
 
 
 def bytes_sent(plan: RunPlan, whole: Outline, stage: int = 0) -> int:
@@ -63,7 +72,12 @@ def most_sent(plan: RunPlan, whole: Outline) -> int:
 
 
 def among_replicas(plan: RunPlan, whole: Outline, stage: int) -> list[Transfer]:
-    """Gradients and weights of one stage's replicas."""
+    """Gradients and weights of one stage's replicas, which are outermost in the ranks' order."""
+    stride = plan.dims.tp * plan.dims.pp
+    return [replace(each, stride=stride) for each in _of_replicas(plan, whole, stage)]
+
+
+def _of_replicas(plan: RunPlan, whole: Outline, stage: int) -> list[Transfer]:
     dp, zero, element = plan.dims.dp, zero_stage(plan.config), element_size(plan.config)
     if dp == 1:
         return []
@@ -93,7 +107,8 @@ def among_replicas(plan: RunPlan, whole: Outline, stage: int) -> list[Transfer]:
 
 
 def along_the_model(plan: RunPlan, whole: Outline, stage: int) -> list[Transfer]:
-    """Hidden states and their gradients: of tensor parallelism, and between stages."""
+    """Hidden states and their gradients: of tensor parallelism, innermost in the ranks' order, and
+    between stages."""
     dims, batches, element = plan.dims, plan.batches, element_size(plan.config)
     size = batches.microbatch * plan.spec.tokens * plan.spec.shape.hidden_size * element
     times = batches.accumulation * batches.num_microbatches
@@ -101,7 +116,8 @@ def along_the_model(plan: RunPlan, whole: Outline, stage: int) -> list[Transfer]
     if sums := times * len(layers_of(plan, stage)) * _sums_of_a_layer(plan, whole):
         found.append(Transfer("all_reduce", dims.tp, size, sums, element))
     if dims.pp > 1:  # to the next stage, and back to the one before
-        found.append(Transfer("send", dims.pp, size, times * (2 if dims.pp > 2 else 1), element))
+        sends = times * (2 if dims.pp > 2 else 1)
+        found.append(Transfer("send", dims.pp, size, sends, element, stride=dims.tp))
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.plan.model_spec import ModelSpec
 from vit_colossal.text import shown
@@ -33,6 +35,7 @@ def layers_of_stages(config: TrainConfig, spec: ModelSpec) -> tuple[int, ...]:
     return balanced(spec.shape.num_layers, config.pp, embeddings_cost(spec), _HEAD)
 
 
+@lru_cache(maxsize=1024)
 def balanced(num_layers: int, stages: int, embeddings: float, head: float) -> tuple[int, ...]:
     """The counts whose slowest stage is fastest: each layer goes to whoever has least to do.
 
