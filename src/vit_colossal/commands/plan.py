@@ -43,7 +43,8 @@ def main(flags: Sequence[str], prog: str) -> int:
     named = asked.model_fields_set & set(SETTINGS.model_fields)
     about = subject(asked, named, room.device, processes, asked.num_labels)
     found = candidates(about.plan, named, processes, room, about.whole)
-    sentences, sheet = [], None
+    sentences: list[str] = []
+    sheet = None
     if asked.measure and found.found:
         from vit_colossal.calibration.calibrate import timed
 

@@ -14,7 +14,7 @@ def as_sentences(extrapolation: Extrapolation, precision: str, shown: int) -> li
     """All numbers that the times are made of; for each other speed of the links what is first
     then, how long it takes, and which of the ``shown`` rows stay in their places."""
     others = [
-        f"Links {_words(factor)}: {_first(extrapolation.found, other)}; "
+        f"Links {_words(factor)}: {_first(extrapolation.found, other)}"
         f"{_rows(extrapolation.found, other, shown)}."
         for factor, other in extrapolation.others.items()
     ]
@@ -73,7 +73,7 @@ def _words(factor: float) -> str:
 def _first(before: Candidates, other: Candidates) -> str:
     first, was = other.found[0], before.found[0]
     change = _seconds(first) / _seconds(was) - 1
-    stays = "is still first" if first.flags == was.flags else "would be first"
+    stays = "stays first" if first.flags == was.flags else "would be first"
     return f"{first.flags} {stays}, {_seconds(first):.3g} s a step ({change:+.1%})"
 
 
@@ -85,7 +85,9 @@ def _same_rows(before: Candidates, other: Candidates) -> list[Candidate]:
 
 def _rows(before: Candidates, other: Candidates, shown: int) -> str:
     same, all_shown = len(_same_rows(before, other)), min(shown, len(before.of_each_layout))
-    return f"rows {same + 1} and on change" if same < all_shown else "all rows above stay in place"
+    if same >= all_shown:
+        return "; all rows above stay in their order"
+    return f"; the order changes from row {same + 1} on" if same else ""
 
 
 def _seconds(candidate: Candidate) -> float:

@@ -59,17 +59,18 @@ def _memory(axes: Any, rows: Sequence[Candidate], room: Room) -> None:
     axes.plot(peaks, range(len(rows)), "k|", markersize=12, label="peak")
     if room.per_rank is not None:
         axes.axvline(room.per_rank / _GIB, color="black", linestyle="--", label="a rank has")
-    names = [_label(number, row) for number, row in enumerate(rows, 1)]
+    marks = [f"{number}" if row.fits(room) else "no" for number, row in enumerate(rows, 1)]
+    names = [_label(mark, row) for mark, row in zip(marks, rows, strict=True)]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_xlabel("GiB of the fullest rank; not all kinds are there at the peak")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncol=5, fontsize=8)
 
 
-def _label(number: int, row: Candidate) -> str:
+def _label(mark: str, row: Candidate) -> str:
     """In as many lines as it takes, none of which ends between a flag and its value."""
     parts = [part.strip().replace(" ", "\N{NO-BREAK SPACE}") for part in row.flags.split("--")[1:]]
     words = " ".join(f"--{part}" for part in parts)
-    return fill(f"{number}  {words}", _WIDTH, break_on_hyphens=False)
+    return fill(f"{mark}  {words}", _WIDTH, break_on_hyphens=False)
 
 
 def _seconds(axes: Any, rows: Sequence[Candidate]) -> None:
