@@ -58,6 +58,7 @@ ELSEWHERE = {
     r"RUN_DIR": "a form, not a command",
     r"PROCESSES|…|\.\.\.|\bN\b": "a form, not a command",
     r"^vit-colossal (plan .*--measure|train .*--plugin auto)": "test_calibration.py",
+    r"^vit-colossal plan .*--format json$": "tests/unit/forecast/test_extrapolation.py",
     r"^vit-colossal check": "test_check.py",
     r" moved/run": "test_moved_runs.py",
     r"^vit-colossal parity": "tests/distributed/test_parity.py",

@@ -9,6 +9,7 @@ from typing import Any
 from vit_colossal.config.plugins import BUILT_IN, facts_of, plugin_names
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
+from vit_colossal.forecast.activations import covers
 from vit_colossal.forecast.devices import Room
 from vit_colossal.forecast.memory import Memory, predict, predicts
 from vit_colossal.forecast.outline import Outline
@@ -86,11 +87,13 @@ class Candidates:
         found: valid ones: the best cut of the batch of each layout, then the others.
         refused: by reason, as training gives it, how many.
         unknown: plugins whose memory is not predicted.
+        covered: whether it is of the model, whatever the plugin.
     """
 
     found: tuple[Candidate, ...]
     refused: dict[str, int]
     unknown: tuple[str, ...]
+    covered: bool = True
 
     @property
     def of_each_layout(self) -> list[Candidate]:
@@ -129,7 +132,8 @@ def candidates(
             continue
         idle = bubble(plan.dims.pp, plan.batches.num_microbatches)
         found.append(Candidate(plan, predict(plan, whole), most_sent(plan, whole), idle))
-    return Candidates(_in_order(found, room), refused, tuple(dict.fromkeys(unknown)))
+    without = tuple(dict.fromkeys(unknown))
+    return Candidates(_in_order(found, room), refused, without, covers(base))
 
 
 def with_times(found: Candidates, whole: Outline, rates: Rates, room: Room) -> Candidates:

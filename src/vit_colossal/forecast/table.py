@@ -34,6 +34,10 @@ PEAK = (
     "so it may be less than the sum of its kinds; an allowance for the process is in it."
 )
 _NONE = "No layout is possible."
+_UNCOVERED = (
+    "Not predicted: neither memory nor time of this family's models. They are of plain encoders, "
+    "such as ViT, DeiT and DINOv2."
+)
 #: Where the first is not of the same kind as the others.
 _ROUNDING = (
     "In 16 bits there are two kinds, which round differently: autocast over fp32 weights (no "
@@ -52,7 +56,9 @@ def as_text(found: Candidates, room: Room, heading: Sequence[str], more: Sequenc
     """
     shown = found.of_each_layout
     table = [*_table(shown[:SHOWN], room), ""] if shown else []
-    words = [PEAK, _order(found), "", *verdict(found, room), *more] if shown else [_NONE]
+    words = [_NONE if found.covered else _UNCOVERED]
+    if shown:
+        words = [PEAK, _order(found), "", *verdict(found, room), *more]
     if left := len(found.found) - min(len(shown), SHOWN):
         words.insert(0, f"{left} more in --format json, such as other cuts of the batch.")
     if len({each.rounding for each in found.found}) > 1:
@@ -60,7 +66,7 @@ def as_text(found: Candidates, room: Room, heading: Sequence[str], more: Sequenc
     if found.refused:
         words += ["", "Refused, as training would:"]
         words += [f"  {reason} ({count} times)" for reason, count in _frequent(found.refused)]
-    if found.unknown:
+    if found.unknown and found.covered:
         words.append(f"Not predicted: {', '.join(found.unknown)}; no word of what is divided.")
     lines = [*heading, "", *table, *(fill(text, _WIDTH) for text in words)]
     return "\n".join(lines)

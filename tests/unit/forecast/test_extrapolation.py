@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from families import TINY
 from vit_colossal.bench.device_peak import TENSOR_16_BIT
 from vit_colossal.commands import plan as command
 from vit_colossal.config.train_config import TrainConfig
@@ -189,6 +190,18 @@ def test_where_no_time_is_told(
     command.main([*FLAGS, "--model", "vit-micro", *flags], "vit-colossal plan")
     text = " ".join(capsys.readouterr().out.split())
     assert reason in text and "step s" not in text and "Times by that" not in text
+
+
+def test_a_family_without_a_formula_is_said_to_be_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TINY["swin"].save(tmp_path / "swin")
+    flags = [*FLAGS, "--model", str(tmp_path / "swin"), "--picture", str(tmp_path / "plan.png")]
+    assert command.main(flags, "vit-colossal plan") == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Not predicted: neither memory nor time of this family's models" in text
+    assert "No layout is possible" not in text and "what is divided" not in text
+    assert not (tmp_path / "plan.png").exists()
 
 
 @pytest.mark.parametrize("timed_too", [True, False])
