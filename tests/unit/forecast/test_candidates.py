@@ -11,9 +11,10 @@ from vit_colossal.commands import plan as command
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.forecast.candidates import Candidates, candidates
 from vit_colossal.forecast.chunks import chunks_of
-from vit_colossal.forecast.devices import PROFILES, Room, by_profile
+from vit_colossal.forecast.devices import Room, by_profile
 from vit_colossal.forecast.memory import BUCKET_ELEMENTS
 from vit_colossal.forecast.outline import Held
+from vit_colossal.forecast.profiles import PROFILES
 from vit_colossal.forecast.subject import subject
 from vit_colossal.forecast.table import as_text
 from vit_colossal.plan.plan import Device
