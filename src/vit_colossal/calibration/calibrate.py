@@ -1,8 +1,9 @@
-"""The rates of this machine: those that are kept, or measured in processes that are started."""
+"""The rates of a machine: those that are kept, or measured by as many processes as a run has."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -22,47 +23,19 @@ from vit_colossal.runtime import activate
 from vit_colossal.runtime.interpreter import share_cpu, without_collecting
 from vit_colossal.runtime.spawn import can_fork, launch
 
+#: Measures some work and leaves the rates in a file; it raises ConfigError where it cannot.
+Measure = Callable[[Work, Path], None]
 #: Of the cache.
 FOLDER = "rates"
 
 
-def timed(found: Candidates, about: Subject, processes: int, room: Room) -> tuple[Candidates, str]:
-    """The candidates with the time of a step, and a sentence on where it comes from.
-
-    Args:
-        found: the candidates, of which there has to be one.
-        about: what they are of.
-        processes: of the run.
-        room: what a rank may take.
+def in_own_processes(work: Work, path: Path) -> None:
+    """Measure in processes that are started for it, and end with it.
 
     Raises:
-        ConfigError: the time of such a run is not predicted, or measuring failed.
+        ConfigError: one of them failed, and said why.
     """
-    share_cpu(processes)
-    work = work_of(found, about.plan, about.whole, about.num_labels, processes, room)
-    root = about.plan.config.cache_dir or default_cache_root()
-    path = root / FOLDER / f"{work.digest}.json"
-    rates = _kept(path) or _measured(work, path)
-    said = (
-        f"Times are predicted from rates measured here on {rates.measured} in "
-        f"{rates.seconds:.0f} s, kept in {path}: delete it to measure anew"
-    )
-    return with_times(found, about.whole, rates, room), said
-
-
-def _kept(path: Path) -> Rates | None:
-    with suppress(OSError, ValueError):  # there is none, or another version's
-        return read_rates(path)
-    return None
-
-
-def _measured(work: Work, path: Path) -> Rates:
-    print(
-        f"measuring on {work.processes} processes, at most a minute beyond their start ...",
-        file=sys.stderr,
-        flush=True,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    say_so(work)
     # What runs in several threads before a fork does not run in any after it.
     torch.set_num_threads(1)
     if can_fork():
@@ -71,13 +44,74 @@ def _measured(work: Work, path: Path) -> Rates:
     if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         raise SystemExit(code)
     if code != ExitCode.OK:
-        raise ConfigError(
-            [
-                f"measuring on {work.processes} processes ended with exit code {code}, see above: "
-                "leave --measure out to plan without times"
-            ]
-        )
-    return read_rates(path)
+        problem = f"measuring on {work.processes} processes ended with exit code {code}, see above"
+        raise ConfigError([f"{problem}: no time can be predicted here"])
+
+
+def say_so(work: Work) -> None:
+    """Tell a person what takes a minute now."""
+    print(
+        f"measuring on {work.processes} processes, at most a minute beyond their start ...",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def timed(
+    found: Candidates,
+    about: Subject,
+    processes: int,
+    room: Room,
+    *,
+    hosts: int = 1,
+    measure: Measure = in_own_processes,
+) -> tuple[Candidates, str]:
+    """The candidates with the time of a step, and a sentence on where it comes from.
+
+    Args:
+        found: the candidates, of which there has to be one.
+        about: what they are of.
+        processes: of the run.
+        room: what a rank may take.
+        hosts: that the processes run on.
+        measure: what measures where no rates are kept.
+
+    Raises:
+        ConfigError: the time of such a run is not predicted, or measuring failed.
+    """
+    rates, source = rates_of(found, about, processes, room, hosts=hosts, measure=measure)
+    return with_times(found, about.whole, rates, room), source
+
+
+def rates_of(
+    found: Candidates,
+    about: Subject,
+    processes: int,
+    room: Room,
+    *,
+    hosts: int = 1,
+    measure: Measure = in_own_processes,
+) -> tuple[Rates, str]:
+    """What `timed` predicts from: rates that all the candidates need, and the same sentence."""
+    share_cpu(processes)
+    work = work_of(found, about.plan, about.whole, about.num_labels, processes, room, hosts)
+    root = about.plan.config.cache_dir or default_cache_root()
+    path = root / FOLDER / f"{work.digest}.json"
+    rates = _kept(path)
+    if rates is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        measure(work, path)
+        rates = read_rates(path)
+    return rates, (
+        f"Times are predicted from rates measured here on {rates.measured} in "
+        f"{rates.seconds:.0f} s, kept in {path}: delete it to measure anew"
+    )
+
+
+def _kept(path: Path) -> Rates | None:
+    with suppress(OSError, ValueError):  # there is none, or another version's
+        return read_rates(path)
+    return None
 
 
 @without_collecting()

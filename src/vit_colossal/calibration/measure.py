@@ -47,12 +47,16 @@ def measure(work: Work, path: Path) -> int:
         work: what.
         path: of the rates.
     """
-    topology = Topology.from_environment()
-    with in_group(work.plan.device.kind, topology, timeout_s=300) as device:
-        rates = _Measuring(work, device).rates()
-        if topology.rank == 0:
-            write_rates(rates, path)
+    with in_group(work.plan.device.kind, Topology.from_environment(), timeout_s=300) as device:
+        measure_together(work, path, device)
     return 0
+
+
+def measure_together(work: Work, path: Path, device: torch.device) -> None:
+    """The same in the group that there is, by all of its ranks; rank 0 writes."""
+    rates = _Measuring(work, device).rates()
+    if dist.get_rank() == 0:
+        write_rates(rates, path)
 
 
 class _Measuring:

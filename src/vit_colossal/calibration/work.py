@@ -33,6 +33,7 @@ class Work:
         plan: the run, undivided; it names model, optimizer and device.
         num_labels: of the head.
         processes: that work at once.
+        hosts: that they run on.
         variants: roundings in which candidates compute, with their tensor-parallel degrees.
         batches: images of a pass, ascending.
         plugins: whose optimizers update.
@@ -42,6 +43,7 @@ class Work:
     plan: RunPlan
     num_labels: int
     processes: int
+    hosts: int
     variants: tuple[tuple[str, int], ...]
     batches: tuple[int, ...]
     plugins: tuple[str, ...]
@@ -72,7 +74,13 @@ class Work:
 
 
 def work_of(
-    found: Candidates, base: RunPlan, whole: Outline, num_labels: int, processes: int, room: Room
+    found: Candidates,
+    base: RunPlan,
+    whole: Outline,
+    num_labels: int,
+    processes: int,
+    room: Room,
+    hosts: int = 1,
 ) -> Work:
     """What the candidates do, as far as they fit.
 
@@ -83,6 +91,7 @@ def work_of(
         num_labels: of its head.
         processes: of the run.
         room: of a rank; larger batches are not measured than it has memory for.
+        hosts: that the processes run on.
 
     Raises:
         ConfigError: the time of such a run is not predicted.
@@ -99,6 +108,7 @@ def work_of(
         plan=base,
         num_labels=num_labels,
         processes=processes,
+        hosts=hosts,
         variants=tuple(sorted({(each.rounding, each.plan.dims.tp) for each in found.found})),
         batches=tuple(sorted({*powers, largest})),
         plugins=tuple(dict.fromkeys(plan.config.plugin for plan in plans)),

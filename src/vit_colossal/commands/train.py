@@ -29,7 +29,7 @@ def main(flags: Sequence[str], prog: str) -> int:
     with without_collecting():
         from vit_colossal.commands.start import spawn
         from vit_colossal.training.run import plan_aloud, rehearse, train
-    if config.plugin == AUTO:
+    if config.plugin == AUTO and (problems or config.nproc is not None):
         config, flags = _with_layout(config, flags, problems)
     if problems or config.nproc is not None:
         return spawn("train", config, flags, prog, problems, plan_aloud)
@@ -47,10 +47,10 @@ def _with_layout(
     config: TrainConfig, flags: Sequence[str], problems: Sequence[str]
 ) -> tuple[TrainConfig, Sequence[str]]:
     """With what ``--plugin auto`` stands for, also for processes that read the flags again."""
-    if problems:  # they are told first
+    if problems or "RANK" in os.environ:  # they are told first, as is --nproc there
         return config.replace(plugin=DEFAULT_PLUGIN), flags
     from vit_colossal.training.automatic import choose, flags_of
 
-    changes, why = choose(config, config.nproc or 1)
-    print(why, flush=True)
-    return config.replace(**changes), [*flags, *flags_of(changes)]
+    choice = choose(config, config.nproc or 1)
+    print(choice.why, flush=True)
+    return config.replace(**choice.settings), [*flags, *flags_of(choice.settings)]

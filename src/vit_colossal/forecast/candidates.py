@@ -60,6 +60,11 @@ class Candidate:
         return " ".join(found)
 
     @property
+    def choice(self) -> dict[str, Any]:
+        """The settings that make it, by name."""
+        return {name: getattr(self.plan.config, name) for name in CHOSEN}
+
+    @property
     def rounding(self) -> str:
         """Which arithmetic it computes in; runs of one kind can be compared."""
         return rounding(self.plan.config)

@@ -54,14 +54,20 @@ def by_profile(name: str, devices: int) -> Room:
     return Room(Device("cuda", bf16=profile.bf16), profile.memory, words, True)
 
 
-def room_here(config: TrainConfig, processes: int) -> Room:
+def room_here(config: TrainConfig, processes: int, local_rank: int = 0) -> Room:
     """Of processes on this machine, on the device that training would take.
+
+    Args:
+        config: names the device.
+        processes: on this machine.
+        local_rank: whose device is looked at.
 
     Raises:
         ConfigError: there is no such device.
     """
-    device = choose_device(config, Topology(world_size=processes, local_world_size=processes))
-    free = torch.cuda.mem_get_info(0)[0] if device.kind == "cuda" else None
+    place = Topology(local_rank, processes, local_rank, processes)
+    device = choose_device(config, place)
+    free = torch.cuda.mem_get_info(local_rank)[0] if device.kind == "cuda" else None
     return of_this_machine(device, processes, free)
 
 

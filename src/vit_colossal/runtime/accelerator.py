@@ -10,16 +10,15 @@ from __future__ import annotations
 import platform
 import resource
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import psutil
 import torch
 from colossalai.accelerator import BaseAccelerator
 
-from vit_colossal.runtime.memory import peak_resident_bytes
+from vit_colossal.runtime.memory import peak_resident_bytes, reset_peak
 
 CPU = torch.device("cpu")
 
@@ -95,13 +94,6 @@ class CpuProperties:
 
 def _resident_bytes() -> int:
     return psutil.Process().memory_info().rss
-
-
-def _reset_peak() -> None:
-    """Let the peak start again from the present size; see clear_refs in proc(5)."""
-    # Not Linux, or a read-only /proc: the peak stays that of the whole process.
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 class GlooAccelerator(BaseAccelerator):
@@ -235,11 +227,11 @@ class GlooAccelerator(BaseAccelerator):
 
     def reset_max_memory_allocated(self, device: Any = None) -> None:
         """Let the peak start again from the present size (Linux only; else no effect)."""
-        _reset_peak()
+        reset_peak()
 
     def reset_max_memory_cached(self, device: Any = None) -> None:
         """Let the peak start again from the present size (Linux only; else no effect)."""
-        _reset_peak()
+        reset_peak()
 
     def memory_reserved(self, device: Any = None) -> int:
         """Resident bytes of this process."""
@@ -257,7 +249,7 @@ class GlooAccelerator(BaseAccelerator):
 
     def reset_peak_memory_stats(self, device: Any = None) -> None:
         """Let the peak start again from the present size (Linux only; else no effect)."""
-        _reset_peak()
+        reset_peak()
 
     # --- streams and events ---------------------------------------------------------------------
 

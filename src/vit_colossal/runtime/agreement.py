@@ -85,6 +85,7 @@ def together(
     facts_of: Callable[[T], Facts],
     mend: Callable[[dist.Store], Callable[[], T] | None] | None = None,
     *,
+    store: dist.Store | None = None,
     timeout_s: float = 600,
 ) -> tuple[T, dist.Store | None]:
     """Decide what to do on every rank, and go on if all decided the same.
@@ -95,6 +96,7 @@ def together(
         facts_of: what of it has to agree.
         mend: called by all ranks alike where they do not agree; gives what to decide instead, once
             it has taken care of what kept them, or None.
+        store: where the ranks have met already.
         timeout_s: how long to wait for the other ranks.
 
     Returns:
@@ -111,7 +113,7 @@ def together(
     limit_s = min(timeout_s, _NEWS_S) if mine.statement.problems else timeout_s
     with _waiting(mine.statement.problems, limit_s):
         try:
-            store = join(limit_s)
+            store = store or join(limit_s)
             verdict = _exchange(store, topology, mine.statement)
         except ConfigError as unreached:  # what is wrong here comes first
             raise mine.failure or unreached from None

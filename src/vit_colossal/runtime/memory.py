@@ -25,7 +25,7 @@ def map_large_allocations() -> None:
 
 
 def peak_resident_bytes() -> int:
-    """The process's peak resident set, since its start or the last `_reset_peak`."""
+    """The process's peak resident set, since its start or the last `reset_peak`."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -33,6 +33,13 @@ def peak_resident_bytes() -> int:
     # No /proc: the peak since the start, in the unit that getrusage(2) has here.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak() -> None:
+    """Let the peak start again from the present size; see clear_refs in proc(5)."""
+    # Not Linux, or a read-only /proc: the peak stays that of the whole process.
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def free_bytes() -> int | None:

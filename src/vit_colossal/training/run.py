@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vit_colossal.checkpoints.sharing import share
+from vit_colossal.config.plugins import AUTO
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.data.prepare import RunData, decode_data, find_data
 from vit_colossal.data.sources.source import ImageSource
@@ -185,7 +186,13 @@ def _agreed(
     config: TrainConfig, topology: Topology
 ) -> tuple[tuple[RunPlan, RunData], Store | None]:
     """The run as all ranks have planned it, told, and the store in which they meet."""
-    tell = _teller(topology)
+    tell, store = _teller(topology), None
+    if config.plugin == AUTO:
+        from vit_colossal.training.automatic import choose_together
+
+        choice, store = choose_together(config, topology)
+        config = config.replace(**choice.settings)
+        tell([choice.why])
 
     def shared(store: Store) -> Callable[[], tuple[RunPlan, RunData]] | None:
         first = topology.local_rank == 0
@@ -203,9 +210,8 @@ def _agreed(
             **data_facts(data.fingerprint, splits, data.preprocessing),
         }
 
-    (plan, data), store = together(
-        topology, partial(plan_run, config, topology, tell=tell), facts, shared
-    )
+    decide = partial(plan_run, config, topology, tell=tell)
+    (plan, data), store = together(topology, decide, facts, shared, store=store)
     tell((*plan.notes, *data.notes))
     return (plan, data), store
 
