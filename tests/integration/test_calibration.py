@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launching import ROOT, environment, run, warm
+from launching import ROOT, Finished, environment, run, torchrun, warm
 from vit_colossal.forecast.rates import read_rates
 
 
@@ -42,15 +42,33 @@ def test_a_machine_is_measured_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_auto_is_planned_recorded_and_kept(tmp_path: Path) -> None:
-    command = warm("train.py", "--nproc", "2", "--plugin", "auto", "--device", "cpu")
-    command += ["--model", "vit-micro", "--dataset", "digits", "--global-batch-size", "16"]
-    command += ["--cache-dir", str(tmp_path / "cache"), "--output-dir", str(tmp_path / "run")]
-    command += ["--max-train-samples", "64", "--max-eval-samples", "32", "--no-tensorboard"]
-    first = run([*command, "--max-steps", "2", "--save-every", "1"], timeout_s=300, cwd=ROOT)
-    assert first.returncode == 0 and "--plugin auto: --plugin " in first.stdout, first.output
-    recorded = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    """Measured under torchrun; the launcher of --nproc finds the same rates, and one process alone
+    measures its own."""
+    flags = ["--plugin", "auto", "--device", "cpu", "--cache-dir", str(tmp_path / "cache")]
+    flags += ["--model", "vit-micro", "--dataset", "digits", "--global-batch-size", "16"]
+    flags += ["--max-train-samples", "64", "--max-eval-samples", "32", "--no-tensorboard"]
+    flags += ["--lr-schedule", "constant", "--warmup-ratio", "0"]
+
+    def trained(command: list[str], folder: str, *more: str) -> Finished:
+        into = ["--output-dir", str(tmp_path / folder), *more]
+        done = run([*command, *flags, *into], timeout_s=300, cwd=ROOT)
+        assert done.returncode == 0 and not done.left_over, done.output
+        return done
+
+    script = str(ROOT / "train.py")
+    started, own = torchrun(2, script), warm(script, "--nproc", "2")
+    half = ("--max-steps", "2", "--save-every", "1")
+    first = trained(started, "started", *half)
     chosen = re.search(r"--plugin auto: --plugin (\w+)", first.stdout)
-    assert chosen is not None and recorded["plugin"] == chosen[1]
-    again = run([*command, "--max-steps", "3", "--resume", "auto"], timeout_s=300, cwd=ROOT)
-    assert again.returncode == 0, again.output
-    assert f"--plugin {chosen[1]}, as this run was planned" in again.stdout
+    assert chosen is not None and "measuring on 2 processes" in first.stderr, first.output
+    recorded = yaml.safe_load((tmp_path / "started" / "config.yaml").read_text())
+    assert recorded["plugin"] == chosen[1]
+    second = trained(own, "own", *half)
+    assert chosen[0] in second.stdout and "measuring" not in second.stderr, second.output
+    weights = [tmp_path / name / "model" / "model.safetensors" for name in ("started", "own")]
+    # What was measured before leaves no trace in what is trained.
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    again = trained(started, "own", "--max-steps", "3", "--resume", "auto")
+    assert f"--plugin {chosen[1]}, as this run was planned" in again.stdout, again.output
+    alone = trained(warm(script), "own", "--max-steps", "4", "--resume", "auto")
+    assert "--plugin auto: planned anew for 1 processes: --plugin " in alone.stdout, alone.output

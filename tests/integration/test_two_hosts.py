@@ -177,6 +177,23 @@ def test_torchrun_restarts_on_a_disk_of_both_to_the_bit(pair: Pair) -> None:
     assert weights(both) == weights(alone) and losses(both) == losses(alone)
 
 
+def test_rank_0_chooses_a_layout_for_both(pair: Pair) -> None:
+    """Its host keeps the rates; of a run that the other host alone has, it takes the layout."""
+    first, second = (host.files for host in pair.hosts)
+    finished = pair.train(*HALF, "--plugin", "auto")
+    assert [each.returncode for each in finished] == [0, 0], finished
+    assert "measuring on 2 processes" in finished[0].output and "auto" not in finished[1].output
+    assert (first / "cache" / "rates").is_dir() and not (second / "cache" / "rates").exists()
+    chosen = re.search(r"--plugin auto: --plugin (\w+)", finished[0].output)
+    assert chosen is not None
+    shutil.move(first / "run", second / "run")
+    flags = ("train", "--device", "cpu", *RUN, *STEPS, "--plugin", "auto")
+    again = pair.start(*flags, envs=[{"TORCHELASTIC_RESTART_COUNT": "1"}] * 2).wait()
+    assert [each.returncode for each in again] == [0, 0], again
+    assert f"--plugin {chosen[1]}, as this run was planned" in again[0].output, again
+    assert "same layout, so bit-exact" in again[0].output
+
+
 def test_what_a_pipeline_writes_lies_with_rank_0(pair: Pair) -> None:
     """Its last stage, which alone knows the loss, is on the other host."""
     finished = pair.train(*RUN, *STEPS, "--plugin", "hybrid", "--pp", "2")

@@ -55,7 +55,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class _Sight:
+class Sight:
     """What one process sees on its host.
 
     Attributes:
@@ -84,7 +84,7 @@ def choose(config: TrainConfig, processes: int) -> Choice:
         ConfigError: the run cannot be planned, or no layout fits.
     """
     sight = _look(config, Topology(world_size=processes, local_world_size=processes))
-    return _chosen(config, processes, [sight], in_own_processes)
+    return decide(config, processes, [sight], in_own_processes)
 
 
 def choose_together(config: TrainConfig, topology: Topology) -> tuple[Choice, dist.Store | None]:
@@ -121,7 +121,7 @@ def flags_of(changes: dict[str, Any]) -> list[str]:
     return flags
 
 
-def _look(config: TrainConfig, topology: Topology) -> _Sight:
+def _look(config: TrainConfig, topology: Topology) -> Sight:
     """The first process of a host looks for the run that is continued: not all hosts may have it.
 
     Raises:
@@ -130,23 +130,21 @@ def _look(config: TrainConfig, topology: Topology) -> _Sight:
     host = socket.gethostname()
     room = room_here(config, topology.local_world_size, topology.local_rank)
     if topology.local_rank > 0:
-        return _Sight(host, room)
+        return Sight(host, room)
     try:
         origin = find_origin(config, report=False)
     except ConfigError as error:
-        return _Sight(host, room, problems=tuple(error.problems))
-    return _Sight(host, room, origin, None if origin is None else _processes_of(origin))
+        return Sight(host, room, problems=tuple(error.problems))
+    return Sight(host, room, origin, None if origin is None else _processes_of(origin))
 
 
-def _in_common(sight: _Sight) -> dict[str, Fact]:
+def _in_common(sight: Sight) -> dict[str, Fact]:
     """Named as in what a rank states that was given a plugin."""
     device = Fact(sight.room.device.kind, "choose one with --device")
     return {"--plugin": Fact(json.dumps(AUTO)), "device": device}
 
 
-def _lead(
-    config: TrainConfig, sights: Sequence[_Sight], device: torch.device
-) -> Choice | list[str]:
+def _lead(config: TrainConfig, sights: Sequence[Sight], device: torch.device) -> Choice | list[str]:
     """Choose, with all ranks to measure what that needs, and tell them what, or the problems."""
 
     def measure(work: Work, path: Path) -> None:
@@ -158,7 +156,7 @@ def _lead(
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     answer: Choice | list[str]
     try:
-        answer = _chosen(config, len(sights), sights, measure)
+        answer = decide(config, len(sights), sights, measure)
     except ConfigError as error:
         answer = error.problems
     _told(answer)
@@ -190,8 +188,8 @@ def _forget(device: torch.device) -> None:
         reset_peak()
 
 
-def _chosen(
-    config: TrainConfig, processes: int, sights: Sequence[_Sight], measure: Measure
+def decide(
+    config: TrainConfig, processes: int, sights: Sequence[Sight], measure: Measure
 ) -> Choice:
     """Of the layouts that round as the default plugin does at this precision, and so give the same
     results, the fastest that fits. A run that is continued by as many processes keeps its own.
@@ -201,6 +199,9 @@ def _chosen(
         processes: of it.
         sights: of all of them; of one that stands for all while they are not started.
         measure: what measures.
+
+    Raises:
+        ConfigError: the run cannot be planned, or no layout fits.
     """
     if config.batch_size is not None:
         raise ConfigError(
@@ -234,17 +235,17 @@ def _chosen(
     return Choice(alike[0].choice | batch, line)
 
 
-def _newest(sights: Sequence[_Sight]) -> _Sight:
+def _newest(sights: Sequence[Sight]) -> Sight:
     """The host with the newest checkpoint, which all get before they train; else the first one."""
     seen = [sight for sight in sights if sight.origin is not None]
     return max(seen, key=_step, default=sights[0])
 
 
-def _step(sight: _Sight) -> int:
+def _step(sight: Sight) -> int:
     return -1 if sight.origin is None else sight.origin.checkpoint.step
 
 
-def _free(sight: _Sight) -> float:
+def _free(sight: Sight) -> float:
     """Bytes for a rank, or what stands for a number that is not known."""
     return math.inf if sight.room.per_rank is None else sight.room.per_rank
 

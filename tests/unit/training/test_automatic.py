@@ -9,23 +9,24 @@ from typing import Any
 
 import pytest
 
+from vit_colossal.calibration.calibrate import in_own_processes
 from vit_colossal.config.reading import load_config
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError
 from vit_colossal.forecast.candidates import Candidate, Candidates
+from vit_colossal.forecast.devices import room_here
 from vit_colossal.plan.checkpoint import Checkpoint, Segment
 from vit_colossal.training import automatic
-from vit_colossal.training.automatic import choose, flags_of
+from vit_colossal.training.automatic import Sight, choose, decide, flags_of
 from vit_colossal.training.resuming import Origin
 
 
 @pytest.fixture(autouse=True)
 def upside_down(monkeypatch: pytest.MonkeyPatch) -> list[Candidate]:
     """What is found, in the order in which it is given back: as if the last were the fastest."""
-    monkeypatch.delenv("RANK", raising=False)
     order: list[Candidate] = []
 
-    def timed(found: Candidates, *rest: Any) -> tuple[Candidates, str]:
+    def timed(found: Candidates, *rest: Any, **options: Any) -> tuple[Candidates, str]:
         order[:] = found.found[::-1]
         return replace(found, found=tuple(order)), ""
 
@@ -39,26 +40,26 @@ def asked(**settings: Any) -> TrainConfig:
 
 
 def test_the_first_of_the_same_rounding_is_taken(upside_down: list[Candidate]) -> None:
-    changes, why = choose(asked(), 2)
+    choice = choose(asked(), 2)
     first = upside_down[0]
-    assert {name: getattr(first.plan.config, name) for name in changes} == changes
-    assert first.plan.config.plugin != "ddp" and first.flags in why
+    assert choice.settings == {**first.choice, "global_batch_size": 16}
+    assert first.plan.config.plugin != "ddp" and first.flags in choice.why
     # Of 16 bits, only the default plugin computes as it does.
-    changes, why = choose(asked(precision="bf16"), 2)
+    settings = choose(asked(precision="bf16"), 2).settings
     assert upside_down[0].plan.config.plugin != "ddp"
-    assert changes["plugin"] == "ddp" and changes["global_batch_size"] == 16
+    assert settings["plugin"] == "ddp" and settings["global_batch_size"] == 16
 
 
 def test_what_a_person_names_stays() -> None:
-    changes, _ = choose(asked(pp=2, grad_checkpoint=True), 2)
-    assert changes["plugin"] == "hybrid" and changes["pp"] == 2 and changes["grad_checkpoint"]
+    settings = choose(asked(pp=2, grad_checkpoint=True), 2).settings
+    assert settings["plugin"] == "hybrid" and settings["pp"] == 2 and settings["grad_checkpoint"]
 
 
 def test_the_choice_as_flags_is_the_choice() -> None:
-    changes, _ = choose(asked(pp=2), 2)
+    settings = choose(asked(pp=2), 2).settings
     given = ["--plugin", "auto", "--model", "vit-micro", "--tp", "1", "--no-grad-checkpoint"]
-    config = load_config([*given, *flags_of(changes)])
-    assert {name: getattr(config, name) for name in changes} == changes
+    config = load_config([*given, *flags_of(settings)])
+    assert {name: getattr(config, name) for name in settings} == settings
     assert flags_of({"grad_checkpoint": False, "num_microbatches": None}) == [
         "--no-grad-checkpoint"
     ]
@@ -73,24 +74,35 @@ def test_auto_is_a_name_for_training_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "place", "said"),
+    ("settings", "said"),
     [
-        ({"batch_size": 4, "global_batch_size": None}, {}, "give --global-batch-size"),
-        ({}, {"RANK": "0"}, "not under torchrun"),
-        ({"model_overrides": {"hidden_size": 2**16}}, {}, "no layout of 2 processes fits"),
+        ({"batch_size": 4, "global_batch_size": None}, "give --global-batch-size"),
+        ({"model_overrides": {"hidden_size": 2**16}}, "no layout of 2 processes fits"),
+        ({"resume": "last", "output_dir": "nowhere"}, "--resume last: nothing to continue from"),
     ],
-    ids=["batch", "torchrun", "memory"],
+    ids=["batch", "memory", "resume"],
 )
-def test_what_it_refuses(
-    settings: dict[str, Any],
-    place: dict[str, str],
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in place.items():
-        monkeypatch.setenv(name, value)
+def test_what_it_refuses(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         choose(asked(**settings), 2)
+
+
+def test_the_host_with_the_least_room_decides(upside_down: list[Candidate]) -> None:
+    """On two hosts of two processes each, for which rates are kept apart."""
+    hosts: list[int] = []
+
+    def measured(found: Candidates, *rest: Any, **options: Any) -> tuple[Candidates, str]:
+        hosts.append(options["hosts"])
+        return found, ""
+
+    large = Sight("host-a", room_here(asked(), 2))
+    small = Sight("host-b", replace(large.room, per_rank=large.room.per_rank // 2**10))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(automatic, "timed", measured)
+        decide(asked(), 4, [large, large], in_own_processes)
+        with pytest.raises(ConfigError, match="no layout of 4 processes fits"):
+            decide(asked(), 4, [large, small], in_own_processes)
+    assert hosts == [1, 2]
 
 
 def test_a_run_that_goes_on_keeps_its_layout(
@@ -101,7 +113,18 @@ def test_a_run_that_goes_on_keeps_its_layout(
     origin = Origin(checkpoint, tmp_path, (Segment(0, settings),), None)
     monkeypatch.setattr(automatic, "find_origin", lambda config, report: origin)
     (tmp_path / "environment.json").write_text(json.dumps({"world_size": 2}))
-    changes, why = choose(asked(), 2)
-    assert changes == settings and "as this run was planned" in why
-    changes, why = choose(asked(), 4)
-    assert changes["plugin"] != "zero1" and "planned anew for 4 processes" in why
+    choice = choose(asked(), 2)
+    assert choice.settings == settings and "as this run was planned" in choice.why
+    choice = choose(asked(), 4)
+    assert choice.settings["plugin"] != "zero1" and "planned anew for 4 processes" in choice.why
+
+
+def test_the_newest_checkpoint_of_any_host_counts(tmp_path: Path) -> None:
+    room = room_here(asked(), 1)
+    sights = [Sight("host-a", room, problems=("nothing to continue from",))]
+    for step, plugin in ((2, "zero1"), (3, "zero2"), (1, "gemini")):
+        checkpoint = Checkpoint(tmp_path / "checkpoints" / "step", step, {}, {})
+        origin = Origin(checkpoint, tmp_path, (Segment(0, {"plugin": plugin}),), None)
+        sights.append(Sight(f"host-{step}", room, origin, len(sights) + 2))
+    choice = decide(asked(), 4, sights, in_own_processes)
+    assert choice.settings == {"plugin": "zero2"} and "as this run was planned" in choice.why
