@@ -2,10 +2,10 @@
 
 python benchmarks/planner.py --output-dir runs/planner [--groups N] [--layouts N] [--record FILE]
 
-A group is one piece of work (model, batch, precision) on so many CPU processes. Each is calibrated
-once, as ``vit-colossal plan --measure`` does, which trains none of its layouts; of its candidates
-some are drawn, with a seed, and measured by the machinery of ``vit-colossal bench``: three
-repetitions, interleaved, in processes that are forked from this one. Memory is measured apart, in
+A group is one piece of work (model, batch, precision) on so many CPU processes. Of its candidates
+some are drawn, with a seed. ``vit-colossal bench`` predicts and measures them: each group is
+calibrated once, which trains none of its layouts; then come three repetitions of all, interleaved,
+in processes that are forked from this one. Memory is measured apart, in
 processes of their own, on models that take enough of it. What is ended goes on where it was when it
 is started again with the same folder on the same commit.
 """
@@ -16,7 +16,7 @@ import argparse
 import os
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from itertools import product
@@ -27,15 +27,14 @@ import torch
 from planner_report import MemoryRow, TimeRow, write_report
 
 from vit_colossal.bench.case import BenchCase
-from vit_colossal.bench.compare import Bench
+from vit_colossal.bench.compare import Bench, Row
 from vit_colossal.bench.config import BenchConfig
 from vit_colossal.bench.data import SYNTHETIC_LABELS
 from vit_colossal.bench.worker import main as run_case
-from vit_colossal.calibration.calibrate import timed
 from vit_colossal.config.train_config import TrainConfig
-from vit_colossal.forecast.candidates import CHOSEN, Candidate, Candidates, candidates
-from vit_colossal.forecast.devices import Room, room_here
-from vit_colossal.forecast.subject import Subject, subject
+from vit_colossal.forecast.candidates import Candidate, Candidates, candidates
+from vit_colossal.forecast.devices import room_here
+from vit_colossal.forecast.subject import subject
 from vit_colossal.rundir.record import describe_software
 from vit_colossal.runtime import activate
 from vit_colossal.runtime.interpreter import without_collecting
@@ -92,14 +91,14 @@ WEIGHED = [
 ]
 
 
-def planned(group: Group, folder: Path) -> tuple[Candidates, Subject, Room]:
-    """What the plan knows of a group before anything is measured."""
-    os.environ["OMP_NUM_THREADS"] = str(group.threads)
-    asked = BenchConfig(**group.settings, cache_dir=folder / "cache")
+def planned(group: Group) -> tuple[Candidates, int]:
+    """Its candidates that fit, and the parameters of its model."""
+    asked = BenchConfig(**group.settings)
     room = room_here(asked, group.processes)
     about = subject(asked, set(group.settings), room.device, group.processes, len(SYNTHETIC_LABELS))
     every = candidates(about.plan, set(group.settings), group.processes, room, about.whole)
-    return every, about, room
+    fitting = tuple(each for each in every.found if each.fits(room))
+    return replace(every, found=fitting), about.whole.numel
 
 
 def draw(every: Iterable[Candidate], count: int) -> list[Candidate]:
@@ -108,67 +107,55 @@ def draw(every: Iterable[Candidate], count: int) -> list[Candidate]:
     return random.Random(SEED).sample(ordered, min(count, len(ordered)))
 
 
-def case_of(group: Group, candidate: Candidate, steps: int) -> BenchCase:
-    """The candidate as a case of the benchmark."""
-    changes = {name: getattr(candidate.plan.config, name) for name in CHOSEN}
-    job: TrainConfig = BenchConfig(**group.settings).job(steps + WARMUP, changes)
+def case_of(group: Group, candidate: Candidate, steps: int, folder: Path) -> BenchCase:
+    """The candidate as a case of the benchmark, with rates of its own in the folder."""
+    asked = BenchConfig(**group.settings, cache_dir=folder / "cache")
+    job: TrainConfig = asked.job(steps + WARMUP, candidate.choice)
     name = f"{group}: {candidate.flags}"
     return BenchCase(name, job, group.processes, group.threads, "synthetic", steps, WARMUP)
 
 
 def compare_times(groups: list[Group], layouts: int, folder: Path) -> Iterable[list[TimeRow]]:
     """Calibrate, predict, then measure; yields what there is after each repetition."""
-    drawn: dict[str, tuple[Group, Candidate, int]] = {}
+    drawn: dict[str, tuple[Group, int]] = {}
     cases = []
     for group in groups:
-        every, about, room = planned(group, folder)
-        with_seconds, _ = timed(every, about, group.processes, room)
-        for candidate in draw((c for c in with_seconds.found if c.fits(room)), layouts):
-            cases.append(case_of(group, candidate, STEPS))
-            drawn[cases[-1].name] = group, candidate, about.whole.numel
+        every, parameters = planned(group)
+        for candidate in draw(every.found, layouts):
+            cases.append(case_of(group, candidate, STEPS, folder))
+            drawn[cases[-1].name] = group, parameters
     config = BenchConfig(repetitions=REPETITIONS, profile_steps=0)
-    commit = describe_software()["commit"]
-    bench = Bench(config, cases, folder / "times", commit, _forked)
+    bench = Bench(config, cases, folder / "times", describe_software()["commit"], _forked)
+    bench.predict()
     for _ in bench.run():
-        rows = []
-        for row in bench.rows:
-            group, candidate, parameters = drawn[row.case.name]
-            seconds = [each["window_seconds"] / STEPS for each in row.repetitions]
-            assert candidate.time is not None
-            rows.append(
-                TimeRow(
-                    *(row.case.name, str(group), group.processes, parameters),
-                    *(candidate.time.total, seconds, row.error),
-                )
-            )
-        yield rows
+        yield [_timed(row, *drawn[row.case.name]) for row in bench.rows]
+
+
+def _timed(row: Row, group: Group, parameters: int) -> TimeRow:
+    seconds = None if row.prediction is None else row.prediction.step_seconds
+    assert seconds is not None, row.error or row.prediction
+    about = row.case.name, str(group), group.processes, parameters
+    return TimeRow(*about, seconds, row.step_seconds, row.error)
 
 
 def compare_memory(groups: list[Group], layouts: int, folder: Path) -> Iterable[list[MemoryRow]]:
     """Predict and measure what the fullest rank grows by; yields after each case."""
-    predicted: dict[str, int] = {}
     cases = []
     for group in groups:
-        every, _, room = planned(group, folder)
-        large = [c for c in every.of_each_layout if c.fits(room) and c.memory.growth >= LARGE]
-        for candidate in draw(large, layouts):
-            cases.append(case_of(group, candidate, 2))
-            predicted[cases[-1].name] = candidate.memory.growth
-    config = BenchConfig(repetitions=1, profile_steps=0)
+        every, _ = planned(group)
+        large = [each for each in every.of_each_layout if each.memory.growth >= LARGE]
+        cases += [case_of(group, each, 2, folder) for each in draw(large, layouts)]
+    config = BenchConfig(repetitions=1, profile_steps=0, calibrate=False)
     bench = Bench(config, cases, folder / "memory", describe_software()["commit"])
+    bench.predict()
     for _ in bench.run():
-        yield [
-            MemoryRow(row.case.name, predicted[row.case.name], _growth(row.repetitions), row.error)
-            for row in bench.rows
-        ]
+        yield [_weighed(row) for row in bench.rows]
 
 
-def _growth(repetitions: list[dict[str, Any]]) -> int | None:
-    """Bytes that the rank which grew most took beyond what it had before."""
-    if not repetitions:
-        return None
-    peaks = repetitions[0]["peak_memory_bytes"], repetitions[0]["resident_before_bytes"]
-    return max(peak - before for peak, before in zip(*peaks, strict=True))
+def _weighed(row: Row) -> MemoryRow:
+    growth = None if row.prediction is None else row.prediction.growth_bytes
+    assert growth is not None, row.error or row.prediction
+    return MemoryRow(row.case.name, growth, row.growth_bytes, row.error)
 
 
 def _forked(order: Path) -> Command:

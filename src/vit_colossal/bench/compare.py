@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -25,6 +26,7 @@ from vit_colossal.bench.case import BenchCase, Order, write_result
 from vit_colossal.bench.config import BenchConfig
 from vit_colossal.bench.data import plan_case, prepare_work
 from vit_colossal.bench.peer import peer_command
+from vit_colossal.bench.prediction import Prediction, Predictor
 from vit_colossal.config.plugins import facts_of
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError, ExitCode
@@ -55,6 +57,7 @@ class Row:
         repetitions: the numbers of each launch.
         error: why there are no more of them.
         config: the case's configuration with its defaults, once it is planned.
+        prediction: what it was predicted to take; None of a peer, and of what is not planned.
     """
 
     case: BenchCase
@@ -62,6 +65,27 @@ class Row:
     repetitions: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
     config: TrainConfig | None = None
+    prediction: Prediction | None = None
+
+    @property
+    def step_seconds(self) -> list[float]:
+        """Of each repetition the mean of its timed steps."""
+        return [one["window_seconds"] / self.case.steps for one in self.repetitions]
+
+    @property
+    def growth_bytes(self) -> int | None:
+        """What the rank that grew most took beyond what it had before; the median repetition.
+
+        None where that was not measured, as of peers.
+        """
+        if not all("resident_before_bytes" in one for one in self.repetitions):
+            return None
+        sizes = [
+            zip(one["peak_memory_bytes"], one["resident_before_bytes"], strict=True)
+            for one in self.repetitions
+        ]
+        found = [max(peak - before for peak, before in ranks) for ranks in sizes]
+        return int(median(found)) if found else None
 
     @property
     def precision(self) -> str:
@@ -105,6 +129,7 @@ class Bench:
         self.config, self.folder, self.commit, self.worker = config, folder, commit, worker
         self.rows = [Row(case) for case in cases]
         self._work: dict[str, Path] = {}
+        self._plans: dict[str, tuple[RunPlan, int]] = {}
         if config.overwrite:
             shutil.rmtree(folder / "raw", ignore_errors=True)
         (folder / "raw").mkdir(parents=True, exist_ok=True)
@@ -114,9 +139,18 @@ class Bench:
                 row.facts, row.config = _facts(plan, len(data.labels)), plan.config
                 if row.case.peer is not None:
                     peer_command(row.case, plan, Path(), Path())
+                else:
+                    self._plans[row.case.slug] = plan, len(data.labels)
                 self._work[row.case.slug] = prepare_work(plan, data, folder / "work")
             except ConfigError as error:
                 row.error = "refused: " + "; ".join(error.problems)
+
+    def predict(self) -> None:
+        """Give each row its prediction, which may take a minute of measuring for some of them."""
+        predictor = Predictor(calibrate=self.config.calibrate)
+        for row in self.rows:
+            if not row.error and row.case.slug in self._plans:
+                row.prediction = predictor.predict(row.case, *self._plans[row.case.slug])
 
     def run(self) -> Iterator[None]:
         """Measure what is not measured yet; yields after every repetition of a case."""

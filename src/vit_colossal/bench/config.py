@@ -41,6 +41,9 @@ class BenchConfig(TrainConfig):
     """How often every case is run, in processes of its own each time."""
     profile_steps: int = Field(3, ge=0)
     """Steps under the profiler after the timed ones of the first repetition; 0 for none."""
+    calibrate: bool = True
+    """Measure this machine where no rates of it are kept, so that each row has its prediction: at
+    most a minute beyond starting processes, once for each model, batch and number of processes."""
     case_timeout: FiniteFloat = Field(900.0, gt=0)
     """Seconds after which one repetition of one case is ended."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vit_colossal.bench import prediction_table
 from vit_colossal.bench.compare import Row
 from vit_colossal.bench.device_peak import peak_flops
 from vit_colossal.config.train_config import RECIPE
@@ -61,6 +62,7 @@ def summarize(row: Row) -> dict[str, Any]:
         "timed_steps": case.steps,
         "warmup_steps": case.warmup,
         **row.facts,
+        "predicted": prediction_table.predicted(row),
     }
     if row.error or not row.repetitions:
         return {**head, "error": row.error or "not measured yet"}
@@ -80,6 +82,7 @@ def summarize(row: Row) -> dict[str, Any]:
         "time_to_first_step": median(one["time_to_first_step"] for one in found),
         "first_step_seconds": _median(found, "first_step_seconds"),
         "peak_memory_bytes": median(max(one["peak_memory_bytes"]) for one in found),
+        "growth_bytes": row.growth_bytes,
         "data_resident_bytes": found[0].get("data_resident_bytes"),
         "data_seconds": _median(found, "data_seconds"),
         "phases": phases,
@@ -196,11 +199,15 @@ def as_markdown(document: dict[str, Any]) -> str:
     known = {**document["software"], **document["machine"]}
     about = ", ".join(f"{name} {value}" for name, value in known.items() if value)
     table = [_HEADINGS, *(cells(case) for case in document["cases"])]
+    predicted = prediction_table.table(document["cases"])
+    missing = prediction_table.reasons(document["cases"])
     parts = [
         f"`{document['command']}`  \n{about}",
         *(_losses(group) for group in document["same_work"] if len(group["losses"]) > 1),
         _markdown_table(table),
         *NOTES,
+        *([_markdown_table(predicted), prediction_table.NOTE] if predicted else []),
+        *(["\n".join(missing)] if missing else []),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -225,14 +232,23 @@ def _markdown_table(lines: list[tuple[str, ...]]) -> str:
 
 
 def as_text(document: dict[str, Any]) -> str:
-    """The table with aligned columns."""
-    table = [_HEADINGS, *(cells(case) for case in document["cases"])]
-    widths = [max(len(line[n]) for line in table) for n in range(len(_HEADINGS))]
-    widths[4] = max(len(line[4]) for line in table if line[5])
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+    """The tables with aligned columns."""
+    lines = _aligned([_HEADINGS, *(cells(case) for case in document["cases"])])
+    if predicted := prediction_table.table(document["cases"]):
+        lines += ["", *_aligned(predicted), *prediction_table.reasons(document["cases"])]
+    return "\n".join(lines)
+
+
+def _aligned(table: list[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as what stands in them; the last cell of a line may run over."""
+    count = len(table[0])
+    widths = [max(len(line[n]) for line in table if any(line[n + 1 :])) for n in range(count - 1)]
+    return [
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(line, [*widths, 0], strict=True)
+        ).rstrip()
         for line in table
-    )
+    ]
 
 
 def write(document: dict[str, Any], folder: Path) -> None:

@@ -29,6 +29,7 @@ def main(flags: Sequence[str], prog: str) -> int:
     software = describe_software()
     bench = Bench(config, make_cases(config), folder, software["commit"])
     command = shlex.join(["vit-colossal", "bench", *flags])
+    bench.predict()
     for _ in bench.run():
         write(as_document(bench.rows, command, software), folder)
     document = as_document(bench.rows, command, software)

@@ -68,6 +68,13 @@ def subject(
     return Subject(plan, outline(plan, num_labels), num_labels, tuple(notes))
 
 
+def undivided(config: TrainConfig) -> TrainConfig:
+    """The same work, with nothing said about how it is divided and computed again."""
+    fields = type(config).model_fields
+    names = (*_DIVIDING, *_of_one_plugin(config), "grad_checkpoint")
+    return config.replace(**{name: fields[name].default for name in names})
+
+
 #: What divides a run, beside the settings of one plugin.
 _DIVIDING = (
     *("plugin", "tp", "pp", "zero", "layers_per_stage", "grad_accumulation"),
