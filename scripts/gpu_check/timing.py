@@ -87,7 +87,7 @@ def _bench(
     file.write_text(yaml.safe_dump(_cases_file(check, part, cases, batch)), encoding="utf-8")
     command: list[Argument] = ["-m", "vit_colossal", "bench", "--cases", file]
     command += ["--output-dir", folder, "--overwrite"]
-    command += ["--repetitions", "1", "--profile-steps", "0"]
+    command += ["--repetitions", "1", "--profile-steps", "0", "--no-calibrate"]
     # One that hangs must not take the others' time. Threads are for what Gemini offloads.
     command += ["--case-timeout", "120"] if check.device == "cuda" else ["--threads", "1"]
     changes = {} if threads is None else {"TORCHINDUCTOR_COMPILE_THREADS": str(threads)}

@@ -138,6 +138,25 @@ def test_cases_of_the_same_work_have_the_same_losses(measured: tuple[Path, Any])
     assert len(set(losses)) > 4  # of different steps and images, so not all the same
 
 
+def test_rows_that_are_no_peers_have_their_prediction(measured: tuple[Path, Any]) -> None:
+    """From rates that were measured first, once for two processes and once for one."""
+    folder, finished = measured
+    assert finished.stderr.count("measuring on 2 processes") == 1, finished.output
+    assert finished.stderr.count("measuring on 1 processes") == 1
+    cases = {case["name"]: case for case in document(measured)["cases"]}
+    for name in ("ddp", "pp2", "ddp real"):
+        case, guess = cases[name], cases[name]["predicted"]
+        seconds = 16 / case["images_per_second"]
+        assert guess["step_seconds"] > 0 and guess["growth_bytes"] > 0 and not guess["why_not"]
+        assert guess["step_error"] == pytest.approx(guess["step_seconds"] / seconds - 1)
+        assert 0 < case["growth_bytes"] < case["peak_memory_bytes"]
+    assert {name for name, case in cases.items() if case["predicted"] is None} == {
+        *("plain DDP", "Trainer", "gemini", "broken")
+    }
+    assert "| mean step ms | predicted | error |" in (folder / "out/bench.md").read_text()
+    assert "mean step ms  predicted" in finished.stdout
+
+
 def test_numbers_are_what_they_are_called(measured: tuple[Path, Any]) -> None:
     folder, _ = measured
     cases = {case["name"]: case for case in document(measured)["cases"]}
@@ -290,7 +309,7 @@ def test_compiled_layers_do_the_same_work(tmp_path: Path) -> None:
         {"name": "with tp", "processes": 2, "settings": {"plugin": "hybrid", "tp": 2}},
     ]
     cases[2]["settings"]["compile"] = True  # type: ignore[index]
-    finished = bench(cases, tmp_path, python=sys.executable)
+    finished = bench(cases, tmp_path, "--no-calibrate", python=sys.executable)
     assert finished.returncode == 0, finished.output
     found = json.loads((tmp_path / "out/bench.json").read_text())
     [group] = found["same_work"]

@@ -1,0 +1,152 @@
+"""What is predicted of a benchmark's cases, and how it stands beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from families import TINY
+from vit_colossal.bench import prediction
+from vit_colossal.bench.case import BenchCase
+from vit_colossal.bench.compare import Row
+from vit_colossal.bench.config import BenchConfig
+from vit_colossal.bench.data import plan_case
+from vit_colossal.bench.prediction import Prediction, Predictor
+from vit_colossal.bench.prediction_table import predicted, reasons, table
+from vit_colossal.bench.report import as_text, summarize
+from vit_colossal.calibration.work import Work
+from vit_colossal.forecast.rates import Ladder, Pieces, Rates, UpdateRate, write_rates
+from vit_colossal.runtime.group import Topology
+
+MIB = 2**20
+KINDS = ("all_reduce", "all_gather", "reduce_scatter", "send")
+
+
+def made_up(work: Work) -> Rates:
+    """A second for each image that goes forward through a block, and for nothing else."""
+    nothing, second = (Ladder((1,), (seconds,)) for seconds in (0.0, 1.0))
+    calls = [(k, n, e) for k in KINDS for n in (2, 4) for e in (2, 4)]
+    return Rates(
+        pieces={
+            f"{r}, tp {tp}": Pieces(nothing, second, nothing, nothing) for r, tp in work.variants
+        },
+        share=Ladder((1, 2), (1.0, 1.0)),
+        transfers={f"{kind} among {n}, {e} bytes": nothing for kind, n, e in calls},
+        updates={plugin: UpdateRate(0.0, 0.0) for plugin in work.plugins},
+        slowdown=0.0,
+        seconds=1.0,
+        measured="2026-01-01",
+    )
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
+    """All that was measured, in place of a minute."""
+    works: list[Work] = []
+
+    def measure(work: Work, path: Path) -> None:
+        works.append(work)
+        write_rates(made_up(work), path)
+
+    monkeypatch.setattr(prediction, "in_own_processes", measure)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return works
+
+
+@pytest.fixture
+def foretell(tmp_path: Path) -> Callable[..., Prediction]:
+    """Predicts a case, by default with rates that have to be measured first."""
+    predictors = {calibrate: Predictor(calibrate=calibrate) for calibrate in (True, False)}
+
+    def one(processes: int = 2, calibrate: bool = True, **settings: Any) -> Prediction:
+        base = {"model": "vit-micro", "global_batch_size": 8, "device": "cpu"}
+        asked = BenchConfig(**base, precision="fp32", cache_dir=tmp_path)
+        case = BenchCase("one", asked.job(3, settings), processes, 1, "synthetic", 2, 1)
+        place = Topology(world_size=processes, local_world_size=processes)
+        plan, data = plan_case(case, place, None)
+        return predictors[calibrate].predict(case, plan, len(data.labels))
+
+    return one
+
+
+def test_cases_that_divide_the_same_work_are_measured_for_once(
+    measured: list[Work], foretell: Callable[..., Prediction], tmp_path: Path
+) -> None:
+    """Four images of a rank through four blocks; twice where that is computed again."""
+    assert foretell().step_seconds == pytest.approx(16)
+    assert foretell(grad_checkpoint=True, grad_accumulation=2).step_seconds == pytest.approx(32)
+    # Two blocks a stage, four micro-batches of 2: the slowest four times, the other once.
+    pipelined = {"plugin": "hybrid", "pp": 2, "microbatch_size": 2}
+    assert foretell(**pipelined).step_seconds == pytest.approx(4 * 4 + 4)
+    assert foretell(plugin="gemini", precision="bf16").step_seconds == pytest.approx(16)
+    assert [work.plan.config.precision for work in measured] == ["fp32", "bf16"]
+    foretell(processes=1)
+    assert [work.processes for work in measured] == [2, 2, 1]
+    assert len(list((tmp_path / "rates").iterdir())) == 3
+
+
+def test_without_measuring_kept_rates_are_used(
+    measured: list[Work], foretell: Callable[..., Prediction]
+) -> None:
+    missing = foretell(processes=1, calibrate=False)
+    assert missing.step_seconds is None and missing.growth_bytes
+    assert "no rates of this machine are kept" in missing.why and "--no-calibrate" in missing.why
+    foretell()
+    assert foretell(calibrate=False).step_seconds == pytest.approx(16)
+    assert len(measured) == 1
+
+
+def test_what_is_not_predicted_says_so(
+    measured: list[Work], foretell: Callable[..., Prediction], tmp_path: Path
+) -> None:
+    TINY["swin"].save(tmp_path / "swin")
+    frozen, compiled = foretell(freeze_layers=1), foretell(compile=True)
+    other = foretell(model=str(tmp_path / "swin"))
+    assert frozen.why.startswith("no time is predicted with frozen weights")
+    assert compiled.why == "no time is predicted with --compile"
+    assert other.why == "nothing is predicted of --plugin ddp and models of type swin"
+    assert frozen.growth_bytes and compiled.growth_bytes and other.growth_bytes is None
+    assert [each.step_seconds for each in (frozen, compiled, other)] == [None] * 3
+    assert measured == []
+
+
+def row(guess: Prediction | None, windows: tuple[float, ...] = (4.0, 8.0, 5.0)) -> Row:
+    config = BenchConfig(model="vit-micro").job(3, {})
+    case = BenchCase("one", config, 2, 1, "synthetic", 2, 1)
+    numbers: dict[str, Any] = {"step_seconds": [2.0], "time_to_first_step": 1.0, "losses": []}
+    numbers |= {"load_before": 0.0, "peak_memory_bytes": [500 * MIB, 700 * MIB]}
+    numbers["resident_before_bytes"] = [100 * MIB, 400 * MIB]
+    facts = {"global_batch": 10, "device": "cpu", "flops_per_image": 1, "bubble": None}
+    repetitions = [{**numbers, "window_seconds": seconds} for seconds in windows]
+    return Row(case, facts, repetitions, prediction=guess)
+
+
+def test_a_prediction_stands_beside_what_was_measured() -> None:
+    """Three repetitions of 2, 4 and 2.5 s a step; the rank that grew most has not the most."""
+    found = predicted(row(Prediction(2.0, 300 * MIB)))
+    assert found is not None and found["images_per_second"] == pytest.approx(5)
+    assert found["step_error"] == pytest.approx(-0.2)
+    assert found["growth_error"] == pytest.approx(-0.25)
+    case = summarize(row(Prediction(2.0, 300 * MIB)))
+    assert case["predicted"] == found and case["growth_bytes"] == 400 * MIB
+    _, line = table([case])
+    assert line == ("one", "4.0", "5.0", "2,500", "2,000", "-20%", "400", "300", "-25%")
+    assert "error" in as_text({"cases": [case]}) and "-20%" in as_text({"cases": [case]})
+
+
+def test_what_is_missing_is_a_dash() -> None:
+    untimed = summarize(row(Prediction(None, 300 * MIB, "no time is predicted with --compile")))
+    failed = summarize(row(Prediction(2.0, 300 * MIB), ()))
+    failed["name"] = "failed"
+    peer = summarize(row(None))
+    assert peer["predicted"] is None
+    lines = table([untimed, failed, peer])[1:]
+    assert lines == [
+        ("one", "4.0", "-", "2,500", "-", "-", "400", "300", "-25%"),
+        ("failed", "-", "5.0", "-", "2,000", "-", "-", "300", "-"),
+    ]
+    assert reasons([untimed, failed, peer]) == ["- one: no time is predicted with --compile"]
+    assert table([peer]) == []
