@@ -20,8 +20,8 @@ class StrategySettings(Settings):
     plugin: str = DEFAULT_PLUGIN
     """ColossalAI plugin: ddp, zero1, zero2, gemini, hybrid, or one of another distribution; on the
     command line also package.module:NAME. Upstream's names: torch_ddp, torch_ddp_fp16,
-    low_level_zero, hybrid_parallel. train takes auto: the layout of --nproc processes that is
-    predicted to be the fastest of those that fit."""
+    low_level_zero, hybrid_parallel. train takes auto: the layout that is predicted to be the
+    fastest of those that fit."""
     tp: int = alias("tp", "tp_size", default=1, ge=1)
     """Tensor-parallel degree (hybrid)."""
     pp: int = alias("pp", "pp_size", default=1, ge=1)
