@@ -18,6 +18,7 @@ from vit_colossal.bench.prediction import Prediction, Predictor
 from vit_colossal.bench.prediction_table import predicted, reasons, table
 from vit_colossal.bench.report import as_text, summarize
 from vit_colossal.calibration.work import Work
+from vit_colossal.errors import ConfigError
 from vit_colossal.forecast.rates import Ladder, Pieces, Rates, UpdateRate, write_rates
 from vit_colossal.runtime.group import Topology
 
@@ -59,7 +60,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
 @pytest.fixture
 def foretell(tmp_path: Path) -> Callable[..., Prediction]:
     """Predicts a case, by default with rates that have to be measured first."""
-    predictors = {calibrate: Predictor(calibrate=calibrate) for calibrate in (True, False)}
+    predictors: dict[bool, Predictor] = {}
 
     def one(processes: int = 2, calibrate: bool = True, **settings: Any) -> Prediction:
         base = {"model": "vit-micro", "global_batch_size": 8, "device": "cpu"}
@@ -67,7 +68,8 @@ def foretell(tmp_path: Path) -> Callable[..., Prediction]:
         case = BenchCase("one", asked.job(3, settings), processes, 1, "synthetic", 2, 1)
         place = Topology(world_size=processes, local_world_size=processes)
         plan, data = plan_case(case, place, None)
-        return predictors[calibrate].predict(case, plan, len(data.labels))
+        predictor = predictors.setdefault(calibrate, Predictor(calibrate=calibrate))
+        return predictor.predict(case, plan, len(data.labels))
 
     return one
 
@@ -97,6 +99,22 @@ def test_without_measuring_kept_rates_are_used(
     foretell()
     assert foretell(calibrate=False).step_seconds == pytest.approx(16)
     assert len(measured) == 1
+
+
+def test_what_cannot_be_measured_is_tried_once(
+    foretell: Callable[..., Prediction], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Path] = []
+
+    def measure(work: Work, path: Path) -> None:
+        tried.append(path)
+        raise ConfigError(["measuring ended with exit code 1"])
+
+    monkeypatch.setattr(prediction, "in_own_processes", measure)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = [foretell(), foretell(plugin="zero1")]
+    assert [each.why for each in found] == ["measuring ended with exit code 1"] * 2
+    assert all(each.growth_bytes for each in found) and len(tried) == 1
 
 
 def test_what_is_not_predicted_says_so(
