@@ -34,9 +34,9 @@ class Activations:
     """Bytes of one rank, at the fullest.
 
     Attributes:
-        inputs: images of one pass, as they come.
+        inputs: images of one pass, beside what is kept of them.
         kept: for the backward pass, of all micro-batches in flight.
-        working: what one block needs while it is computed.
+        working: what comes to that in the backward pass of the last block, where most stands.
     """
 
     inputs: int
@@ -89,12 +89,15 @@ def activation_bytes(plan: RunPlan, whole: Outline, stage: int = 0) -> Activatio
     if stage == pp - 1:  # the last norm's input and output
         kept += tokens * hidden * sizes.product + (0 if whole.head_alone else border)
     inner = tokens * spec.shape.intermediate_size // plan.dims.tp * sizes.product
-    # Gradients on both sides of the MLP's function, and of the hidden states.
-    working = (2 * inner + 2 * border) * plan.batches.microbatch
+    # Behind the last block its gradients stand beside what it has kept: of the hidden states, and
+    # of the MLP's inner side.
+    working = (inner + border) * plan.batches.microbatch
     if plan.config.grad_checkpoint and whole.first_trained < spec.shape.num_layers:
-        working += one
-    # Bytes as they were decoded and fp32 as they are normalized, where images are read.
-    inputs = (1 + 4) * pixels * plan.batches.forward_batch if stage == 0 else 0
+        # Its input is counted, and what the last norm has kept is gone.
+        working = one + (inner - 2 * border) * plan.batches.microbatch
+    # Bytes as they were decoded; fp32 as they are normalized, where that is not kept.
+    number = 1 if whole.first_trained == 0 else 1 + 4
+    inputs = number * pixels * plan.batches.forward_batch if stage == 0 else 0
     return Activations(inputs, kept * in_flight, working)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vit_colossal.config.plugins import facts_of
-from vit_colossal.forecast.activations import activation_bytes, covers
+from vit_colossal.forecast.activations import Activations, activation_bytes, covers
 from vit_colossal.forecast.devices import FRAMEWORK
 from vit_colossal.forecast.outline import Held, Outline, held_by_stage
 from vit_colossal.forecast.state import StateBytes, element_size, state_bytes, zero_stage
@@ -20,9 +20,12 @@ BUCKET_ELEMENTS = 12 * 2**20
 #: Chunks that Gemini has gathered at a time: the one in use, and the next or the one reduced.
 _GATHERED_CHUNKS = 2
 
-#: What libraries allocate for themselves in the first steps, whatever the layout: an allowance, the
-#: mean of five processes (docs/strategies.md). On CUDA it was not measured.
-LIBRARIES = {"cpu": 90 * 2**20, "cuda": 0}
+_MIB = 2**20
+#: What libraries take in the first steps, whatever the layout. Fitted on ViT-small, as the next.
+_LIBRARIES = 65 * _MIB
+#: What glibc keeps of freed tensors for later, in pieces that fit less and less: bytes, and a share
+#: of what is counted. Nothing with ``--grad-checkpoint``, see ``runtime.memory``.
+_HEAP, _HEAP_SHARE = 85 * _MIB, 0.08
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Memory:
     Attributes:
         weights, gradients, masters, moments, average: its state, see ``StateBytes``.
         activations: kept for the backward pass, with the images and a block's own use.
-        buffers: of communication, autocast's copies of weights, temporaries of the update, and an
-            allowance for the libraries' own.
+        buffers: of communication, autocast's copies of weights, temporaries of the update, and on
+            a CPU an allowance for the libraries' own and what the heap keeps.
         framework: an allowance for the process itself.
         peak: all that stands at the fullest moment.
         moment: which one that is.
@@ -84,20 +87,16 @@ def predict_stages(plan: RunPlan, whole: Outline) -> list[Memory]:
 def _of_stage(plan: RunPlan, whole: Outline, stage: int) -> Memory:
     held = held_by_stage(plan, whole, stage)
     state, activations = state_bytes(plan, held), activation_bytes(plan, whole, stage)
-    own = LIBRARIES[plan.device.kind]
-    buffers = own + _backward_buffers(plan, held, state)
-    update = own + _update_buffers(plan, state)
-    if _keeps_gradients(plan):
-        backward = activations.total + state.gradients
-    else:  # gradients come as activations go
-        backward = max(activations.total, state.gradients + activations.working)
+    buffers, update = _backward_buffers(plan, held), _update_buffers(plan, state)
+    copies = _autocast_copies(plan, held)
     moments = {
-        "backward": state.kept + backward + buffers,
+        "backward": state.kept + _backward(plan, held, state, activations, buffers) + copies,
         "update": state.kept + state.gradients + update,
     }
     if plan.device.kind == "cpu":  # the model is built whole, in fp32, before it is divided
-        moments["start"] = own + _SINGLE * whole.numel + state.masters
+        moments["start"] = _SINGLE * whole.numel + state.masters
     fullest = max(moments, key=lambda name: moments[name])
+    own = _own(plan, moments[fullest])
     framework = FRAMEWORK[plan.device.kind]
     return Memory(
         weights=state.weights,
@@ -106,12 +105,37 @@ def _of_stage(plan: RunPlan, whole: Outline, stage: int) -> Memory:
         moments=state.moments,
         average=state.average,
         activations=activations.total,
-        buffers=max(buffers, update),
+        buffers=max(buffers + copies, update) + own,
         framework=framework,
-        peak=moments[fullest] + framework,
+        peak=moments[fullest] + own + framework,
         moment=fullest,
         stage=stage,
     )
+
+
+def _own(plan: RunPlan, counted: int) -> int:
+    """What comes on top of all that is counted; on CUDA it was not measured."""
+    if plan.device.kind != "cpu":
+        return 0
+    heap = 0 if plan.config.grad_checkpoint else _HEAP + round(_HEAP_SHARE * counted)
+    return _LIBRARIES + heap
+
+
+def _backward(
+    plan: RunPlan,
+    held: Sequence[Held],
+    state: StateBytes,
+    activations: Activations,
+    buffers: int,
+) -> int:
+    """Activations with gradients, at the fullest."""
+    if _keeps_gradients(plan):
+        return activations.total + state.gradients + buffers
+    # Gradients come as activations go. A bucket is full when its share of them is gone.
+    trained = sum(each.numel for each in held if each.trained)
+    left = 1 - min(1.0, BUCKET_ELEMENTS / max(1, trained))
+    sending = round(left * activations.kept) + activations.working + buffers
+    return max(activations.total, sending, state.gradients + activations.working)
 
 
 def _keeps_gradients(plan: RunPlan) -> bool:
@@ -123,16 +147,24 @@ def _keeps_gradients(plan: RunPlan) -> bool:
     return in_buckets or plan.batches.accumulation * plan.batches.num_microbatches > 1
 
 
-def _backward_buffers(plan: RunPlan, held: Sequence[Held], state: StateBytes) -> int:
-    """Of communication, and autocast's copies, which its cache keeps for a forward pass."""
-    stage, size = zero_stage(plan.config), element_size(plan.config)
+def _backward_buffers(plan: RunPlan, held: Sequence[Held]) -> int:
+    """Of communication: ZeRO flattens a bucket of gradients; Gemini gathers chunks."""
+    stage, size, dp = zero_stage(plan.config), element_size(plan.config), plan.dims.dp
     trained = sum(each.numel for each in held if each.trained)
     bucket = size * min(BUCKET_ELEMENTS, trained)
-    # ZeRO flattens a bucket of gradients; in stage 2 these do not count as kept ones yet.
-    found = {0: 0, 1: bucket, 2: 2 * bucket, 3: _GATHERED_CHUNKS * _HALF * state.largest_chunk}
-    copies = sum(each.numel for each in held if each.matrix and each.trained)
+    if stage == 1:
+        return bucket if dp > 1 else 0
+    if stage == 2:  # the gradients, one after the other; a rank's sums; gloo's copy
+        copies = 2 if plan.device.kind == "cuda" else 3
+        return copies * bucket + bucket // dp
+    return _GATHERED_CHUNKS * _HALF * state_bytes(plan, held).largest_chunk if stage == 3 else 0
+
+
+def _autocast_copies(plan: RunPlan, held: Sequence[Held]) -> int:
+    """Of weights, which its cache keeps for a forward pass."""
     autocasts = facts_of(plan.config.plugin).autocasts and plan.config.precision != "fp32"
-    return found[stage or 0] + (_HALF * copies if autocasts else 0)
+    copies = sum(each.numel for each in held if each.matrix and each.trained)
+    return _HALF * copies if autocasts else 0
 
 
 def _update_buffers(plan: RunPlan, state: StateBytes) -> int:
@@ -145,6 +177,7 @@ def _update_buffers(plan: RunPlan, state: StateBytes) -> int:
     temporaries = _SINGLE * updated if listed and not facts.adamw_only else 0
     if stage in (1, 2):
         gathered = min(BUCKET_ELEMENTS * dp, updated * dp) + min(BUCKET_ELEMENTS, updated)
-        return max(copies + temporaries, size * gathered)
+        times = 2 if plan.device.kind == "cpu" and dp > 1 else 1  # gloo makes copies of both
+        return max(copies + temporaries, times * size * gathered)
     averaged = size * min(BUCKET_ELEMENTS, updated) if plan.dims.pp > 1 and dp > 1 else 0
     return max(copies + temporaries, averaged)

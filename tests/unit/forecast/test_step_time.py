@@ -199,7 +199,8 @@ def test_the_fastest_comes_first_and_all_have_a_time() -> None:
     about = subject(asked, asked.model_fields_set, room.device, 2, LABELS)
     found = candidates(about.plan, asked.model_fields_set, 2, room, about.whole)
     slow = made_up(all_reduce=10.0, reduce_scatter=10.0)
-    for rates, plugin in ((made_up(), "ddp"), (slow, "hybrid")):
+    # zero2 is as fast as ddp by these rates, and takes less memory.
+    for rates, plugin in ((made_up(), "zero2"), (slow, "hybrid")):
         every = with_times(found, about.whole, rates, room)
         seconds = [each.time.total for each in every.of_each_layout if each.time]
         assert seconds == sorted(seconds) and len(seconds) == len(every.of_each_layout)
