@@ -95,8 +95,9 @@ def activation_bytes(plan: RunPlan, whole: Outline, stage: int = 0) -> Activatio
     if plan.config.grad_checkpoint and whole.first_trained < spec.shape.num_layers:
         # Its input is counted, and what the last norm has kept is gone.
         working = one + (inner - 2 * border) * plan.batches.microbatch
-    # Bytes as they were decoded; fp32 as they are normalized, where that is not kept.
-    number = 1 if whole.first_trained == 0 else 1 + 4
+    # Bytes as they were decoded; and fp32 as they are normalized, where what is kept is not that: a
+    # pipeline normalizes all of its micro-batches at once.
+    number = 1 if whole.first_trained == 0 and pp == 1 else 1 + 4
     inputs = number * pixels * plan.batches.forward_batch if stage == 0 else 0
     return Activations(inputs, kept * in_flight, working)
 
