@@ -25,6 +25,7 @@ from vit_colossal.forecast.rates import (
     write_rates,
 )
 from vit_colossal.runtime.group import Topology, in_group
+from vit_colossal.runtime.memory import keep_large_allocations, map_large_allocations
 
 #: Seconds for passes through the model; the rest of the 60 is for what is sent and updated.
 PASSES_S = 40.0
@@ -68,9 +69,11 @@ class _Measuring:
         began = perf_counter()
         pieces = {pieces_key(*each): self._pieces(*each) for each in self.work.variants}
         sizes = next(iter(pieces.values())).head.sizes
+        usual = self.work.variants[0][0], int(sizes[len(sizes) // 2])
         return Rates(
             pieces=pieces,
-            share=self._share(self.work.variants[0][0], int(sizes[len(sizes) // 2])),
+            share=self._share(*usual),
+            mapping=self._mapping(*usual),
             transfers=self._transfers(),
             updates={plugin: self._update(plugin) for plugin in self.work.plugins},
             slowdown=self._slowdown(),
@@ -105,6 +108,18 @@ class _Measuring:
         found = self._rounds({count: partial(total, count) for count in counts})
         [every] = found[self.ranks]
         return Ladder(tuple(counts), tuple(min(1.0, found[n][0] / every) for n in counts))
+
+    def _mapping(self, rounding: str, images: int) -> float:
+        """What the same pass takes while large tensors are mapped one by one, in times of it."""
+        if self.device.type != "cpu":
+            return 1.0
+        parts = ModelParts(self.work, rounding, 1, self.device)
+        passes = {"pass": lambda: [sum(parts.seconds(images))]}
+        [kept] = self._rounds(passes)["pass"]
+        map_large_allocations()
+        [mapped] = self._rounds(passes)["pass"]
+        keep_large_allocations()
+        return max(1.0, mapped / kept)
 
     def _update(self, plugin: str) -> UpdateRate:
         calls = {sizes: updating(self.work, plugin, *sizes, self.device) for sizes in _UPDATED}

@@ -93,6 +93,7 @@ def rates_of(
         },
         # Devices do not slow each other down, nor do products and transfers at once.
         share=Ladder((1.0, _LARGE), (1.0, 1.0)),
+        mapping=1.0,
         slowdown=0.0,
         transfers={
             transfer_key(kind, ranks, element, near): _transfer(profile, kind, ranks, near)

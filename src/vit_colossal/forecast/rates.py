@@ -68,6 +68,8 @@ class Rates:
     Attributes:
         pieces: by :func:`pieces_key`.
         share: seconds of the same work while only so many processes compute, 1.0 for all of them.
+        mapping: the same work, in times of it, while large tensors are mapped one by one, as with
+            ``--grad-checkpoint`` on a CPU: see ``runtime.memory``.
         transfers: by :func:`transfer_key`, seconds of a call by the bytes of the whole tensor.
         updates: by plugin.
         slowdown: of an all-reduce and matrix products at once, the part of the shorter that comes
@@ -79,6 +81,7 @@ class Rates:
 
     pieces: dict[str, Pieces]
     share: Ladder
+    mapping: float
     transfers: dict[str, Ladder]
     updates: dict[str, UpdateRate]
     slowdown: float

@@ -87,6 +87,8 @@ def _pass(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> float:
         seconds += pieces.embeddings(images)
     if stage == plan.dims.pp - 1:
         seconds += pieces.head(images)
+    if plan.config.grad_checkpoint:
+        seconds *= rates.mapping
     times = plan.batches.accumulation * plan.batches.num_microbatches
     return seconds + _seconds(along_the_model(plan, whole, stage), rates) / times
 

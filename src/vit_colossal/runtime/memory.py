@@ -10,8 +10,13 @@ from pathlib import Path
 
 import psutil
 
-#: mallopt(3): allocations of so many bytes are mapped one by one.
-_M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 2**20
+#: mallopt(3): allocations of so many bytes are mapped one by one, and so many free ones at the top
+#: of the heap are given back.
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+_MAPPED_BYTES = 2**20
+#: Where glibc's own threshold ends up once tensors of that size were freed (malloc/malloc.c,
+#: ``DEFAULT_MMAP_THRESHOLD_MAX``); it trims at twice as much.
+_ADAPTED_BYTES = 2**25
 
 
 def map_large_allocations() -> None:
@@ -20,8 +25,18 @@ def map_large_allocations() -> None:
     Left alone it keeps what is below 32 MiB for later, in pieces that fit less and less. It costs
     time, as the system clears each new page. Other C libraries have no such setting.
     """
+    _set_allocation(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+
+
+def keep_large_allocations() -> None:
+    """Have glibc keep them again, as it does of its own after a while."""
+    _set_allocation(_M_MMAP_THRESHOLD, _ADAPTED_BYTES)
+    _set_allocation(_M_TRIM_THRESHOLD, 2 * _ADAPTED_BYTES)
+
+
+def _set_allocation(parameter: int, value: int) -> None:
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def peak_resident_bytes() -> int:

@@ -37,6 +37,7 @@ def made_up(work: Work) -> Rates:
         share=Ladder((1, 2), (1.0, 1.0)),
         transfers={f"{kind} among {n}, {e} bytes": nothing for kind, n, e in calls},
         updates={plugin: UpdateRate(0.0, 0.0) for plugin in work.plugins},
+        mapping=1.0,
         slowdown=0.0,
         seconds=1.0,
         measured="2026-01-01",
