@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from vit_colossal.bench.case import BenchCase
 from vit_colossal.config.plugins import DEFAULT_PLUGIN, name_problem
-from vit_colossal.config.settings.base import alias
+from vit_colossal.config.settings.base import alias, spellings
 from vit_colossal.config.train_config import TrainConfig, problems_of
 from vit_colossal.errors import ConfigError
 from vit_colossal.plan.layouts import AUTOCAST, Layout, fitting_layouts, select
@@ -53,6 +53,8 @@ class BenchConfig(TrainConfig):
         Raises:
             ConfigError: the changes are no settings.
         """
+        fields = {name: field for field, names in spellings(TrainConfig).items() for name in names}
+        changes = {fields.get(name, name): value for name, value in changes.items()}
         if self.order is not None or "order" in changes:
             raise ConfigError(["--order: what is timed comes in the data's own order: drop it"])
         if "train" in (self.last_batch, changes.get("last_batch")):
