@@ -141,7 +141,7 @@ IMAGES = (
     ),
     Case(
         "120 bad images: a hundred are named",
-        "+ --dataset photos",
+        "+ --dataset photos --val-split 0.1",
         ("108 of 144", "12 of 16", "... and 8 more"),
         all_of(
             lambda: folder(count=20),

@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -208,7 +208,8 @@ def predict(
     predictor = Predictor(locate(str(model), checkpoint), device)
     wanted: list[_Source] = []
     unreadable: list[Unreadable] = []
-    for image in [images] if isinstance(images, str | Path | Image.Image) else images:
+    one = isinstance(images, str) or not isinstance(images, Sequence)
+    for image in cast("list[_Source | Path]", [images] if one else images):
         if isinstance(image, str | Path):
             files, missing = find_images([str(image)])
             wanted += files
