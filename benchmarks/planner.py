@@ -175,7 +175,7 @@ def import_all() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output-dir", type=Path, required=True)
-    parser.add_argument("--groups", type=int, default=len(TIMED), help="only the first so many")
+    parser.add_argument("--groups", type=int, default=len(TIMED), help="of times, only so many")
     parser.add_argument("--layouts", type=int, default=5, help="to draw of each group")
     parser.add_argument("--record", type=Path, help="where the tables go, without a suffix")
     asked = parser.parse_args()
@@ -187,7 +187,7 @@ def main() -> None:
     text = ""
     for times in compare_times(TIMED[: asked.groups], asked.layouts, folder):
         text = write_report(times, memory, place)
-    for memory in compare_memory(WEIGHED[: asked.groups], asked.layouts, folder):
+    for memory in compare_memory(WEIGHED, asked.layouts, folder):
         text = write_report(times, memory, place)
     print(text)
 
