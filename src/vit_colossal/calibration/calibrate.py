@@ -15,7 +15,7 @@ from vit_colossal.calibration.measure import measure
 from vit_colossal.calibration.work import Work, work_of
 from vit_colossal.data.sources.request import default_cache_root
 from vit_colossal.errors import ConfigError, ExitCode
-from vit_colossal.forecast.candidates import Candidates, with_times
+from vit_colossal.forecast.candidates import Candidates
 from vit_colossal.forecast.devices import Room
 from vit_colossal.forecast.rates import Rates, read_rates
 from vit_colossal.forecast.subject import Subject
@@ -57,7 +57,7 @@ def say_so(work: Work) -> None:
     )
 
 
-def timed(
+def rates_of(
     found: Candidates,
     about: Subject,
     processes: int,
@@ -65,8 +65,8 @@ def timed(
     *,
     hosts: int = 1,
     measure: Measure = in_own_processes,
-) -> tuple[Candidates, str]:
-    """The candidates with the time of a step, and a sentence on where it comes from.
+) -> tuple[Rates, str]:
+    """The rates that all the candidates need, and a sentence on where they come from.
 
     Args:
         found: the candidates, of which there has to be one.
@@ -79,20 +79,6 @@ def timed(
     Raises:
         ConfigError: the time of such a run is not predicted, or measuring failed.
     """
-    rates, source = rates_of(found, about, processes, room, hosts=hosts, measure=measure)
-    return with_times(found, about.whole, rates, room), source
-
-
-def rates_of(
-    found: Candidates,
-    about: Subject,
-    processes: int,
-    room: Room,
-    *,
-    hosts: int = 1,
-    measure: Measure = in_own_processes,
-) -> tuple[Rates, str]:
-    """What `timed` predicts from: rates that all the candidates need, and the same sentence."""
     share_cpu(processes)
     work = work_of(found, about.plan, about.whole, about.num_labels, processes, room, hosts)
     root = about.plan.config.cache_dir or default_cache_root()

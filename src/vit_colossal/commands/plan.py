@@ -32,7 +32,7 @@ def main(flags: Sequence[str], prog: str) -> int:
         raise ConfigError(["--measure is of this machine: use --nproc instead of --devices"])
     if asked.picture is not None:
         _check_picture(asked.picture)
-    from vit_colossal.forecast.candidates import candidates
+    from vit_colossal.forecast.candidates import candidates, with_times
     from vit_colossal.forecast.devices import by_profile, room_here
     from vit_colossal.forecast.subject import subject
     from vit_colossal.forecast.table import as_document, as_text
@@ -46,9 +46,10 @@ def main(flags: Sequence[str], prog: str) -> int:
     sentences: list[str] = []
     sheet = None
     if asked.measure and found.found:
-        from vit_colossal.calibration.calibrate import timed
+        from vit_colossal.calibration.calibrate import rates_of
 
-        found, source = timed(found, about, processes, room)
+        rates, source = rates_of(found, about, processes, room)
+        found = with_times(found, about.whole, rates, room)
         about = replace(about, notes=(*about.notes, source))
     elif profile is not None and found.found:
         found, sentences, sheet = _by_sheet(profile, found, about, processes, room)

@@ -122,9 +122,10 @@ _NOT_IN_FILES = {
 }
 
 
-def _spellings(kind: type[TrainConfig], name: str) -> list[str]:
-    """All names of the field that ``name`` is one name of."""
-    return next((names for names in spellings(kind).values() if name in names), [])
+def _spellings(kind: type[TrainConfig], name: str) -> set[str]:
+    """All names of the field that ``name`` is one name of, its own in Python with them."""
+    every = ({field, *names} for field, names in spellings(kind).items())
+    return next((names for names in every if name in names), set())
 
 
 def _merge(

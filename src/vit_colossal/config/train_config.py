@@ -46,7 +46,7 @@ class TrainConfig(
             except ValidationError as error:
                 raise ConfigError(problems_of(error)) from None
 
-        # As that of the base: pydantic validates without it where there are values already.
+        # So pydantic's own ways to validate do without it, and raise pydantic's error.
         __init__.__pydantic_base_init__ = True
 
     @field_validator("plugin", mode="before")

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from vit_colossal.calibration.calibrate import Measure, in_own_processes, say_so, timed
+from vit_colossal.calibration.calibrate import Measure, in_own_processes, rates_of, say_so
 from vit_colossal.calibration.measure import measure_together
 from vit_colossal.calibration.work import Work
 from vit_colossal.config.plugins import AUTO, DEFAULT_PLUGIN
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ConfigError, SharedProblems
-from vit_colossal.forecast.candidates import CHOSEN, Candidate, Candidates, candidates
+from vit_colossal.forecast.candidates import CHOSEN, Candidate, Candidates, candidates, with_times
 from vit_colossal.forecast.devices import Room, room_here
 from vit_colossal.forecast.state import rounding
 from vit_colossal.forecast.step_time import why_untimed
@@ -225,7 +225,8 @@ def decide(
     untimed = why_untimed(about.plan, about.whole)
     if found.found and untimed is None:
         hosts = len({sight.host for sight in sights})
-        found, _ = timed(found, about, processes, room, hosts=hosts, measure=measure)
+        rates, _ = rates_of(found, about, processes, room, hosts=hosts, measure=measure)
+        found = with_times(found, about.whole, rates, room)
     alike = _alike(found, rounding(about.plan.config), processes, room)
     why = f"no time is predicted with {untimed}"
     if alike[0].time is not None:

@@ -186,6 +186,12 @@ def test_a_flag_wins_over_another_spelling_in_the_file(
     assert load("--config", str(file), f"--{flag}", "2").tp == 2
 
 
+def test_a_flag_wins_over_the_name_in_python_too(tmp_path: Path) -> None:
+    file = yaml_file(tmp_path, model_overrides={"num_hidden_layers": 4})
+    config = load("--config", str(file), "--model-config", "num_hidden_layers=2")
+    assert config.model_overrides == {"num_hidden_layers": 2}
+
+
 def test_the_per_replica_batch_flag_wins_over_the_file_s_global_batch(tmp_path: Path) -> None:
     file = yaml_file(tmp_path, global_batch_size=64)
     config = load("--config", str(file), "--batch-size", "4")

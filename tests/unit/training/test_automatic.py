@@ -26,11 +26,12 @@ def upside_down(monkeypatch: pytest.MonkeyPatch) -> list[Candidate]:
     """What is found, in the order in which it is given back: as if the last were the fastest."""
     order: list[Candidate] = []
 
-    def timed(found: Candidates, *rest: Any, **options: Any) -> tuple[Candidates, str]:
+    def with_times(found: Candidates, *rest: Any) -> Candidates:
         order[:] = found.found[::-1]
-        return replace(found, found=tuple(order)), ""
+        return replace(found, found=tuple(order))
 
-    monkeypatch.setattr(automatic, "timed", timed)
+    monkeypatch.setattr(automatic, "rates_of", lambda *rest, **options: (None, ""))
+    monkeypatch.setattr(automatic, "with_times", with_times)
     return order
 
 
@@ -91,14 +92,14 @@ def test_the_host_with_the_least_room_decides(upside_down: list[Candidate]) -> N
     """On two hosts of two processes each, for which rates are kept apart."""
     hosts: list[int] = []
 
-    def measured(found: Candidates, *rest: Any, **options: Any) -> tuple[Candidates, str]:
+    def measured(*rest: Any, **options: Any) -> tuple[None, str]:
         hosts.append(options["hosts"])
-        return found, ""
+        return None, ""
 
     large = Sight("host-a", room_here(asked(), 2))
     small = Sight("host-b", replace(large.room, per_rank=large.room.per_rank // 2**10))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(automatic, "timed", measured)
+        patch.setattr(automatic, "rates_of", measured)
         decide(asked(), 4, [large, large], in_own_processes)
         with pytest.raises(ConfigError, match="no layout of 4 processes fits"):
             decide(asked(), 4, [large, small], in_own_processes)
