@@ -5,11 +5,12 @@ python benchmarks/planner.py --output-dir runs/planner [--groups N] [--layouts N
 A group is one piece of work (model, batch, precision) on so many CPU processes. Of its candidates
 some are drawn, with a seed. ``vit-colossal bench`` predicts and measures them: each group is
 calibrated once, which trains none of its layouts; then come three repetitions of all, interleaved,
-in processes that are forked from this one. Memory is measured apart, in
-processes of their own, on models that take enough of it. What is ended goes on where it was when it
-is started again with the same folder on the same commit.
+in processes that are forked from this one. Memory is measured apart, in processes of their own, on
+models that take enough of it. What is ended goes on where it was when it is started again with the
+same folder on the same commit.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
@@ -22,6 +23,10 @@ from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from vit_colossal.runtime.interpreter import keep_threads_awake, without_collecting
+
+keep_threads_awake()  # for PyTorch, which is imported now and forked with all it holds
 
 import torch
 from planner_report import MemoryRow, TimeRow, write_report
@@ -37,7 +42,6 @@ from vit_colossal.forecast.devices import room_here
 from vit_colossal.forecast.subject import subject
 from vit_colossal.rundir.record import describe_software
 from vit_colossal.runtime import activate
-from vit_colossal.runtime.interpreter import without_collecting
 from vit_colossal.runtime.spawn import Command
 from vit_colossal.strategies.choice import strategy_of
 
@@ -81,7 +85,9 @@ _SIZES = (("vit-tiny", 64), ("vit-tiny", 160), ("vit-small", 64))
 #: The first ones are the smallest of each number of processes.
 TIMED = [
     Group(*model, 32, processes, precision)
-    for model, precision, processes in product(_SIZES, ("fp32", "bf16"), (2, 1, 4))
+    for model, (processes, precision) in product(
+        _SIZES, ((2, "fp32"), (1, "fp32"), (4, "fp32"), (2, "bf16"))
+    )
 ]
 WEIGHED = [
     Group(model, 224, batch, processes, precision)
@@ -176,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output-dir", type=Path, required=True)
     parser.add_argument("--groups", type=int, default=len(TIMED), help="of times, only so many")
-    parser.add_argument("--layouts", type=int, default=5, help="to draw of each group")
+    parser.add_argument("--layouts", type=int, default=4, help="to draw of each group")
     parser.add_argument("--record", type=Path, help="where the tables go, without a suffix")
     asked = parser.parse_args()
     folder = asked.output_dir

@@ -22,7 +22,7 @@ def test_a_machine_is_measured_once(tmp_path: Path) -> None:
     assert not first.left_over
     [file] = (tmp_path / "rates").iterdir()
     rates = read_rates(file)
-    assert rates.seconds > 0 and 0 <= rates.slowdown <= 1 and rates.mapping >= 1
+    assert rates.seconds > 0 and 0 <= rates.slowdown <= 1
     # One process alone is not slower than two.
     assert rates.share.sizes == (1, 2) and rates.share.seconds[1] == 1.0
     # Twice as many bytes take longer, and one more image too.

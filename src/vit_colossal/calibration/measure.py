@@ -73,7 +73,6 @@ class _Measuring:
         return Rates(
             pieces=pieces,
             share=self._share(*usual),
-            mapping=self._mapping(*usual),
             transfers=self._transfers(),
             updates={plugin: self._update(plugin) for plugin in self.work.plugins},
             slowdown=self._slowdown(),
@@ -81,9 +80,11 @@ class _Measuring:
             measured=date.today().isoformat(),
         )
 
-    def _pieces(self, rounding: str, tp: int) -> Pieces:
+    def _pieces(self, rounding: str, tp: int, checkpointed: bool) -> Pieces:
         """For batches of growing size, as far as there is time."""
-        parts = ModelParts(self.work, rounding, tp, self.device)
+        parts = ModelParts(self.work, rounding, tp, checkpointed, self.device)
+        if checkpointed and self.device.type == "cpu":  # as in training
+            map_large_allocations()
         left, sizes = PASSES_S / len(self.work.variants), []
         for images in self.work.batches:
             [spent] = self._slowest([sum(parts.seconds(images)) * LAYERS])
@@ -92,6 +93,7 @@ class _Measuring:
             if left < 2 * (2 + _REPEATS) * spent:
                 break
         found = self._rounds({images: partial(parts.seconds, images) for images in sizes})
+        keep_large_allocations()
         embeddings, forward, backward, head = (
             Ladder(tuple(sizes), seconds) for seconds in zip(*found.values(), strict=True)
         )
@@ -99,7 +101,7 @@ class _Measuring:
 
     def _share(self, rounding: str, images: int) -> Ladder:
         """The same pass while fewer processes are at work, and the others wait."""
-        parts = ModelParts(self.work, rounding, 1, self.device)
+        parts = ModelParts(self.work, rounding, 1, False, self.device)
 
         def total(count: int) -> list[float]:
             return [sum(parts.seconds(images)) if self.rank < count else 0.0]
@@ -108,18 +110,6 @@ class _Measuring:
         found = self._rounds({count: partial(total, count) for count in counts})
         [every] = found[self.ranks]
         return Ladder(tuple(counts), tuple(min(1.0, found[n][0] / every) for n in counts))
-
-    def _mapping(self, rounding: str, images: int) -> float:
-        """What the same pass takes while large tensors are mapped one by one, in times of it."""
-        if self.device.type != "cpu":
-            return 1.0
-        parts = ModelParts(self.work, rounding, 1, self.device)
-        passes = {"pass": lambda: [sum(parts.seconds(images))]}
-        [kept] = self._rounds(passes)["pass"]
-        map_large_allocations()
-        [mapped] = self._rounds(passes)["pass"]
-        keep_large_allocations()
-        return max(1.0, mapped / kept)
 
     def _update(self, plugin: str) -> UpdateRate:
         calls = {sizes: updating(self.work, plugin, *sizes, self.device) for sizes in _UPDATED}

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from vit_colossal.calibration.work import LAYERS, Work
 from vit_colossal.data.transforms import normalize
 from vit_colossal.forecast.state import element_size
-from vit_colossal.model.build import blocks
+from vit_colossal.model.build import blocks, checkpoint_activations
 from vit_colossal.model.configuration import blueprint
 from vit_colossal.model.forward import embed, logits_of, through_layers
 from vit_colossal.model.loss import criterion
@@ -35,7 +35,9 @@ def clock(device: torch.device) -> float:
 class ModelParts:
     """A model of a few blocks with random weights, rounded and cut as a candidate's."""
 
-    def __init__(self, work: Work, rounding: str, tp: int, device: torch.device) -> None:
+    def __init__(
+        self, work: Work, rounding: str, tp: int, checkpointed: bool, device: torch.device
+    ) -> None:
         spec = work.plan.spec
         self.spec, self.labels, self.device = spec, work.num_labels, device
         self.preprocessing = preprocessing_of(spec)
@@ -48,12 +50,14 @@ class ModelParts:
         self.type = half if rounding == "16-bit weights" else torch.float32
         self.autocast = half if rounding == "autocast" else None
         self.model = model.to(self.type).train()
+        if checkpointed:
+            checkpoint_activations(self.model)
 
     def seconds(self, images: int) -> list[float]:
         """One pass: embeddings both ways, blocks forward and backward, the head both ways.
 
         Each part reads what the one before it gave, cut off from it, so that its backward pass can
-        be timed alone.
+        be timed alone. Gradients are added up from pass to pass, as those of micro-batches are.
         """
         spec, size, device = self.spec, self.spec.image_size, self.device
         pixels = torch.zeros(images, 3, size, size, dtype=torch.uint8, device=device)
@@ -74,7 +78,6 @@ class ModelParts:
         marks.append(clock(device))
         hidden.backward(entry.grad)
         marks.append(clock(device))
-        self.model.zero_grad()
         embedded, forward, head, backward, rest = (late - early for early, late in pairwise(marks))
         return [embedded + rest, forward / LAYERS, backward / LAYERS, head]
 

@@ -15,7 +15,7 @@ from vit_colossal.forecast.activations import block_bytes
 from vit_colossal.forecast.candidates import Candidates
 from vit_colossal.forecast.devices import Room
 from vit_colossal.forecast.outline import Outline
-from vit_colossal.forecast.state import element_size
+from vit_colossal.forecast.state import element_size, rounding
 from vit_colossal.forecast.step_time import why_untimed
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.record import versions
@@ -34,7 +34,8 @@ class Work:
         num_labels: of the head.
         processes: that work at once.
         hosts: that they run on.
-        variants: roundings in which candidates compute, with their tensor-parallel degrees.
+        variants: roundings in which candidates compute, with their tensor-parallel degrees, and
+            whether they compute blocks again.
         batches: images of a pass, ascending.
         plugins: whose optimizers update.
         elements: bytes of the numbers that are sent.
@@ -44,7 +45,7 @@ class Work:
     num_labels: int
     processes: int
     hosts: int
-    variants: tuple[tuple[str, int], ...]
+    variants: tuple[tuple[str, int, bool], ...]
     batches: tuple[int, ...]
     plugins: tuple[str, ...]
     elements: tuple[int, ...]
@@ -109,7 +110,9 @@ def work_of(
         num_labels=num_labels,
         processes=processes,
         hosts=hosts,
-        variants=tuple(sorted({(each.rounding, each.plan.dims.tp) for each in found.found})),
+        variants=tuple(
+            sorted({(rounding(p.config), p.dims.tp, p.config.grad_checkpoint) for p in plans})
+        ),
         batches=tuple(sorted({*powers, largest})),
         plugins=tuple(dict.fromkeys(plan.config.plugin for plan in plans)),
         elements=tuple(sorted({element_size(plan.config) for plan in plans})),

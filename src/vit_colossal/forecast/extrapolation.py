@@ -88,12 +88,13 @@ def rates_of(
     degrees = [ranks for ranks in range(2, processes + 1) if processes % ranks == 0]
     return Rates(
         pieces={
-            pieces_key(way, tp): _pieces(profile, base, num_labels, tp)
-            for way, tp in product({rounding(config) for config in configs}, tps)
+            pieces_key(way, tp, again): _pieces(profile, base, num_labels, tp, again)
+            for way, tp, again in product(
+                {rounding(config) for config in configs}, tps, (False, True)
+            )
         },
         # Devices do not slow each other down, nor do products and transfers at once.
         share=Ladder((1.0, _LARGE), (1.0, 1.0)),
-        mapping=1.0,
         slowdown=0.0,
         transfers={
             transfer_key(kind, ranks, element, near): _transfer(profile, kind, ranks, near)
@@ -110,8 +111,16 @@ def rates_of(
     )
 
 
-def _pieces(profile: DeviceProfile, base: RunPlan, num_labels: int, tp: int) -> Pieces:
-    """The operations of each part, by the family's formula; tensor parallelism cuts the blocks."""
+def _pieces(profile: DeviceProfile, base: RunPlan, num_labels: int, tp: int, again: bool) -> Pieces:
+    """The operations of each part, by the family's formula; tensor parallelism cuts the blocks.
+
+    Args:
+        profile: the device.
+        base: the run, undivided.
+        num_labels: of its head.
+        tp: the degree.
+        again: whether the backward pass computes a block's forward pass again.
+    """
     spec = base.spec
     count, shape, size = spec.family.flops, spec.shape, spec.image_size
     embeddings = count(replace(shape, num_layers=0), size, 0)
@@ -125,10 +134,11 @@ def _pieces(profile: DeviceProfile, base: RunPlan, num_labels: int, tp: int) -> 
         least = calls * CALL_S
         return Ladder((least / one,), (least,))
 
+    backward = _BOTH_WAYS - 1 + again
     return Pieces(
         embeddings=seconds(_BOTH_WAYS * embeddings, _CALLS_OF_A_BLOCK),
         block_forward=seconds(block, _CALLS_OF_A_BLOCK),
-        block_backward=seconds((_BOTH_WAYS - 1) * block, (_BOTH_WAYS - 1) * _CALLS_OF_A_BLOCK),
+        block_backward=seconds(backward * block, backward * _CALLS_OF_A_BLOCK),
         head=seconds(_BOTH_WAYS * head, _CALLS_OF_A_BLOCK),
     )
 

@@ -42,7 +42,8 @@ class Pieces:
 
     Attributes:
         embeddings: normalizing and embedding the images, forward and backward.
-        block_forward, block_backward: of one block, as tensor parallelism cuts it.
+        block_forward, block_backward: of one block, as tensor parallelism cuts it. Gradients are
+            added to those that are there.
         head: the last norm, the classifier and the loss, forward and backward.
     """
 
@@ -68,8 +69,6 @@ class Rates:
     Attributes:
         pieces: by :func:`pieces_key`.
         share: seconds of the same work while only so many processes compute, 1.0 for all of them.
-        mapping: the same work, in times of it, while large tensors are mapped one by one, as with
-            ``--grad-checkpoint`` on a CPU: see ``runtime.memory``.
         transfers: by :func:`transfer_key`, seconds of a call by the bytes of the whole tensor.
         updates: by plugin.
         slowdown: of an all-reduce and matrix products at once, the part of the shorter that comes
@@ -81,7 +80,6 @@ class Rates:
 
     pieces: dict[str, Pieces]
     share: Ladder
-    mapping: float
     transfers: dict[str, Ladder]
     updates: dict[str, UpdateRate]
     slowdown: float
@@ -90,9 +88,10 @@ class Rates:
     devices_per_host: int | None = None
 
 
-def pieces_key(rounding: str, tp: int) -> str:
-    """Of a model computed in a rounding, divided by a tensor-parallel degree."""
-    return f"{rounding}, tp {tp}"
+def pieces_key(rounding: str, tp: int, checkpointed: bool) -> str:
+    """Of a model computed in a rounding, divided by a tensor-parallel degree, whose backward pass
+    computes each block again or does not."""
+    return f"{rounding}, tp {tp}{', checkpointed' if checkpointed else ''}"
 
 
 def transfer_key(kind: str, ranks: int, element: int, on_a_host: int | None = None) -> str:

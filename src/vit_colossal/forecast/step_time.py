@@ -1,8 +1,7 @@
 """How long a step takes, from rates that were measured or are those of a data sheet.
 
-Micro-batches times layers, with what is computed again. A pipeline of m micro-batches by 1F1B takes
-m times its slowest stage and the others once, to fill and drain it (Narayanan et al. 2021,
-arXiv:2104.04473, section 2.2). Sums and gathers are those of ``forecast.traffic`` (ZeRO:
+Micro-batches times layers; a pipeline is played through (``forecast.schedule``). Sums and gathers
+are those of ``forecast.traffic`` (ZeRO:
 Rajbhandari et al. 2020, arXiv:1910.02054, section 7); what runs beside the backward pass slows it
 down, as Galvatron's model has it (Miao et al. 2022, arXiv:2211.13878); the stages of a pipeline are
 priced each on its own, as Alpa's are (Zheng et al. 2022, arXiv:2201.12023).
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 
 from vit_colossal.forecast.outline import Outline, held_by_stage, layers_of
 from vit_colossal.forecast.rates import Ladder, Pieces, Rates, pieces_key, transfer_key
+from vit_colossal.forecast.schedule import one_forward_one_backward
 from vit_colossal.forecast.state import rounding, state_bytes
 from vit_colossal.forecast.traffic import Transfer, along_the_model, among_replicas
 from vit_colossal.plan.plan import RunPlan
@@ -27,7 +27,7 @@ class StepTime:
     Attributes:
         computing: forward and backward of all micro-batches, by the slowest stage, with the sums
             and the hidden states that they wait for.
-        waiting: until a pipeline is full, and while it runs empty.
+        waiting: for other stages of a pipeline, mostly until it is full and while it runs empty.
         exchanging: gradients and weights of the replicas, beyond what the backward pass hides.
         updating: the optimizer.
     """
@@ -62,35 +62,42 @@ def step_time(plan: RunPlan, whole: Outline, rates: Rates) -> StepTime:
     """
     stages = range(plan.dims.pp)
     passes = [_pass(plan, whole, rates, stage) for stage in stages]
-    slowest, times = max(passes), plan.batches.accumulation * plan.batches.num_microbatches
-    # While a pipeline fills and drains, half of its stages are at work on average.
-    few = rates.share(plan.dims.world_size / 2)
+    replicas = plan.dims.world_size // plan.dims.pp
+    times = _passes(plan)
+    computing = times * max(forward + backward for forward, backward in passes)
+    whole_pass = one_forward_one_backward(passes, times, lambda busy: rates.share(busy * replicas))
     return StepTime(
-        computing=times * slowest,
-        waiting=(sum(passes) - slowest) * few,
+        computing=min(computing, whole_pass),
+        waiting=max(0.0, whole_pass - computing),
         exchanging=max(_exchange(plan, whole, rates, stage) for stage in stages),
         updating=max(_update(plan, whole, rates, stage) for stage in stages),
     )
 
 
 def _pieces(plan: RunPlan, rates: Rates) -> Pieces:
-    return rates.pieces[pieces_key(rounding(plan.config), plan.dims.tp)]
+    config = plan.config
+    return rates.pieces[pieces_key(rounding(config), plan.dims.tp, config.grad_checkpoint)]
 
 
-def _pass(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> float:
+def _passes(plan: RunPlan) -> int:
+    """Micro-batches of a step and a replica."""
+    return plan.batches.accumulation * plan.batches.num_microbatches
+
+
+def _pass(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> tuple[float, float]:
     """One micro-batch through a stage, forward and backward."""
     pieces, images = _pieces(plan, rates), plan.batches.microbatch
-    forwards = 2 if plan.config.grad_checkpoint else 1
-    block = forwards * pieces.block_forward(images) + pieces.block_backward(images)
-    seconds = len(layers_of(plan, stage)) * block
+    layers = len(layers_of(plan, stage))
+    both = 0.0
     if stage == 0:
-        seconds += pieces.embeddings(images)
+        both += pieces.embeddings(images)
     if stage == plan.dims.pp - 1:
-        seconds += pieces.head(images)
-    if plan.config.grad_checkpoint:
-        seconds *= rates.mapping
-    times = plan.batches.accumulation * plan.batches.num_microbatches
-    return seconds + _seconds(along_the_model(plan, whole, stage), rates) / times
+        both += pieces.head(images)
+    sent = _seconds(along_the_model(plan, whole, stage), rates) / _passes(plan)
+    # Of what is known both ways: two products of the backward pass for each of the forward pass,
+    # and as much sent in one as in the other.
+    forward = layers * pieces.block_forward(images) + both / 3 + sent / 2
+    return forward, layers * pieces.block_backward(images) + 2 * both / 3 + sent / 2
 
 
 def _exchange(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,6 +42,23 @@ def blocks(model: torch.nn.Module, spec: ModelSpec) -> list[torch.nn.Module]:
     if inner:
         lists = [stage.get_submodule(inner) for stage in lists[0].children()]
     return [block for each in lists for block in each.children()]
+
+
+def checkpoint_activations(
+    model: PreTrainedModel, context_fn: Callable[[], Any] | None = None
+) -> None:
+    """Compute each layer's activations again in the backward pass, instead of keeping them.
+
+    Args:
+        model: whose layers.
+        context_fn: as for ``torch.utils.checkpoint.checkpoint``.
+    """
+    options: dict[str, Any] = {"use_reentrant": False}
+    if context_fn is not None:
+        options["context_fn"] = context_fn
+    # The first name warns in releases that have the second.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable(options)
 
 
 def count_parameters(model: torch.nn.Module, *, trained_only: bool = False) -> int:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from vit_colossal.data.features import FeatureForm
 from vit_colossal.data.transforms import normalize
 from vit_colossal.families.names import named_weights
-from vit_colossal.model.build import blocks
+from vit_colossal.model.build import blocks, checkpoint_activations
 from vit_colossal.model.optim import build_schedule, parameter_groups
 from vit_colossal.model.preprocessing import Preprocessing
 from vit_colossal.plan.parallel_dims import Coordinate, ParallelDims
@@ -138,16 +138,6 @@ class Engine(Boosted):
         return nullcontext() if self.ema is None else self.ema.in_place()
 
 
-def checkpoint_activations(model: PreTrainedModel, drops: Drops) -> None:
-    """Compute each layer's activations again in the backward pass, instead of keeping them."""
-    options: dict[str, Any] = {"use_reentrant": False}
-    if drops.active:
-        options["context_fn"] = drops.again
-    # The first name warns in releases that have the second.
-    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    enable(options)
-
-
 def build_engine(
     plan: RunPlan,
     model: PreTrainedModel,
@@ -166,7 +156,7 @@ def build_engine(
     """
     drops = take_over(model, plan.spec, plan.config.seed, plan.batches.global_batch, device)
     if plan.config.grad_checkpoint:
-        checkpoint_activations(model, drops)
+        checkpoint_activations(model, drops.again if drops.active else None)
     if plan.config.compile:
         # Meant for whole models that are compiled at once: it would cut every layer in two, as
         # soon as its gradients make up DDP's first bucket of 1 MB.

@@ -19,7 +19,14 @@ from vit_colossal.bench.prediction_table import predicted, reasons, table
 from vit_colossal.bench.report import as_text, summarize
 from vit_colossal.calibration.work import Work
 from vit_colossal.errors import ConfigError
-from vit_colossal.forecast.rates import Ladder, Pieces, Rates, UpdateRate, write_rates
+from vit_colossal.forecast.rates import (
+    Ladder,
+    Pieces,
+    Rates,
+    UpdateRate,
+    pieces_key,
+    write_rates,
+)
 from vit_colossal.runtime.group import Topology
 
 MIB = 2**20
@@ -32,12 +39,12 @@ def made_up(work: Work) -> Rates:
     calls = [(k, n, e) for k in KINDS for n in (2, 4) for e in (2, 4)]
     return Rates(
         pieces={
-            f"{r}, tp {tp}": Pieces(nothing, second, nothing, nothing) for r, tp in work.variants
+            pieces_key(*each): Pieces(nothing, second, second if each[-1] else nothing, nothing)
+            for each in work.variants
         },
         share=Ladder((1, 2), (1.0, 1.0)),
         transfers={f"{kind} among {n}, {e} bytes": nothing for kind, n, e in calls},
         updates={plugin: UpdateRate(0.0, 0.0) for plugin in work.plugins},
-        mapping=1.0,
         slowdown=0.0,
         seconds=1.0,
         measured="2026-01-01",

@@ -13,7 +13,15 @@ from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.forecast.candidates import candidates, with_times
 from vit_colossal.forecast.devices import Room
 from vit_colossal.forecast.outline import Outline, outline
-from vit_colossal.forecast.rates import Ladder, Pieces, Rates, UpdateRate, read_rates, write_rates
+from vit_colossal.forecast.rates import (
+    Ladder,
+    Pieces,
+    Rates,
+    UpdateRate,
+    pieces_key,
+    read_rates,
+    write_rates,
+)
 from vit_colossal.forecast.step_time import StepTime, step_time, why_untimed
 from vit_colossal.forecast.subject import subject
 from vit_colossal.forecast.table import as_document, as_text
@@ -24,7 +32,7 @@ LABELS, LAYERS, TOKENS, WIDTH = 10, 4, 17, 64
 MIB = 2**20
 #: Seconds of an image.
 EMBEDDINGS, FORWARD, BACKWARD, HEAD = 2.0, 10.0, 20.0, 1.0
-SLOWDOWN, MAPPING = 0.25, 1.5
+SLOWDOWN = 0.25
 
 
 def each(seconds: float) -> Ladder:
@@ -36,6 +44,7 @@ def made_up(**transfers: float) -> Rates:
     """Rates in which nothing that is sent takes time but the calls that are named."""
     pieces = Pieces(*map(each, (EMBEDDINGS, FORWARD, BACKWARD, HEAD)))
     halved = replace(pieces, block_forward=each(FORWARD / 2), block_backward=each(BACKWARD / 2))
+    twice = replace(pieces, block_backward=each(FORWARD + BACKWARD))
     kinds = ("all_reduce", "all_gather", "reduce_scatter", "send")
     calls = {
         f"{kind} among {ranks}, {element} bytes": each(transfers.get(kind, 0.0))
@@ -45,14 +54,14 @@ def made_up(**transfers: float) -> Rates:
     }
     return Rates(
         pieces={
-            f"{rounding}, tp {tp}": pieces if tp == 1 else halved
+            pieces_key(rounding, tp, again): (twice if again else pieces) if tp == 1 else halved
             for rounding in ("fp32", "autocast", "16-bit weights")
             for tp in (1, 2)
+            for again in (False, True)
         },
         share=Ladder((1, 2), (0.5, 1.0)),
         transfers=calls,
         updates=defaultdict(lambda: UpdateRate(0.0, 0.0)),
-        mapping=MAPPING,
         slowdown=SLOWDOWN,
         seconds=1.0,
         measured="2026-01-01",
@@ -66,7 +75,10 @@ def planned(processes: int = 1, device: str = "cpu", **settings: Any) -> tuple[R
 
 
 def timed(rates: Rates, *arguments: Any, **settings: Any) -> StepTime:
-    return step_time(*planned(*arguments, **settings), rates)
+    plan, whole = planned(*arguments, **settings)
+    if plan.dims.world_size == 1:
+        rates = replace(rates, share=Ladder((1,), (1.0,)))
+    return step_time(plan, whole, rates)
 
 
 def size_of(whole: Outline, element: int = 4) -> int:
@@ -82,12 +94,12 @@ def test_one_process_goes_through_all_blocks() -> None:
     whole = 8 * (EMBEDDINGS + LAYERS * (FORWARD + BACKWARD) + HEAD)
     assert timed(made_up()) == StepTime(pytest.approx(whole), 0, 0, 0)
     again = timed(made_up(), grad_checkpoint=True)
-    assert again.computing == pytest.approx(MAPPING * (whole + 8 * LAYERS * FORWARD))
+    assert again.computing == pytest.approx(whole + 8 * LAYERS * FORWARD)
 
 
 def test_each_micro_batch_is_a_pass_of_its_own() -> None:
     rates, constant = made_up(), Ladder((1, 8), (5.0, 5.0))
-    rates = replace(rates, pieces={"fp32, tp 1": Pieces(constant, constant, constant, constant)})
+    rates = replace(rates, pieces={pieces_key("fp32", 1, False): Pieces(*[constant] * 4)})
     assert timed(rates).computing == pytest.approx(5 * (2 + 2 * LAYERS))
     assert timed(rates, grad_accumulation=4).computing == pytest.approx(4 * 5 * (2 + 2 * LAYERS))
 
@@ -96,10 +108,13 @@ def test_a_pipeline_takes_its_slowest_stage_so_often_and_the_others_once() -> No
     settings = {"plugin": "hybrid", "pp": 2, "num_microbatches": 4}
     first = 2 * (2 * (FORWARD + BACKWARD) + EMBEDDINGS)
     last = 2 * (2 * (FORWARD + BACKWARD) + HEAD)
-    found = timed(made_up(), 2, **settings)
-    # Half of the processes are at work while it fills and drains: they take half as long here.
-    assert found == StepTime(pytest.approx(4 * first), pytest.approx(last / 2), 0, 0)
-    sent = timed(made_up(send=1.0), 2, **settings)
+    rates = replace(made_up(), share=Ladder((1, 2), (1.0, 1.0)))
+    found = timed(rates, 2, **settings)
+    # The first stage waits for the last one twice, and does a pass of its own meanwhile.
+    assert found == StepTime(pytest.approx(4 * first), pytest.approx(2 * last - first), 0, 0)
+    # Meanwhile one process is at work, which here takes half as long.
+    assert timed(made_up(), 2, **settings).total < 4 * first + last / 2
+    sent = timed(replace(rates, transfers=made_up(send=1.0).transfers), 2, **settings)
     border = 2 * TOKENS * WIDTH * 4
     assert sent.computing - found.computing == pytest.approx(4 * border)
 

@@ -10,10 +10,9 @@ import torch
 
 from families import LABELS, SIDE, TINY
 from vit_colossal.families.table import FAMILIES
-from vit_colossal.model.build import build_model
+from vit_colossal.model.build import build_model, checkpoint_activations
 from vit_colossal.plan.model_spec import read_spec
 from vit_colossal.strategies.drop_path import DroppedPath, Drops, take_over
-from vit_colossal.strategies.engine import checkpoint_activations
 
 CPU = torch.device("cpu")
 DROPPING = [name for name, t in TINY.items() if FAMILIES[t.model_type].drop_path is not None]
@@ -51,7 +50,7 @@ def test_what_is_computed_again_drops_the_same(name: str, tmp_path: Path) -> Non
         model = build_model(spec, LABELS, 0).train()
         drops = take_over(model, spec, seed=7, global_batch=8, device=CPU)
         if again:
-            checkpoint_activations(model, drops)
+            checkpoint_activations(model, drops.again if drops.active else None)
         drops.begin(0, places)
         outputs = [model(pixel_values=pixels[rows]).logits.square().sum() for rows in places]
         for output in outputs:
