@@ -52,6 +52,11 @@ def memory(cases: Cases) -> float:
     return cases["ddp"]["peak_memory_bytes"] / cases["plain DDP"]["peak_memory_bytes"]
 
 
+def paired(peer: str) -> Callable[[Cases], float]:
+    """Images per second of ddp over a peer's, the median of steps of the same round."""
+    return lambda cases: cases["paired"]["ratios"][f"ddp / {peer}"][0]
+
+
 def short_job(way: str) -> Callable[[Cases], float]:
     """Seconds of a whole job over those of transformers.Trainer's."""
     return lambda cases: cases["short job"]["ratios"][way]
@@ -63,10 +68,10 @@ def labelling(other: str) -> Callable[[Cases], float]:
 
 
 CPU = [
-    Bar("ddp / plain DDP loop", 0.99, speed("ddp", "plain DDP")),
+    Bar("ddp / plain DDP loop, step by step", 0.99, paired("plain")),
     Bar("zero1 / plain DDP loop", 0.96, speed("zero1", "plain DDP")),
     Bar("zero2 / plain DDP loop", 0.96, speed("zero2", "plain DDP")),
-    Bar("ddp / transformers.Trainer, batch 16 per process", 1.05, speed("ddp", "Trainer")),
+    Bar("ddp / transformers.Trainer, batch 16 per process", 1.05, paired("Trainer")),
     Bar(
         "ddp / transformers.Trainer, small digits ViT", 1.15, speed("digits ddp", "digits Trainer")
     ),
@@ -130,7 +135,7 @@ def as_markdown(bars: list[dict[str, Any]]) -> str:
 def read(folder: Path) -> dict[str, Any]:
     """bench.json with the rates of the others in it."""
     document: dict[str, Any] = {"cases": [], "rates": {}}
-    for name in ("bench", "data", "startup", "short_job", "predict"):
+    for name in ("bench", "paired", "data", "startup", "short_job", "predict"):
         file = folder / f"{name}.json"
         if file.exists():
             found = json.loads(file.read_text(encoding="utf-8"))

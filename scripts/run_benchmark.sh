@@ -31,7 +31,7 @@ mkdir -p "$folder"
 python -m vit_colossal bench --cases "benchmarks/$set_of_cases.yaml" --output-dir "$folder" "$@" ||
     [ $? = 3 ]
 if [ "$set_of_cases" = cpu ]; then
-    for part in startup:startup data_rates:data short_job:short_job predict_rate:predict; do
+    for part in paired:paired startup:startup data_rates:data short_job:short_job predict_rate:predict; do
         output=$folder/${part#*:}.json
         [ -e "$output" ] || python "benchmarks/${part%:*}.py" --output "$output"
     done

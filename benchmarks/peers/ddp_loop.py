@@ -45,13 +45,14 @@ def endless(loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield from loader
 
 
-def train(flags: argparse.Namespace) -> dict[str, object]:
+def train(flags: argparse.Namespace, watch: Stopwatch | None = None) -> dict[str, object]:
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    own_group = distributed and not dist.is_initialized()
     device = torch.device("cpu")
     if flags.device == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    if distributed:
+    if own_group:
         dist.init_process_group("nccl" if flags.device == "cuda" else "gloo")
     torch.manual_seed(flags.seed)
 
@@ -92,7 +93,7 @@ def train(flags: argparse.Namespace) -> dict[str, object]:
     processor = ViTImageProcessor.from_pretrained(flags.model)
     mean = torch.tensor(processor.image_mean, device=device).view(-1, 1, 1)
     std = torch.tensor(processor.image_std, device=device).view(-1, 1, 1)
-    watch = Stopwatch(flags.device, flags.warmup_steps, flags.keep_losses)
+    watch = watch or Stopwatch(flags.device, flags.warmup_steps, flags.keep_losses)
     for _ in range(flags.warmup_steps + flags.steps):
         images, labels = next(batches)
         images = images.to(device, non_blocking=True)
@@ -109,7 +110,7 @@ def train(flags: argparse.Namespace) -> dict[str, object]:
         optimizer.zero_grad()
         watch.step_done(loss)
     found = watch.result()
-    if distributed:
+    if own_group:
         # Freeing a group waits for gloo's threads with Python's lock held, and one that still has
         # the last collective's tensors to drop needs that lock (seen with torch 2.5.1).
         time.sleep(0.1)

@@ -75,7 +75,7 @@ class Clock(TrainerCallback):
         self.trainer.watch.step_done(self.trainer.last_loss)
 
 
-def train(flags: argparse.Namespace) -> dict[str, object]:
+def train(flags: argparse.Namespace, watch: Stopwatch | None = None) -> dict[str, object]:
     model = ViTForImageClassification.from_pretrained(flags.model)
     if flags.compile:
         for layer in model.vit.layers:
@@ -109,7 +109,7 @@ def train(flags: argparse.Namespace) -> dict[str, object]:
             train_dataset=Images(flags.images, flags.labels, in_memory=flags.in_memory),
             data_collator=Collator(ViTImageProcessor.from_pretrained(flags.model)),
         )
-        trainer.watch = Stopwatch(flags.device, flags.warmup_steps, flags.keep_losses)
+        trainer.watch = watch or Stopwatch(flags.device, flags.warmup_steps, flags.keep_losses)
         trainer.add_callback(Clock(trainer))
         trainer.remove_callback(PrinterCallback)
         trainer.train()

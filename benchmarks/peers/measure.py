@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 
-def read_flags(description: str) -> argparse.Namespace:
+def read_flags(description: str, arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--model", required=True, help="directory with the initial weights")
     parser.add_argument("--images", required=True, help="uint8 [N, 3, H, W] as .npy")
@@ -33,7 +33,7 @@ def read_flags(description: str) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--keep-losses", type=int, default=5)
     parser.add_argument("--output", type=Path, required=True)
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 class Stopwatch:

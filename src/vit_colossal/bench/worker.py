@@ -21,7 +21,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from vit_colossal.bench.case import LOSSES, Order, write_result
+from vit_colossal.bench.case import LOSSES, BenchCase, Order, write_result
 from vit_colossal.bench.data import InMemory, plan_case
 from vit_colossal.bench.timing import synchronize
 from vit_colossal.data.samples import Batch
@@ -32,6 +32,7 @@ from vit_colossal.training.stop import LossWatch, StopRequest
 if TYPE_CHECKING:
     from vit_colossal.data.prepare import RunData
     from vit_colossal.plan.plan import RunPlan
+    from vit_colossal.training.job import Job
     from vit_colossal.training.loop import Batches
 
 #: Numbers of which every rank's is kept.
@@ -115,12 +116,34 @@ class Losses(LossWatch):
             self.seen.append(loss.detach().float())
 
 
+def batches_of(case: BenchCase, job: Job) -> Batches:
+    """In the data's own order, which the peers' samplers have too."""
+    ordered = replace(job.train_batches, shuffle=False)
+    return InMemory(ordered) if case.data == "synthetic" else ordered
+
+
+def run_loop(job: Job, batches: Batches, losses: LossWatch, folder: Path) -> None:
+    """Train as a run does, without evaluation.
+
+    Args:
+        job: the case's.
+        batches: where they come from.
+        losses: looks at them.
+        folder: for checkpoints, of which none is written.
+    """
+    from vit_colossal.training.fit import checkpointer
+    from vit_colossal.training.loop import Loop
+
+    kept = checkpointer(job, folder)
+    loop = Loop(job, NullReporter(), kept, batches=batches, watch=losses, evaluates=False)
+    with loop.watchdog.watching(job.engine.model):
+        loop.run(StopRequest())
+
+
 def measure(order: Order, plan: RunPlan, data: RunData, device: torch.device) -> dict[str, Any]:
     """Run one case; every rank returns the same numbers."""
     from vit_colossal.strategies.choice import strategy_of
-    from vit_colossal.training.fit import checkpointer
     from vit_colossal.training.job import build_job
-    from vit_colossal.training.loop import Loop
     from vit_colossal.training.meter import replica_means
 
     case = order.case
@@ -129,21 +152,10 @@ def measure(order: Order, plan: RunPlan, data: RunData, device: torch.device) ->
     before = 0 if device.type == "cuda" else psutil.Process().memory_info().rss
     job = build_job(plan, data, device)
     engine = job.engine
-    # In the data's own order, which the peers' samplers have too.
-    ordered = replace(job.train_batches, shuffle=False)
-    source: Batches = InMemory(ordered) if case.data == "synthetic" else ordered
+    source = batches_of(case, job)
     stopwatch, losses = Stopwatch(source, case.warmup, device), Losses(device)
     with tempfile.TemporaryDirectory() as folder:
-        loop = Loop(
-            job,
-            NullReporter(),
-            checkpointer(job, Path(folder)),
-            batches=stopwatch,
-            watch=losses,
-            evaluates=False,
-        )
-        with loop.watchdog.watching(engine.model):
-            loop.run(StopRequest())
+        run_loop(job, stopwatch, losses, Path(folder))
         window, steps, waited = stopwatch.finish()
     memory = peak_memory_bytes(device)
     values = {

@@ -13,8 +13,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from vit_colossal.calibration.parts import ModelParts, clock, updating
-from vit_colossal.calibration.work import LAYERS, Work
+from vit_colossal.calibration.parts import ModelParts, clock, copying, updating
+from vit_colossal.calibration.work import Work
 from vit_colossal.forecast.rates import (
     Ladder,
     Pieces,
@@ -67,6 +67,8 @@ class _Measuring:
 
     def rates(self) -> Rates:
         began = perf_counter()
+        # With it come the threads of gloo's threads, which those of a product are slower beside.
+        dist.all_reduce(torch.zeros(_BYTES[-1] // 4, device=self.device))
         pieces = {pieces_key(*each): self._pieces(*each) for each in self.work.variants}
         sizes = next(iter(pieces.values())).head.sizes
         usual = self.work.variants[0][0], int(sizes[len(sizes) // 2])
@@ -74,6 +76,7 @@ class _Measuring:
             pieces=pieces,
             share=self._share(*usual),
             transfers=self._transfers(),
+            copies=self._rate(lambda count, numel: copying(count, numel, self.device)),
             updates={plugin: self._update(plugin) for plugin in self.work.plugins},
             slowdown=self._slowdown(),
             seconds=perf_counter() - began,
@@ -87,12 +90,20 @@ class _Measuring:
             map_large_allocations()
         left, sizes = PASSES_S / len(self.work.variants), []
         for images in self.work.batches:
-            [spent] = self._slowest([sum(parts.seconds(images)) * LAYERS])
+            began = clock(self.device)
+            parts.seconds(images)
+            [spent] = self._slowest([2 * (1 + _REPEATS) * (clock(self.device) - began)])
             sizes.append(images)
-            left -= (2 + _REPEATS) * spent
-            if left < 2 * (2 + _REPEATS) * spent:
+            left -= spent
+            if left < 2 * spent:
                 break
-        found = self._rounds({images: partial(parts.seconds, images) for images in sizes})
+
+        def second(images: int) -> list[float]:
+            """After one of its own kind, as in training, not of another size."""
+            parts.seconds(images)
+            return parts.seconds(images)
+
+        found = self._rounds({images: partial(second, images) for images in sizes})
         keep_large_allocations()
         embeddings, forward, backward, head = (
             Ladder(tuple(sizes), seconds) for seconds in zip(*found.values(), strict=True)
@@ -112,9 +123,14 @@ class _Measuring:
         return Ladder(tuple(counts), tuple(min(1.0, found[n][0] / every) for n in counts))
 
     def _update(self, plugin: str) -> UpdateRate:
-        calls = {sizes: updating(self.work, plugin, *sizes, self.device) for sizes in _UPDATED}
+        return self._rate(
+            lambda count, numel: updating(self.work, plugin, count, numel, self.device)
+        )
+
+    def _rate(self, call: Callable[[int, int], Callable[[], None]]) -> UpdateRate:
+        """Of what is called for so many tensors of so many elements."""
         (tensors, _), (large, numel) = _UPDATED
-        many, few = self._seconds(calls).values()
+        many, few = self._seconds({sizes: call(*sizes) for sizes in _UPDATED}).values()
         return UpdateRate(many / tensors, max(0.0, few - many * large / tensors) / (large * numel))
 
     def _transfers(self) -> dict[str, Ladder]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from vit_colossal.calibration.work import LAYERS, Work
+from vit_colossal.calibration.work import Work
 from vit_colossal.data.transforms import normalize
 from vit_colossal.forecast.state import element_size
 from vit_colossal.model.build import blocks, checkpoint_activations
@@ -40,9 +40,10 @@ class ModelParts:
     ) -> None:
         spec = work.plan.spec
         self.spec, self.labels, self.device = spec, work.num_labels, device
+        self.layers = work.layers
         self.preprocessing = preprocessing_of(spec)
         model = blueprint(
-            spec, spec.embedded_size, work.num_labels, layers=LAYERS, device=device.type
+            spec, spec.embedded_size, work.num_labels, layers=work.layers, device=device.type
         )
         if tp > 1:
             cut_products(model, spec, tp)
@@ -79,7 +80,7 @@ class ModelParts:
         hidden.backward(entry.grad)
         marks.append(clock(device))
         embedded, forward, head, backward, rest = (late - early for early, late in pairwise(marks))
-        return [embedded + rest, forward / LAYERS, backward / LAYERS, head]
+        return [embedded + rest, forward / self.layers, backward / self.layers, head]
 
     def _rounded(self) -> AbstractContextManager[object]:
         if self.autocast is None:
@@ -102,6 +103,20 @@ def cut_products(model: PreTrainedModel, spec: ModelSpec, tp: int) -> None:
                 biased = modules[name].bias is not None
                 narrow = torch.nn.Linear(*sizes, bias=biased, device=model.device)
                 block.set_submodule(name, narrow)
+
+
+def copying(tensors: int, numel: int, device: torch.device) -> Callable[[], None]:
+    """Three passes over so many tensors, as around a sum over replicas: put together, divided, and
+    copied back."""
+    parts = [torch.ones(numel, device=device) for _ in range(tensors)]
+
+    def copy() -> None:
+        flat = torch.cat(parts)
+        flat /= 1
+        for part, piece in zip(parts, flat.split(numel), strict=True):
+            part.copy_(piece)
+
+    return copy
 
 
 def updating(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,9 @@ from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.record import versions
 from vit_colossal.runtime.cpu import cpu_name
 
-#: Blocks of the model that is measured: alone, one would find its weights in the cache.
-LAYERS = 3
+#: Bytes of weights in the blocks that are measured, and how many there are at least: fewer would
+#: find their weights in the cache, where those of the whole model have no room.
+_WEIGHTS, _FEWEST = 2**26, 3
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Work:
     Attributes:
         plan: the run, undivided; it names model, optimizer and device.
         num_labels: of the head.
+        layers: blocks of the model that is measured.
         processes: that work at once.
         hosts: that they run on.
         variants: roundings in which candidates compute, with their tensor-parallel degrees, and
@@ -43,6 +46,7 @@ class Work:
 
     plan: RunPlan
     num_labels: int
+    layers: int
     processes: int
     hosts: int
     variants: tuple[tuple[str, int, bool], ...]
@@ -61,7 +65,7 @@ class Work:
             "threads": os.environ["OMP_NUM_THREADS"],
             "versions": versions("torch", "transformers", "colossalai"),
             "model": [spec.name, spec.model_type],
-            "sizes": {**spec.identity(), "num_layers": LAYERS, "overrides": spec.overrides},
+            "sizes": {**spec.identity(), "num_layers": self.layers, "overrides": spec.overrides},
             "precision": config.precision,
             "optimizer": [config.optimizer, config.order, config.clip_grad_norm],
             **rest,
@@ -99,15 +103,18 @@ def work_of(
     """
     if reason := why_untimed(base, whole):
         raise ConfigError([f"no time is predicted with {reason}: leave --measure out"])
+    block = 4 * sum(weight.numel for weight in whole.weights if weight.block == 0)
+    layers = min(base.spec.shape.num_layers, max(_FEWEST, math.ceil(_WEIGHTS / block)))
     plans = [each.plan for each in found.found]
     wanted = {p.batches.microbatch for p, c in zip(plans, found.found, strict=True) if c.fits(room)}
     largest = max(wanted, default=1)
     if room.left is not None:  # half of it, for the blocks that are measured
-        largest = min(largest, max(1, room.left // (2 * LAYERS * block_bytes(base, whole))))
+        largest = min(largest, max(1, room.left // (2 * layers * block_bytes(base, whole))))
     powers = [2**n for n in range(largest.bit_length())]
     return Work(
         plan=base,
         num_labels=num_labels,
+        layers=layers,
         processes=processes,
         hosts=hosts,
         variants=tuple(

@@ -8,11 +8,7 @@ from collections.abc import Sequence
 from vit_colossal.commands.configured import read_configuration
 from vit_colossal.config.eval_config import EvalConfig
 from vit_colossal.errors import ExitCode
-from vit_colossal.runtime.interpreter import (
-    keep_threads_awake,
-    share_cpu,
-    without_collecting,
-)
+from vit_colossal.runtime.interpreter import share_cpu, without_collecting
 
 SETTINGS = EvalConfig
 
@@ -22,8 +18,6 @@ def main(flags: Sequence[str], prog: str) -> int:
     config, problems = read_configuration(flags, prog, SETTINGS)
     if config.nproc is not None:
         share_cpu(config.nproc)
-    else:
-        keep_threads_awake()
     with without_collecting():
         from vit_colossal.commands.start import spawn
         from vit_colossal.trained.evaluate import evaluate, plan_evaluation

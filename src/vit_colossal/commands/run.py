@@ -16,7 +16,11 @@ from types import ModuleType
 
 from vit_colossal.commands.names import SLOW_TO_START, WITHOUT_TORCH
 from vit_colossal.errors import ConfigError, ExitCode, SharedProblems, UserError
-from vit_colossal.runtime.interpreter import end_with_parent, without_collecting
+from vit_colossal.runtime.interpreter import (
+    end_with_parent,
+    keep_threads_awake,
+    without_collecting,
+)
 from vit_colossal.text import SafeFormatter, hide_secrets, printable
 
 #: Ranks find a problem within moments of each other; a rank on another host hears of it later.
@@ -34,6 +38,7 @@ def show_life(name: str, flags: Sequence[str]) -> None:
 def run_command(name: str, flags: Sequence[str], prog: str) -> int:
     """Run a command in this process, and map errors to codes."""
     debug = "--debug" in flags
+    keep_threads_awake()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # torchrun may be killed long before training begins to look after it.
         end_with_parent(os.getppid())

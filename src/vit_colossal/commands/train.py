@@ -11,11 +11,7 @@ from vit_colossal.config.plugins import AUTO, DEFAULT_PLUGIN
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.errors import ExitCode
 from vit_colossal.plan.own_file import in_its_folder
-from vit_colossal.runtime.interpreter import (
-    keep_threads_awake,
-    share_cpu,
-    without_collecting,
-)
+from vit_colossal.runtime.interpreter import share_cpu, without_collecting
 
 SETTINGS = TrainConfig
 
@@ -30,8 +26,6 @@ def main(flags: Sequence[str], prog: str) -> int:
     # PyTorch comes after the flags: --help needs none, and it reads the number of threads.
     if config.nproc is not None:
         share_cpu(config.nproc)
-    else:
-        keep_threads_awake()
     with without_collecting():
         from vit_colossal.commands.start import spawn
         from vit_colossal.training.run import plan_aloud, rehearse, train

@@ -101,6 +101,7 @@ def rates_of(
             for ranks, kind, element in product(degrees, get_args(Kind), (2, 4))
             for near in range(1, min(ranks, DEVICES_PER_HOST) + 1)
         },
+        copies=UpdateRate(0.0, 3 * 2 * 4 / profile.bandwidth),
         updates={
             config.plugin: UpdateRate(0.0, _bytes_of_an_update(config) / profile.bandwidth)
             for config in configs

@@ -55,7 +55,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class UpdateRate:
-    """Seconds of an optimizer for each tensor and each element of it."""
+    """Seconds for each tensor and each element of it."""
 
     tensor: float
     element: float
@@ -70,6 +70,8 @@ class Rates:
         pieces: by :func:`pieces_key`.
         share: seconds of the same work while only so many processes compute, 1.0 for all of them.
         transfers: by :func:`transfer_key`, seconds of a call by the bytes of the whole tensor.
+        copies: of three passes over fp32 numbers that lie in many tensors, as around a sum over
+            replicas.
         updates: by plugin.
         slowdown: of an all-reduce and matrix products at once, the part of the shorter that comes
             on top of the longer: 0 where they do not disturb each other, 1 where nothing is won.
@@ -81,6 +83,7 @@ class Rates:
     pieces: dict[str, Pieces]
     share: Ladder
     transfers: dict[str, Ladder]
+    copies: UpdateRate
     updates: dict[str, UpdateRate]
     slowdown: float
     seconds: float

@@ -63,7 +63,6 @@ def share_cpu(num_processes: int) -> None:
 
     Call it before PyTorch is imported, which reads it then.
     """
-    keep_threads_awake()
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_processes)))
 
@@ -76,7 +75,7 @@ def keep_threads_awake() -> None:
     config/linux/wait.h and env.c), and waking it takes longer than a small operator: with zero2 in
     one process of two threads a step of ViT-tiny at 64 px took 817 ms, and so 575. An active policy
     has 1,000 turns there; with no number of turns it would never let a thread sleep. What is set
-    already stays.
+    already stays. Call it before PyTorch is imported.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ |= {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "300000"}

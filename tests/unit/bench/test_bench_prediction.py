@@ -44,6 +44,7 @@ def made_up(work: Work) -> Rates:
         },
         share=Ladder((1, 2), (1.0, 1.0)),
         transfers={f"{kind} among {n}, {e} bytes": nothing for kind, n, e in calls},
+        copies=UpdateRate(0.0, 0.0),
         updates={plugin: UpdateRate(0.0, 0.0) for plugin in work.plugins},
         slowdown=0.0,
         seconds=1.0,

@@ -61,6 +61,7 @@ def made_up(**transfers: float) -> Rates:
         },
         share=Ladder((1, 2), (0.5, 1.0)),
         transfers=calls,
+        copies=UpdateRate(0.0, 0.0),
         updates=defaultdict(lambda: UpdateRate(0.0, 0.0)),
         slowdown=SLOWDOWN,
         seconds=1.0,
@@ -147,6 +148,20 @@ def test_only_the_last_bucket_of_ddp_waits_for_the_backward_pass() -> None:
     # And here it is hidden.
     found = timed(made_up(all_reduce=1e-6), 2, **settings)
     assert found.exchanging == pytest.approx((size_of(tiny) - (1 - SLOWDOWN) * MIB) * 1e-6)
+
+
+def test_zero_copies_around_what_it_exchanges() -> None:
+    """``copies`` are three passes: ZeRO-1 has three and two, ZeRO-2 three for each micro-batch."""
+    rates = replace(made_up(), copies=UpdateRate(0.0, 1.0))
+    _, whole = planned(2)
+    for settings, passes in (
+        ({"plugin": "ddp"}, 0),
+        ({"plugin": "zero1", "precision": "fp32"}, 5),
+        ({"plugin": "zero2", "precision": "fp32", "grad_accumulation": 2}, 8),
+        ({"plugin": "zero2", "precision": "bf16"}, 5 / 2),
+    ):
+        found = timed(rates, 2, **settings)
+        assert found.exchanging == pytest.approx(passes / 3 * whole.numel), settings
 
 
 def test_zero_reduces_once_or_each_time_and_gathers() -> None:
