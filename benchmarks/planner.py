@@ -4,8 +4,8 @@ python benchmarks/planner.py --output-dir runs/planner [--groups N] [--layouts N
 
 A group is one piece of work (model, batch, precision) on so many CPU processes. Of its candidates
 some are drawn, with a seed. ``vit-colossal bench`` predicts and measures them: each group is
-calibrated once, which trains none of its layouts; then come three repetitions of all, interleaved,
-in processes that are forked from this one. Memory is measured apart, in processes of their own, on
+calibrated once, which trains none of its layouts, just before the first of three repetitions; these
+are interleaved, in processes that are forked from this one. Memory is measured apart, in processes of their own, on
 models that take enough of it. What is ended goes on where it was when it is started again with the
 same folder on the same commit.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -122,19 +122,23 @@ def case_of(group: Group, candidate: Candidate, steps: int, folder: Path) -> Ben
 
 
 def compare_times(groups: list[Group], layouts: int, folder: Path) -> Iterable[list[TimeRow]]:
-    """Calibrate, predict, then measure; yields what there is after each repetition."""
-    drawn: dict[str, tuple[Group, int]] = {}
-    cases = []
-    for group in groups:
-        every, parameters = planned(group)
-        for candidate in draw(every.found, layouts):
-            cases.append(case_of(group, candidate, STEPS, folder))
-            drawn[cases[-1].name] = group, parameters
+    """Calibrate, predict, then measure; yields what there is after each repetition of a group."""
     config = BenchConfig(repetitions=REPETITIONS, profile_steps=0)
-    bench = Bench(config, cases, folder / "times", describe_software()["commit"], _forked)
-    bench.predict()
-    for _ in bench.run():
-        yield [_timed(row, *drawn[row.case.name]) for row in bench.rows]
+    begun: list[tuple[Bench, Iterator[None], Group, int]] = []
+    for repetition in range(REPETITIONS):
+        for number, group in enumerate(groups):
+            if repetition == 0:
+                every, parameters = planned(group)
+                cases = [case_of(group, each, STEPS, folder) for each in draw(every.found, layouts)]
+                place = folder / "times" / str(number)
+                bench = Bench(config, cases, place, describe_software()["commit"], _forked)
+                # Just before its first repetition: what else the machine does changes slowly.
+                bench.predict()
+                begun.append((bench, bench.run(), group, parameters))
+            bench, steps, *_ = begun[number]
+            for _ in range(len(bench.rows)):
+                next(steps, None)
+            yield [_timed(row, *about) for each, _, *about in begun for row in each.rows]
 
 
 def _timed(row: Row, group: Group, parameters: int) -> TimeRow:

@@ -7,13 +7,14 @@ from datetime import date
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from vit_colossal.calibration.parts import ModelParts, clock, copying, updating
+from vit_colossal.calibration.parts import ModelParts, clock, exchanging, updating
 from vit_colossal.calibration.work import Work
 from vit_colossal.forecast.rates import (
     Ladder,
@@ -72,11 +73,13 @@ class _Measuring:
         pieces = {pieces_key(*each): self._pieces(*each) for each in self.work.variants}
         sizes = next(iter(pieces.values())).head.sizes
         usual = self.work.variants[0][0], int(sizes[len(sizes) // 2])
+        reduced, gathered = self._exchange()
         return Rates(
             pieces=pieces,
             share=self._share(*usual),
             transfers=self._transfers(),
-            copies=self._rate(lambda count, numel: copying(count, numel, self.device)),
+            reduced=reduced,
+            gathered=gathered,
             updates={plugin: self._update(plugin) for plugin in self.work.plugins},
             slowdown=self._slowdown(),
             seconds=perf_counter() - began,
@@ -121,6 +124,25 @@ class _Measuring:
         found = self._rounds({count: partial(total, count) for count in counts})
         [every] = found[self.ranks]
         return Ladder(tuple(counts), tuple(min(1.0, found[n][0] / every) for n in counts))
+
+    def _exchange(self) -> tuple[UpdateRate, UpdateRate]:
+        """Of gradients, and of weights."""
+        if self.work.processes == 1 and not {"zero1", "zero2", "gemini"} & {*self.work.plugins}:
+            return UpdateRate(0.0, 0.0), UpdateRate(0.0, 0.0)
+        alone, _ = dist.new_subgroups(1)
+        kind = torch.float32 if min(self.work.elements) == 4 else torch.bfloat16
+
+        def rate(gather: bool) -> UpdateRate:
+            return self._rate(
+                lambda count, numel: exchanging(
+                    alone, kind, count, numel, self.device, gather=gather
+                )
+            )
+
+        reduced, both = rate(False), rate(True)
+        return reduced, UpdateRate(
+            max(0.0, both.tensor - reduced.tensor), max(0.0, both.element - reduced.element)
+        )
 
     def _update(self, plugin: str) -> UpdateRate:
         return self._rate(
@@ -200,17 +222,15 @@ class _Measuring:
     def _rounds(self, timed: Mapping[K, Callable[[], Sequence[float]]]) -> dict[K, list[float]]:
         """Each once to warm up, then all in turn, again and again; all ranks begin one at once.
 
-        Whatever else the machine does makes times longer, for a while; the shortest may be luck.
-
         Returns:
-            Of each its times on the slowest rank, the second shortest of all rounds.
+            Of each its times on the slowest rank, the median of all rounds.
         """
         rows: dict[K, list[list[float]]] = {key: [] for key in timed}
         for _ in range(1 + _REPEATS):
             for key, call in timed.items():
                 rows[key].append(self._slowest(call()))
         return {
-            key: [sorted(column)[1] for column in zip(*every[1:], strict=True)]
+            key: [median(column) for column in zip(*every[1:], strict=True)]
             for key, every in rows.items()
         }
 

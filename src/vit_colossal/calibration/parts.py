@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch.nn.utils import clip_grad_norm_
 
 from vit_colossal.calibration.work import Work
@@ -105,18 +106,57 @@ def cut_products(model: PreTrainedModel, spec: ModelSpec, tp: int) -> None:
                 block.set_submodule(name, narrow)
 
 
-def copying(tensors: int, numel: int, device: torch.device) -> Callable[[], None]:
-    """Three passes over so many tensors, as around a sum over replicas: put together, divided, and
-    copied back."""
-    parts = [torch.ones(numel, device=device) for _ in range(tensors)]
+def exchanging(
+    group: dist.ProcessGroup,
+    kind: torch.dtype,
+    tensors: int,
+    numel: int,
+    device: torch.device,
+    *,
+    gather: bool,
+) -> Callable[[], None]:
+    """What ColossalAI's ZeRO does with gradients and weights beside sending and updating them: this
+    rank's, in a group of its own.
 
-    def copy() -> None:
-        flat = torch.cat(parts)
-        flat /= 1
-        for part, piece in zip(parts, flat.split(numel), strict=True):
-            part.copy_(piece)
+    Args:
+        group: that this rank is alone in.
+        kind: of the weights.
+        tensors: so many.
+        numel: elements of each.
+        device: where they lie.
+        gather: put the weights together, too.
+    """
+    from colossalai.zero.low_level import LowLevelZeroOptimizer
 
-    return copy
+    from vit_colossal.runtime.transfers import BUCKET_ELEMENTS, ZeroOptimizer
+
+    weights = [torch.nn.Parameter(torch.zeros(numel, device=device, dtype=kind))]
+    weights += [torch.nn.Parameter(weights[0].detach().clone()) for _ in range(tensors - 1)]
+    gradients = [torch.ones_like(weight) for weight in weights]
+    zero = LowLevelZeroOptimizer(
+        _NoUpdate(weights, {}),
+        dp_process_group=group,
+        partition_grad=True,
+        reduce_bucket_size=BUCKET_ELEMENTS,
+    )
+    zero.__class__ = ZeroOptimizer
+
+    def exchange() -> None:
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+            zero._add_to_bucket(weight, 0)
+        zero._reduce_grad(True)
+        if gather:
+            zero.step()
+        zero.zero_grad()
+        zero.zero_grad_stores()
+
+    return exchange
+
+
+class _NoUpdate(torch.optim.Optimizer):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Nothing: what an update takes is measured apart."""
 
 
 def updating(

@@ -86,6 +86,7 @@ def rates_of(
     configs = [each.plan.config for each in found.found]
     tps = {config.tp for config in configs}
     degrees = [ranks for ranks in range(2, processes + 1) if processes % ranks == 0]
+    size = min(element_size(config) for config in configs)
     return Rates(
         pieces={
             pieces_key(way, tp, again): _pieces(profile, base, num_labels, tp, again)
@@ -101,7 +102,10 @@ def rates_of(
             for ranks, kind, element in product(degrees, get_args(Kind), (2, 4))
             for near in range(1, min(ranks, DEVICES_PER_HOST) + 1)
         },
-        copies=UpdateRate(0.0, 3 * 2 * 4 / profile.bandwidth),
+        # Three passes over gradients and two over weights, which are read and written: upstream's
+        # `_run_reduction` and `TensorBucket.all_gather`.
+        reduced=UpdateRate(0.0, 3 * 2 * size / profile.bandwidth),
+        gathered=UpdateRate(0.0, 2 * 2 * size / profile.bandwidth),
         updates={
             config.plugin: UpdateRate(0.0, _bytes_of_an_update(config) / profile.bandwidth)
             for config in configs

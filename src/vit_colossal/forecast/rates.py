@@ -70,8 +70,7 @@ class Rates:
         pieces: by :func:`pieces_key`.
         share: seconds of the same work while only so many processes compute, 1.0 for all of them.
         transfers: by :func:`transfer_key`, seconds of a call by the bytes of the whole tensor.
-        copies: of three passes over fp32 numbers that lie in many tensors, as around a sum over
-            replicas.
+        reduced, gathered: what ZeRO does with gradients and with weights beside sending them.
         updates: by plugin.
         slowdown: of an all-reduce and matrix products at once, the part of the shorter that comes
             on top of the longer: 0 where they do not disturb each other, 1 where nothing is won.
@@ -83,7 +82,8 @@ class Rates:
     pieces: dict[str, Pieces]
     share: Ladder
     transfers: dict[str, Ladder]
-    copies: UpdateRate
+    reduced: UpdateRate
+    gathered: UpdateRate
     updates: dict[str, UpdateRate]
     slowdown: float
     seconds: float

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from vit_colossal.forecast.outline import Outline, held_by_stage, layers_of
 from vit_colossal.forecast.rates import Ladder, Pieces, Rates, pieces_key, transfer_key
 from vit_colossal.forecast.schedule import one_forward_one_backward
-from vit_colossal.forecast.state import element_size, rounding, state_bytes, zero_stage
+from vit_colossal.forecast.state import rounding, state_bytes, zero_stage
 from vit_colossal.forecast.traffic import Transfer, along_the_model, among_replicas
 from vit_colossal.plan.plan import RunPlan
 
@@ -112,18 +112,14 @@ def _exchange(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> float:
 
 
 def _copies(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> float:
-    """What ColossalAI copies around the exchanges of a step, on one process too.
-
-    Three passes for each of the gradients that are summed up, put together and copied back
-    (``runtime.transfers``, upstream's ``BucketStore``), and two over the weights that are gathered.
-    """
+    """What is put together and copied around the exchanges, by ZeRO on one process too."""
     held, zero = held_by_stage(plan, whole, stage), zero_stage(plan.config)
-    if zero == 0 and (plan.dims.dp == 1 or plan.dims.pp == 1):  # DDP sums up where gradients lie
-        return 0.0
-    times = 1 if zero == 1 else plan.batches.accumulation
-    threefold = times + (0 if zero == 0 else 2 / 3)
-    numel = sum(each.numel for each in held) * element_size(plan.config) / 4
-    return threefold * (rates.copies.tensor * len(held) + rates.copies.element * numel)
+    tensors, numel = len(held), sum(each.numel for each in held)
+    reduced = rates.reduced.tensor * tensors + rates.reduced.element * numel
+    gathered = rates.gathered.tensor * tensors + rates.gathered.element * numel
+    if zero == 0:  # DDP sums up where gradients lie; a pipeline's replicas do as ZeRO does
+        return 0.0 if plan.dims.dp == 1 or plan.dims.pp == 1 else reduced
+    return (1 if zero == 1 else plan.batches.accumulation) * reduced + gathered
 
 
 def _update(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> float:

@@ -61,7 +61,8 @@ def made_up(**transfers: float) -> Rates:
         },
         share=Ladder((1, 2), (0.5, 1.0)),
         transfers=calls,
-        copies=UpdateRate(0.0, 0.0),
+        reduced=UpdateRate(0.0, 0.0),
+        gathered=UpdateRate(0.0, 0.0),
         updates=defaultdict(lambda: UpdateRate(0.0, 0.0)),
         slowdown=SLOWDOWN,
         seconds=1.0,
@@ -151,17 +152,20 @@ def test_only_the_last_bucket_of_ddp_waits_for_the_backward_pass() -> None:
 
 
 def test_zero_copies_around_what_it_exchanges() -> None:
-    """``copies`` are three passes: ZeRO-1 has three and two, ZeRO-2 three for each micro-batch."""
-    rates = replace(made_up(), copies=UpdateRate(0.0, 1.0))
-    _, whole = planned(2)
-    for settings, passes in (
+    """ZeRO-1 once a step, ZeRO-2 the gradients of each micro-batch; a pipeline's replicas, too."""
+    rates = replace(made_up(), reduced=UpdateRate(0.0, 1.0), gathered=UpdateRate(0.0, 100.0))
+    _, whole = planned()
+    for settings, count in (
         ({"plugin": "ddp"}, 0),
-        ({"plugin": "zero1", "precision": "fp32"}, 5),
-        ({"plugin": "zero2", "precision": "fp32", "grad_accumulation": 2}, 8),
-        ({"plugin": "zero2", "precision": "bf16"}, 5 / 2),
+        ({"plugin": "zero1", "grad_accumulation": 2}, 101),
+        ({"plugin": "zero2", "grad_accumulation": 2}, 102),
     ):
-        found = timed(rates, 2, **settings)
-        assert found.exchanging == pytest.approx(passes / 3 * whole.numel), settings
+        for processes in (1, 2):
+            found = timed(rates, processes, **settings)
+            assert found.exchanging == pytest.approx(count * whole.numel), settings
+    pipeline = {"plugin": "hybrid", "pp": 2, "num_microbatches": 2}
+    assert timed(rates, 2, **pipeline).exchanging == 0
+    assert 0 < timed(rates, 4, **pipeline).exchanging < whole.numel
 
 
 def test_zero_reduces_once_or_each_time_and_gathers() -> None:
