@@ -5,9 +5,9 @@ python benchmarks/planner.py --output-dir runs/planner [--groups N] [--layouts N
 A group is one piece of work (model, batch, precision) on so many CPU processes. Of its candidates
 some are drawn, with a seed. ``vit-colossal bench`` predicts and measures them: each group is
 calibrated once, which trains none of its layouts, just before the first of three repetitions; these
-are interleaved, in processes that are forked from this one. Memory is measured apart, in processes of their own, on
-models that take enough of it. What is ended goes on where it was when it is started again with the
-same folder on the same commit.
+are interleaved, in processes that are forked from this one. Memory is measured apart, in processes
+of their own, on models that take enough of it. What is ended goes on where it was when it is
+started again with the same folder on the same commit.
 """
 
 # ruff: noqa: E402

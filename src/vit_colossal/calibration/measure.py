@@ -68,8 +68,6 @@ class _Measuring:
 
     def rates(self) -> Rates:
         began = perf_counter()
-        # With it come the threads of gloo's threads, which those of a product are slower beside.
-        dist.all_reduce(torch.zeros(_BYTES[-1] // 4, device=self.device))
         pieces = {pieces_key(*each): self._pieces(*each) for each in self.work.variants}
         sizes = next(iter(pieces.values())).head.sizes
         usual = self.work.variants[0][0], int(sizes[len(sizes) // 2])
@@ -86,8 +84,11 @@ class _Measuring:
             measured=date.today().isoformat(),
         )
 
-    def _pieces(self, rounding: str, tp: int, checkpointed: bool) -> Pieces:
+    def _pieces(self, rounding: str, tp: int, checkpointed: bool, beside_gathers: bool) -> Pieces:
         """For batches of growing size, as far as there is time."""
+        if beside_gathers:  # which start the threads; they stay
+            gathered = torch.zeros(_BYTES[-1] // 4 // self.ranks * self.ranks, device=self.device)
+            dist.all_gather_into_tensor(gathered, gathered.chunk(self.ranks)[self.rank].clone())
         parts = ModelParts(self.work, rounding, tp, checkpointed, self.device)
         if checkpointed and self.device.type == "cpu":  # as in training
             map_large_allocations()

@@ -16,7 +16,7 @@ from vit_colossal.forecast.activations import block_bytes
 from vit_colossal.forecast.candidates import Candidates
 from vit_colossal.forecast.devices import Room
 from vit_colossal.forecast.outline import Outline
-from vit_colossal.forecast.state import element_size, rounding
+from vit_colossal.forecast.state import element_size, rounding, zero_stage
 from vit_colossal.forecast.step_time import why_untimed
 from vit_colossal.plan.plan import RunPlan
 from vit_colossal.rundir.record import versions
@@ -37,8 +37,7 @@ class Work:
         layers: blocks of the model that is measured.
         processes: that work at once.
         hosts: that they run on.
-        variants: roundings in which candidates compute, with their tensor-parallel degrees, and
-            whether they compute blocks again.
+        variants: how candidates compute, as :func:`pieces_key` takes it.
         batches: images of a pass, ascending.
         plugins: whose optimizers update.
         elements: bytes of the numbers that are sent.
@@ -49,7 +48,7 @@ class Work:
     layers: int
     processes: int
     hosts: int
-    variants: tuple[tuple[str, int, bool], ...]
+    variants: tuple[tuple[str, int, bool, bool], ...]
     batches: tuple[int, ...]
     plugins: tuple[str, ...]
     elements: tuple[int, ...]
@@ -117,10 +116,17 @@ def work_of(
         layers=layers,
         processes=processes,
         hosts=hosts,
-        variants=tuple(
-            sorted({(rounding(p.config), p.dims.tp, p.config.grad_checkpoint) for p in plans})
-        ),
+        variants=tuple(sorted({_variant(p) for p in plans}, key=lambda each: (each[-1], each))),
         batches=tuple(sorted({*powers, largest})),
         plugins=tuple(dict.fromkeys(plan.config.plugin for plan in plans)),
         elements=tuple(sorted({element_size(plan.config) for plan in plans})),
     )
+
+
+def _variant(plan: RunPlan) -> tuple[str, int, bool, bool]:
+    """Threads that copy what ZeRO gathers are in the way of an operator's only where it has some:
+    see ``runtime.interpreter.keep_threads_awake``."""
+    config = plan.config
+    several = plan.device.kind == "cpu" and os.environ["OMP_NUM_THREADS"] != "1"
+    beside = several and zero_stage(config) != 0
+    return rounding(config), plan.dims.tp, config.grad_checkpoint, beside

@@ -89,7 +89,7 @@ def rates_of(
     size = min(element_size(config) for config in configs)
     return Rates(
         pieces={
-            pieces_key(way, tp, again): _pieces(profile, base, num_labels, tp, again)
+            pieces_key(way, tp, again, False): _pieces(profile, base, num_labels, tp, again)
             for way, tp, again in product(
                 {rounding(config) for config in configs}, tps, (False, True)
             )

@@ -67,7 +67,7 @@ class Rates:
     what a data sheet promises (``forecast.extrapolation``).
 
     Attributes:
-        pieces: by :func:`pieces_key`.
+        pieces: by :func:`pieces_key`; beside gathers only where that makes a difference.
         share: seconds of the same work while only so many processes compute, 1.0 for all of them.
         transfers: by :func:`transfer_key`, seconds of a call by the bytes of the whole tensor.
         reduced, gathered: what ZeRO does with gradients and with weights beside sending them.
@@ -91,10 +91,17 @@ class Rates:
     devices_per_host: int | None = None
 
 
-def pieces_key(rounding: str, tp: int, checkpointed: bool) -> str:
-    """Of a model computed in a rounding, divided by a tensor-parallel degree, whose backward pass
-    computes each block again or does not."""
-    return f"{rounding}, tp {tp}{', checkpointed' if checkpointed else ''}"
+def pieces_key(rounding: str, tp: int, checkpointed: bool, beside_gathers: bool) -> str:
+    """Of a model computed in a rounding, divided by a tensor-parallel degree.
+
+    Args:
+        rounding: of the products.
+        tp: the degree.
+        checkpointed: the backward pass computes each block again.
+        beside_gathers: there are threads of a CPU's cores that copy what is gathered.
+    """
+    again, beside = checkpointed * ", checkpointed", beside_gathers * ", beside gathers"
+    return f"{rounding}, tp {tp}{again}{beside}"
 
 
 def transfer_key(kind: str, ranks: int, element: int, on_a_host: int | None = None) -> str:

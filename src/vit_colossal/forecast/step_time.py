@@ -75,8 +75,11 @@ def step_time(plan: RunPlan, whole: Outline, rates: Rates) -> StepTime:
 
 
 def _pieces(plan: RunPlan, rates: Rates) -> Pieces:
+    """Those beside gathers where they were measured: see ``calibration.work``."""
     config = plan.config
-    return rates.pieces[pieces_key(rounding(config), plan.dims.tp, config.grad_checkpoint)]
+    computed = rounding(config), plan.dims.tp, config.grad_checkpoint
+    beside = pieces_key(*computed, zero_stage(config) != 0)
+    return rates.pieces.get(beside) or rates.pieces[pieces_key(*computed, False)]
 
 
 def _passes(plan: RunPlan) -> int:

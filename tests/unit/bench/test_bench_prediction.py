@@ -39,7 +39,7 @@ def made_up(work: Work) -> Rates:
     calls = [(k, n, e) for k in KINDS for n in (2, 4) for e in (2, 4)]
     return Rates(
         pieces={
-            pieces_key(*each): Pieces(nothing, second, second if each[-1] else nothing, nothing)
+            pieces_key(*each): Pieces(nothing, second, second if each[2] else nothing, nothing)
             for each in work.variants
         },
         share=Ladder((1, 2), (1.0, 1.0)),

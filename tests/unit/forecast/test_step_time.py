@@ -54,7 +54,9 @@ def made_up(**transfers: float) -> Rates:
     }
     return Rates(
         pieces={
-            pieces_key(rounding, tp, again): (twice if again else pieces) if tp == 1 else halved
+            pieces_key(rounding, tp, again, False): (twice if again else pieces)
+            if tp == 1
+            else halved
             for rounding in ("fp32", "autocast", "16-bit weights")
             for tp in (1, 2)
             for again in (False, True)
@@ -101,7 +103,7 @@ def test_one_process_goes_through_all_blocks() -> None:
 
 def test_each_micro_batch_is_a_pass_of_its_own() -> None:
     rates, constant = made_up(), Ladder((1, 8), (5.0, 5.0))
-    rates = replace(rates, pieces={pieces_key("fp32", 1, False): Pieces(*[constant] * 4)})
+    rates = replace(rates, pieces={pieces_key("fp32", 1, False, False): Pieces(*[constant] * 4)})
     assert timed(rates).computing == pytest.approx(5 * (2 + 2 * LAYERS))
     assert timed(rates, grad_accumulation=4).computing == pytest.approx(4 * 5 * (2 + 2 * LAYERS))
 
@@ -149,6 +151,15 @@ def test_only_the_last_bucket_of_ddp_waits_for_the_backward_pass() -> None:
     # And here it is hidden.
     found = timed(made_up(all_reduce=1e-6), 2, **settings)
     assert found.exchanging == pytest.approx((size_of(tiny) - (1 - SLOWDOWN) * MIB) * 1e-6)
+
+
+def test_what_is_measured_beside_gathers_is_for_those_that_gather() -> None:
+    rates = made_up()
+    slow = Pieces(*[each(100.0)] * 4)
+    rates.pieces[pieces_key("fp32", 1, False, True)] = slow
+    assert timed(rates, plugin="ddp").computing == timed(made_up(), plugin="ddp").computing
+    found = timed(rates, plugin="zero1", precision="fp32").computing
+    assert found == pytest.approx(8 * 100 * (2 + 2 * LAYERS))
 
 
 def test_zero_copies_around_what_it_exchanges() -> None:
