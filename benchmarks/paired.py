@@ -170,6 +170,7 @@ def take_turns(case: BenchCase, work: Path, output: Path) -> int:
                 turn.profiled = number >= case.warmup + case.steps - PROFILED
                 seconds[turn.name].append(turn.step())
         for turn in turns:  # what they do after the last step
+            turn.profiled = False
             turn.step()
         timed = {name: all_[case.warmup : -PROFILED] for name, all_ in seconds.items()}
         spent = {turn.name: mean_shares(turn.shares) for turn in turns}
