@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from vit_colossal.runtime.interpreter import keep_threads_awake
+
 sys.path.insert(0, str(Path(__file__).parent / "distributed"))
+# As each command does, before PyTorch is imported: they start others with what they have.
+keep_threads_awake()
 # One thread, as in every process that the tests start; read when PyTorch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # PyTorch's compiler would start processes of its own in the middle of a test that counts them.
