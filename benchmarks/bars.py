@@ -68,10 +68,12 @@ def labelling(other: str) -> Callable[[Cases], float]:
 
 
 CPU = [
+    Bar("ddp / plain DDP loop", 0.99, speed("ddp", "plain DDP")),
     Bar("ddp / plain DDP loop, step by step", 0.99, paired("plain")),
     Bar("zero1 / plain DDP loop", 0.96, speed("zero1", "plain DDP")),
     Bar("zero2 / plain DDP loop", 0.96, speed("zero2", "plain DDP")),
-    Bar("ddp / transformers.Trainer, batch 16 per process", 1.05, paired("Trainer")),
+    Bar("ddp / transformers.Trainer, batch 16 per process", 1.05, speed("ddp", "Trainer")),
+    Bar("ddp / transformers.Trainer, step by step", 1.05, paired("Trainer")),
     Bar(
         "ddp / transformers.Trainer, small digits ViT", 1.15, speed("digits ddp", "digits Trainer")
     ),

@@ -128,8 +128,6 @@ class _Measuring:
 
     def _exchange(self) -> tuple[UpdateRate, UpdateRate]:
         """Of gradients, and of weights."""
-        if self.work.processes == 1 and not {"zero1", "zero2", "gemini"} & {*self.work.plugins}:
-            return UpdateRate(0.0, 0.0), UpdateRate(0.0, 0.0)
         alone, _ = dist.new_subgroups(1)
         kind = torch.float32 if min(self.work.elements) == 4 else torch.bfloat16
 

@@ -126,20 +126,13 @@ def exchanging(
         device: where they lie.
         gather: put the weights together, too.
     """
-    from colossalai.zero.low_level import LowLevelZeroOptimizer
-
-    from vit_colossal.runtime.transfers import BUCKET_ELEMENTS, ZeroOptimizer
+    # It imports ColossalAI, which wants its device chosen before.
+    from vit_colossal.runtime.transfers import exchange_only
 
     weights = [torch.nn.Parameter(torch.zeros(numel, device=device, dtype=kind))]
     weights += [torch.nn.Parameter(weights[0].detach().clone()) for _ in range(tensors - 1)]
     gradients = [torch.ones_like(weight) for weight in weights]
-    zero = LowLevelZeroOptimizer(
-        _NoUpdate(weights, {}),
-        dp_process_group=group,
-        partition_grad=True,
-        reduce_bucket_size=BUCKET_ELEMENTS,
-    )
-    zero.__class__ = ZeroOptimizer
+    zero = exchange_only(weights, group)
 
     def exchange() -> None:
         for weight, gradient in zip(weights, gradients, strict=True):
@@ -152,11 +145,6 @@ def exchanging(
         zero.zero_grad_stores()
 
     return exchange
-
-
-class _NoUpdate(torch.optim.Optimizer):
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Nothing: what an update takes is measured apart."""
 
 
 def updating(

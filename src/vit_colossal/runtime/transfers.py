@@ -92,6 +92,28 @@ class ZeroOptimizer(_OneBucket, LowLevelZeroOptimizer):
     """The optimizer of zero1 and zero2."""
 
 
+class _NoUpdate(torch.optim.Optimizer):
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Nothing."""
+
+
+def exchange_only(weights: list[torch.nn.Parameter], group: dist.ProcessGroup) -> ZeroOptimizer:
+    """The optimizer of zero2, which updates nothing: for those who measure all the rest of it.
+
+    Args:
+        weights: of one type.
+        group: of the ranks that exchange.
+    """
+    zero = LowLevelZeroOptimizer(
+        _NoUpdate(weights, {}),
+        dp_process_group=group,
+        partition_grad=True,
+        reduce_bucket_size=BUCKET_ELEMENTS,
+    )
+    zero.__class__ = ZeroOptimizer
+    return zero
+
+
 class HybridZeroOptimizer(_OneBucket, HybridParallelZeroOptimizer):
     """The optimizer of hybrid with ZeRO-1."""
 
