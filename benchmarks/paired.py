@@ -229,7 +229,8 @@ def main() -> None:
         if name != "ddp"
     }
     found: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/paired.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/paired.py --rounds {asked.rounds} --model {asked.model} "
+        f"--global-batch-size {asked.global_batch_size}",
         "machine": describe_machine(),
         "software": describe_software(),
         "step_seconds": {name: median(each) for name, each in seconds.items()},

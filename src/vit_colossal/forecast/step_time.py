@@ -1,10 +1,10 @@
 """How long a step takes, from rates that were measured or are those of a data sheet.
 
 Micro-batches times layers; a pipeline is played through (``forecast.schedule``). Sums and gathers
-are those of ``forecast.traffic`` (ZeRO:
-Rajbhandari et al. 2020, arXiv:1910.02054, section 7); what runs beside the backward pass slows it
-down, as Galvatron's model has it (Miao et al. 2022, arXiv:2211.13878); the stages of a pipeline are
-priced each on its own, as Alpa's are (Zheng et al. 2022, arXiv:2201.12023).
+are those of ``forecast.traffic`` (ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054, section 7), with
+what ZeRO copies around them; what runs beside the backward pass slows it down, as Galvatron's model
+has it (Miao et al. 2022, arXiv:2211.13878); the stages of a pipeline are priced each on its own, as
+Alpa's are (Zheng et al. 2022, arXiv:2201.12023).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class StepTime:
         computing: forward and backward of all micro-batches, by the slowest stage, with the sums
             and the hidden states that they wait for.
         waiting: for other stages of a pipeline, mostly until it is full and while it runs empty.
-        exchanging: gradients and weights of the replicas, beyond what the backward pass hides.
+        exchanging: gradients and weights of the replicas, beyond what the backward pass hides, and
+            what is copied for it.
         updating: the optimizer.
     """
 
