@@ -4,8 +4,8 @@ python benchmarks/planner.py --output-dir runs/planner [--groups N] [--layouts N
 
 A group is one piece of work (model, batch, precision) on so many CPU processes. Of its candidates
 some are drawn, with a seed. ``vit-colossal bench`` predicts and measures them: each group is
-calibrated once, which trains none of its layouts, just before the first of three repetitions; these
-are interleaved, in processes that are forked from this one. Memory is measured apart, in processes
+calibrated, which trains none of its layouts, just before each of three repetitions; these are
+interleaved, in processes that are forked from this one. Memory is measured apart, in processes
 of their own, on models that take enough of it. What is ended goes on where it was when it is
 started again with the same folder on the same commit.
 """
@@ -14,8 +14,10 @@ started again with the same folder on the same commit.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -125,6 +127,7 @@ def compare_times(groups: list[Group], layouts: int, folder: Path) -> Iterable[l
     """Calibrate, predict, then measure; yields what there is after each repetition of a group."""
     config = BenchConfig(repetitions=REPETITIONS, profile_steps=0)
     begun: list[tuple[Bench, Iterator[None], Group, int]] = []
+    predictions: list[list[list[float]]] = [[] for _ in groups]
     for repetition in range(REPETITIONS):
         for number, group in enumerate(groups):
             if repetition == 0:
@@ -132,20 +135,35 @@ def compare_times(groups: list[Group], layouts: int, folder: Path) -> Iterable[l
                 cases = [case_of(group, each, STEPS, folder) for each in draw(every.found, layouts)]
                 place = folder / "times" / str(number)
                 bench = Bench(config, cases, place, describe_software()["commit"], _forked)
-                # Just before its first repetition: what else the machine does changes slowly.
-                bench.predict()
                 begun.append((bench, bench.run(), group, parameters))
             bench, steps, *_ = begun[number]
+            file = bench.folder / f"predicted-{bench.commit}-{repetition}.json"
+            predictions[number].append(_predictions(bench, folder, file))
             for _ in range(len(bench.rows)):
                 next(steps, None)
-            yield [_timed(row, *about) for each, _, *about in begun for row in each.rows]
+            yield [
+                _timed(row, group, parameters, list(seconds))
+                for (bench, _, group, parameters), each in zip(begun, predictions, strict=False)
+                for row, *seconds in zip(bench.rows, *each, strict=True)
+            ]
 
 
-def _timed(row: Row, group: Group, parameters: int) -> TimeRow:
-    seconds = None if row.prediction is None else row.prediction.step_seconds
-    assert seconds is not None, row.error or row.prediction
+def _predictions(bench: Bench, folder: Path, file: Path) -> list[float]:
+    """Seconds of each row's step by rates that are measured now, or were for this repetition:
+    what else the machine does changes slowly."""
+    if not file.exists():
+        shutil.rmtree(folder / "cache" / "rates", ignore_errors=True)
+        bench.predict()
+        found = [row.prediction and row.prediction.step_seconds for row in bench.rows]
+        assert None not in found, [row.error or row.prediction for row in bench.rows]
+        file.write_text(json.dumps(found))
+    seconds: list[float] = json.loads(file.read_text())
+    return seconds
+
+
+def _timed(row: Row, group: Group, parameters: int, predictions: list[float]) -> TimeRow:
     about = row.case.name, str(group), group.processes, parameters
-    return TimeRow(*about, seconds, row.step_seconds, row.error)
+    return TimeRow(*about, predictions, row.step_seconds, row.error)
 
 
 def compare_memory(groups: list[Group], layouts: int, folder: Path) -> Iterable[list[MemoryRow]]:

@@ -33,7 +33,7 @@ class TimeRow:
         group: what it is compared with.
         processes: that ran it.
         parameters: of the model.
-        predicted: seconds of a step.
+        predictions: seconds of a step, by the rates measured just before each repetition.
         measured: the same of each repetition.
         error: why there are none.
     """
@@ -42,9 +42,13 @@ class TimeRow:
     group: str
     processes: int
     parameters: int
-    predicted: float
+    predictions: list[float]
     measured: list[float]
     error: str
+
+    @property
+    def predicted(self) -> float:
+        return median(self.predictions)
 
     @property
     def seconds(self) -> float:

@@ -49,10 +49,9 @@ def test_a_pipeline_averages_over_replicas_in_one_transfer(report: dict[str, Any
     assert calls == 1
 
 
-def test_buckets_hold_all_tensors_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vit_colossal.runtime.transfers.BUCKET_ELEMENTS", 10)
+def test_buckets_hold_all_tensors_in_order() -> None:
     sizes = [4, 6, 1, 30, 2, 8, 1]
-    found = buckets([torch.zeros(size) for size in sizes])
+    found = buckets([torch.zeros(size) for size in sizes], 10)
     assert [[len(tensor) for tensor in bucket] for bucket in found] == [
         [4, 6],
         [1],
@@ -60,4 +59,4 @@ def test_buckets_hold_all_tensors_in_order(monkeypatch: pytest.MonkeyPatch) -> N
         [2, 8],
         [1],
     ]
-    assert buckets([]) == []
+    assert buckets([], 10) == []

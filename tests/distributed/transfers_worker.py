@@ -62,7 +62,7 @@ def averaged(topology: Topology, calls: Counter[str]) -> tuple[bool, int]:
         dist.all_reduce(mean)
         expected.append(mean.div_(topology.world_size))
     calls.clear()
-    _average_gradients(SimpleNamespace(dp_group=dist.group.WORLD, module=model))
+    _average_gradients(SimpleNamespace(dp_group=dist.group.WORLD, module=model), 2**20)
     found = [p.grad for p in model.parameters() if p.grad is not None]
     return all(map(torch.equal, found, expected)), calls["all_reduce"]
 

@@ -92,6 +92,7 @@ class _Measuring:
         parts = ModelParts(self.work, rounding, tp, checkpointed, self.device)
         if checkpointed and self.device.type == "cpu":  # as in training
             map_large_allocations()
+        parts.seconds(self.work.batches[0])  # what is loaded and laid out once is no part of it
         left, sizes = PASSES_S / len(self.work.variants), []
         for images in self.work.batches:
             began = clock(self.device)
@@ -134,7 +135,13 @@ class _Measuring:
         def rate(gather: bool) -> UpdateRate:
             return self._rate(
                 lambda count, numel: exchanging(
-                    alone, kind, count, numel, self.device, gather=gather
+                    alone,
+                    kind,
+                    count,
+                    numel,
+                    self.device,
+                    bucket_elements=self.work.plan.bucket_elements,
+                    gather=gather,
                 )
             )
 

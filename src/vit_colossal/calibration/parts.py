@@ -113,6 +113,7 @@ def exchanging(
     numel: int,
     device: torch.device,
     *,
+    bucket_elements: int,
     gather: bool,
 ) -> Callable[[], None]:
     """What ColossalAI's ZeRO does with gradients and weights beside sending and updating them: this
@@ -124,6 +125,7 @@ def exchanging(
         tensors: so many.
         numel: elements of each.
         device: where they lie.
+        bucket_elements: of one transfer.
         gather: put the weights together, too.
     """
     # It imports ColossalAI, which wants its device chosen before.
@@ -132,7 +134,7 @@ def exchanging(
     weights = [torch.nn.Parameter(torch.zeros(numel, device=device, dtype=kind))]
     weights += [torch.nn.Parameter(weights[0].detach().clone()) for _ in range(tensors - 1)]
     gradients = [torch.ones_like(weight) for weight in weights]
-    zero = exchange_only(weights, group)
+    zero = exchange_only(weights, group, bucket_elements)
 
     def exchange() -> None:
         for weight, gradient in zip(weights, gradients, strict=True):

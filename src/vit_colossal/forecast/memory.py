@@ -15,8 +15,6 @@ from vit_colossal.plan.plan import RunPlan
 #: What a rank's memory is made of, by the attributes of ``Memory``; the framework stands apart.
 KINDS = ("weights", "gradients", "masters", "moments", "average", "activations", "buffers")
 _SINGLE, _HALF = 4, 2
-#: Elements of one transfer of ZeRO and of a pipeline's gradients: ColossalAI's default.
-BUCKET_ELEMENTS = 12 * 2**20
 #: Chunks that Gemini has gathered at a time: the one in use, and the next or the one reduced.
 _GATHERED_CHUNKS = 2
 
@@ -87,7 +85,7 @@ def predict_stages(plan: RunPlan, whole: Outline) -> list[Memory]:
 def _of_stage(plan: RunPlan, whole: Outline, stage: int) -> Memory:
     held = held_by_stage(plan, whole, stage)
     state, activations = state_bytes(plan, held), activation_bytes(plan, whole, stage)
-    buffers, update = _backward_buffers(plan, held), _update_buffers(plan, state)
+    buffers, update = _backward_buffers(plan, held), _update_buffers(plan, held, state)
     copies = _autocast_copies(plan, held)
     moments = {
         "backward": state.kept + _backward(plan, held, state, activations, buffers) + copies,
@@ -133,7 +131,7 @@ def _backward(
         return activations.total + state.gradients + buffers
     # Gradients come as activations go. A bucket is full when its share of them is gone.
     trained = sum(each.numel for each in held if each.trained)
-    left = 1 - min(1.0, BUCKET_ELEMENTS / max(1, trained))
+    left = 1 - _bucket(plan, held) / max(1, trained)
     sending = round(left * activations.kept) + activations.working + buffers
     return max(activations.total, sending, state.gradients + activations.working)
 
@@ -147,11 +145,16 @@ def _keeps_gradients(plan: RunPlan) -> bool:
     return in_buckets or plan.batches.accumulation * plan.batches.num_microbatches > 1
 
 
+def _bucket(plan: RunPlan, held: Sequence[Held]) -> int:
+    """Elements that are sent at once, at the most: a weight is not cut."""
+    trained = [each.numel for each in held if each.trained]
+    return min(max([plan.bucket_elements, *trained]), sum(trained))
+
+
 def _backward_buffers(plan: RunPlan, held: Sequence[Held]) -> int:
     """Of communication: ZeRO flattens a bucket of gradients; Gemini gathers chunks."""
     stage, size, dp = zero_stage(plan.config), element_size(plan.config), plan.dims.dp
-    trained = sum(each.numel for each in held if each.trained)
-    bucket = size * min(BUCKET_ELEMENTS, trained)
+    bucket = size * _bucket(plan, held)
     if stage == 1:
         return bucket if dp > 1 else 0
     if stage == 2:  # the gradients, one after the other; a rank's sums; gloo's copy
@@ -167,7 +170,7 @@ def _autocast_copies(plan: RunPlan, held: Sequence[Held]) -> int:
     return _HALF * copies if autocasts else 0
 
 
-def _update_buffers(plan: RunPlan, state: StateBytes) -> int:
+def _update_buffers(plan: RunPlan, held: Sequence[Held], state: StateBytes) -> int:
     """fp32 copies of 16-bit gradients and a list of temporaries; or what is gathered afterwards."""
     facts, stage, dp = facts_of(plan.config.plugin), zero_stage(plan.config), plan.dims.dp
     size, updated = element_size(plan.config), state.updated
@@ -175,9 +178,9 @@ def _update_buffers(plan: RunPlan, state: StateBytes) -> int:
     # PyTorch's fused kernel has none; on a CPU, and in SGD, operations run on lists of tensors.
     listed = plan.device.kind == "cpu" or plan.config.optimizer == "sgd"
     temporaries = _SINGLE * updated if listed and not facts.adamw_only else 0
+    bucket = min(_bucket(plan, held), updated)
     if stage in (1, 2):
-        gathered = min(BUCKET_ELEMENTS * dp, updated * dp) + min(BUCKET_ELEMENTS, updated)
         times = 2 if plan.device.kind == "cpu" and dp > 1 else 1  # gloo makes copies of both
-        return max(copies + temporaries, times * size * gathered)
-    averaged = size * min(BUCKET_ELEMENTS, updated) if plan.dims.pp > 1 and dp > 1 else 0
+        return max(copies + temporaries, times * size * (dp + 1) * bucket)
+    averaged = size * bucket if plan.dims.pp > 1 and dp > 1 else 0
     return max(copies + temporaries, averaged)

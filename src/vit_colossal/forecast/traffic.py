@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vit_colossal.forecast.memory import BUCKET_ELEMENTS
 from vit_colossal.forecast.outline import Outline, held_by_stage, layers_of
 from vit_colossal.forecast.state import element_size, state_bytes, zero_stage
 from vit_colossal.plan.plan import RunPlan
@@ -83,7 +82,7 @@ def _of_replicas(plan: RunPlan, whole: Outline, stage: int) -> list[Transfer]:
         return []
     held = held_by_stage(plan, whole, stage)
     size = element * sum(each.numel for each in held if each.trained)
-    bucket = element * BUCKET_ELEMENTS
+    bucket = element * plan.bucket_elements
     if zero == 0 and plan.dims.pp == 1:
         return _beside_backward(size, dp, element)
     if zero == 0:

@@ -75,6 +75,16 @@ class RunPlan:
         """Encoder layers of each pipeline stage."""
         return layers_of_stages(self.config, self.spec)
 
+    @property
+    def bucket_elements(self) -> int:
+        """Gradients, or weights, that replicas send in one transfer under zero1, zero2 and hybrid.
+
+        On a CPU a buffer of 32 MiB or more has fresh pages each time (``runtime.memory``), and
+        clearing these costs more than fewer transfers save; smaller ones find room where
+        activations were. docs/performance.md has what was measured. Upstream's size elsewhere.
+        """
+        return (2 if self.device.kind == "cpu" else 12) * 2**20
+
 
 def make_plan(
     config: TrainConfig,

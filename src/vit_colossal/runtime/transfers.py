@@ -7,7 +7,7 @@ before and after is in docs/performance.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +20,6 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.utils import clip_grads_with_norm_
 
 from vit_colossal.runtime.clipping import norm_of, total_norm
-
-#: Elements of one all-reduce, as in ColossalAI's ZeRO.
-BUCKET_ELEMENTS = 12 * 2**20
 
 
 class _OneBucket(LowLevelZeroOptimizer):
@@ -97,18 +94,21 @@ class _NoUpdate(torch.optim.Optimizer):
         """Nothing."""
 
 
-def exchange_only(weights: list[torch.nn.Parameter], group: dist.ProcessGroup) -> ZeroOptimizer:
+def exchange_only(
+    weights: list[torch.nn.Parameter], group: dist.ProcessGroup, bucket_elements: int
+) -> ZeroOptimizer:
     """The optimizer of zero2, which updates nothing: for those who measure all the rest of it.
 
     Args:
         weights: of one type.
         group: of the ranks that exchange.
+        bucket_elements: of one transfer.
     """
     zero = LowLevelZeroOptimizer(
         _NoUpdate(weights, {}),
         dp_process_group=group,
         partition_grad=True,
-        reduce_bucket_size=BUCKET_ELEMENTS,
+        reduce_bucket_size=bucket_elements,
     )
     zero.__class__ = ZeroOptimizer
     return zero
@@ -138,32 +138,34 @@ class HybridPlugin(HybridParallelPlugin):
 
     def configure(self, *args: Any, **options: Any) -> Any:
         model, optimizer, *rest = super().configure(*args, **options)
-        model.sync_dp_grads = MethodType(_average_gradients, model)
+        elements = self.zero_config["reduce_bucket_size"]
+        model.sync_dp_grads = partial(_average_gradients, model, elements)
         if type(optimizer) is HybridParallelZeroOptimizer:
             optimizer.__class__ = HybridZeroOptimizer
         return (model, optimizer, *rest)
 
 
-def _average_gradients(model: Any) -> None:
+def _average_gradients(model: Any, bucket_elements: int) -> None:
     """The mean of every gradient over the replicas, in place."""
     replicas = model.dp_group.size()
     if replicas == 1:
         return
-    for bucket in buckets([p.grad for p in model.module.parameters() if p.grad is not None]):
+    gradients = [p.grad for p in model.module.parameters() if p.grad is not None]
+    for bucket in buckets(gradients, bucket_elements):
         flat = _flatten_dense_tensors(bucket)
         dist.all_reduce(flat, group=model.dp_group)
         flat.div_(replicas)
         torch._foreach_copy_(bucket, _unflatten_dense_tensors(flat, bucket))
 
 
-def buckets(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """The tensors in order, in lists of up to ``BUCKET_ELEMENTS`` or of one larger tensor."""
+def buckets(tensors: list[torch.Tensor], elements: int) -> list[list[torch.Tensor]]:
+    """The tensors in order, in lists of up to so many elements or of one larger tensor."""
     found: list[list[torch.Tensor]] = []
     room = 0
     for tensor in tensors:
         if tensor.numel() > room:
             found.append([])
-            room = BUCKET_ELEMENTS
+            room = elements
         found[-1].append(tensor)
         room -= tensor.numel()
     return found

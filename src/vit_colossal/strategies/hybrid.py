@@ -45,6 +45,7 @@ class Hybrid(Strategy):
             initial_scale=INITIAL_LOSS_SCALE,
             max_norm=0.0 if _clips_exactly(config) else config.clip_grad_norm,
             gradient_as_bucket_view=True,
+            zero_bucket_size_in_m=plan.bucket_elements // 2**20,
             custom_policy=EncoderPolicy(plan.spec),
         )
         return plugin, None

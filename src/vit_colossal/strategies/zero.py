@@ -31,6 +31,7 @@ class Zero1(Strategy):
             precision=plan.config.precision,
             initial_scale=INITIAL_LOSS_SCALE,
             max_norm=plan.config.clip_grad_norm,
+            reduce_bucket_size_in_m=plan.bucket_elements // 2**20,
             # One GPU has nobody to send to, and each overlapped backward waits for the device.
             overlap_communication=plan.device.kind == "cpu" or plan.dims.dp > 1,
         )

@@ -12,7 +12,6 @@ from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.forecast.candidates import Candidates, candidates
 from vit_colossal.forecast.chunks import chunks_of
 from vit_colossal.forecast.devices import Room, by_profile
-from vit_colossal.forecast.memory import BUCKET_ELEMENTS
 from vit_colossal.forecast.outline import Held
 from vit_colossal.forecast.profiles import PROFILES
 from vit_colossal.forecast.subject import subject
@@ -95,15 +94,6 @@ def test_profiles_are_those_that_the_flag_names() -> None:
     assert names == {*PROFILES, "cpu"}
     for name in names:
         assert by_profile(name, 2).extrapolated
-
-
-def test_a_bucket_is_as_large_as_the_plugins_make_it() -> None:
-    from vit_colossal import runtime
-
-    runtime.activate("cpu")
-    from vit_colossal.runtime import transfers
-
-    assert transfers.BUCKET_ELEMENTS == BUCKET_ELEMENTS
 
 
 def test_a_parameter_larger_than_the_others_has_a_chunk_of_its_own() -> None:
