@@ -62,6 +62,11 @@ def short_job(way: str) -> Callable[[Cases], float]:
     return lambda cases: cases["short job"]["ratios"][way]
 
 
+def short_memory(way: str) -> Callable[[Cases], float]:
+    """Peak memory of all processes of a whole job over those of transformers.Trainer's."""
+    return lambda cases: cases["short job"]["memory ratios"][way]
+
+
 def labelling(other: str) -> Callable[[Cases], float]:
     """Images per second that predict labels over those of transformers' pipeline."""
     return lambda cases: cases["labelling"]["ratios"][other]
@@ -91,6 +96,9 @@ CPU = [
     Bar("start-up over the imports, s", 1.5, lambda c: c["startup"]["over_imports"], True),
     Bar("a short job, nothing decoded / Trainer, s", 1.0, short_job("nothing decoded"), True),
     Bar("a short job, decoded before / Trainer, s", 1.0, short_job("decoded before"), True),
+    Bar(
+        "a short job, memory of all processes / Trainer", 0.9, short_memory("decoded before"), True
+    ),
     Bar("labelling / pipeline as it comes, images/s", 1.3, labelling("pipeline")),
     Bar("labelling / pipeline with batches of 64", 1.3, labelling("pipeline, batches of 64")),
 ]

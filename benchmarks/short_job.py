@@ -1,11 +1,13 @@
-"""A short job from the shell's return to its return, beside transformers.Trainer.
+"""A short job from the shell's return to its return, and its memory, beside transformers.Trainer.
 
 python benchmarks/short_job.py --output runs/bench-cpu/short_job.json [--repetitions 5]
 
 One epoch of 192 JPEG files of 500 px and an evaluation of 24, a model of ViT-tiny's size with
 random weights, all of which are trained, ddp on two processes of one thread each, the model saved:
 `peers/trainer_job.py` under torchrun, and ``vit-colossal train`` with nothing decoded before (a new
-``--cache-dir`` each time) and with what an earlier run has decoded. They take turns.
+``--cache-dir`` each time) and with what an earlier run has decoded. They take turns. Memory is that
+of the whole job, launcher and ranks, where pages that several processes share count once; it is
+sampled in runs of their own, which are not timed.
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
+import psutil
 from data_rates import make_jpegs
 from predict_rate import make_model
 
 TRAINED, EVALUATED, PROCESSES, BATCH = 192, 24, 2, 16
+#: Repetitions that memory is sampled in, and the time between two samples.
+MEMORY_REPETITIONS, SAMPLED_S = 3, 0.2
 TORCHRUN = f"-m torch.distributed.run --standalone --nproc_per_node {PROCESSES}"
 OURS = (
     "-m vit_colossal train --dataset photos --model model --output-dir run --overwrite --epochs 1 "
@@ -43,24 +50,58 @@ def make_photos(folder: Path) -> None:
         file.rename(place / file.name)
 
 
-def seconds(work: Path, arguments: str) -> float:
-    """Of a command, from its start to its end."""
+@contextmanager
+def job(work: Path, arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of Python, which has ended without an error afterwards."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     environment["HF_DATASETS_CACHE"] = str(work / "datasets")
+    command = [sys.executable, *arguments.split()]
+    with tempfile.TemporaryFile() as output:
+        streams = {"stdout": output, "stderr": output}
+        with subprocess.Popen(command, cwd=work, env=environment, **streams) as process:
+            yield process
+        if process.returncode:
+            output.seek(0)
+            raise SystemExit(f"{arguments}\n{output.read().decode()[-3000:]}")
+
+
+def seconds(work: Path, arguments: str) -> float:
+    """From its start to its end."""
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *arguments.split()], cwd=work, env=environment, capture_output=True
-    )
-    taken = time.perf_counter() - began
-    if done.returncode:
-        raise SystemExit(f"{arguments}\n{done.stderr.decode()[-3000:]}")
-    return taken
+    with job(work, arguments) as process:
+        process.wait()
+        return time.perf_counter() - began
 
 
-def measure(work: Path, repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each repetition of each way; one of each has warmed up."""
-    make_photos(work / "photos")
-    make_model(work / "model")
+def peak_bytes(work: Path, arguments: str) -> int:
+    """Of it and all that it starts, at the most: the sum of ``Pss``, see proc_pid_smaps(5)."""
+    peak = 0
+    with job(work, arguments) as process:
+        while process.poll() is None:
+            peak = max(peak, sum(proportional_bytes(each) for each in family(process.pid)))
+            time.sleep(SAMPLED_S)
+    return peak
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it started, itself or through others."""
+    with suppress(psutil.NoSuchProcess):
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    return []
+
+
+def proportional_bytes(process: psutil.Process) -> int:
+    """Its own pages, and of those that several have its part; 0 once it has ended."""
+    with suppress(psutil.Error):
+        return int(process.memory_full_info().pss)
+    return 0
+
+
+def measure(
+    work: Path, repetitions: int, one: Callable[[Path, str], float]
+) -> dict[str, list[float]]:
+    """What each repetition of each way takes; one of each has warmed up."""
     script = Path(__file__).parent / "peers" / "trainer_job.py"
     ways = {
         "Trainer": f"{TORCHRUN} {script.resolve()} photos model output {BATCH}",
@@ -71,8 +112,13 @@ def measure(work: Path, repetitions: int) -> dict[str, list[float]]:
     for repetition in range(repetitions + 1):
         for name in list(ways)[:: 1 if repetition % 2 == 0 else -1]:
             shutil.rmtree(work / "cold", ignore_errors=True)
-            taken[name].append(seconds(work, ways[name]))
+            taken[name].append(one(work, ways[name]))
     return {name: each[1:] for name, each in taken.items()}
+
+
+def over_trainer(taken: dict[str, list[float]]) -> dict[str, float]:
+    """Medians over Trainer's."""
+    return {name: median(each) / median(taken["Trainer"]) for name, each in taken.items()}
 
 
 def main() -> None:
@@ -82,10 +128,17 @@ def main() -> None:
     asked = parser.parse_args()
     output = asked.output.resolve()
     with tempfile.TemporaryDirectory() as folder:
-        taken = measure(Path(folder), asked.repetitions)
-    peer = median(taken["Trainer"])
-    ratios = {name: median(each) / peer for name, each in taken.items()}
-    found = {"ratios": ratios, "seconds": taken}
+        work = Path(folder)
+        make_photos(work / "photos")
+        make_model(work / "model")
+        taken = measure(work, asked.repetitions, seconds)
+        held = measure(work, MEMORY_REPETITIONS, peak_bytes)
+    found = {
+        "ratios": over_trainer(taken),
+        "seconds": taken,
+        "memory ratios": over_trainer(held),
+        "peak bytes": held,
+    }
     output.write_text(json.dumps({"rates": {"short job": found}}, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import date
 from functools import partial
 from itertools import product
@@ -18,6 +19,7 @@ from vit_colossal.calibration.parts import ModelParts, clock, exchanging, updati
 from vit_colossal.calibration.work import Work
 from vit_colossal.forecast.rates import (
     Ladder,
+    ParameterRates,
     Pieces,
     Rates,
     UpdateRate,
@@ -26,7 +28,7 @@ from vit_colossal.forecast.rates import (
     write_rates,
 )
 from vit_colossal.runtime.group import Topology, in_group
-from vit_colossal.runtime.memory import keep_large_allocations, map_large_allocations
+from vit_colossal.runtime.memory import mapping_large_allocations
 
 #: Seconds for passes through the model; the rest of the 60 is for what is sent and updated.
 PASSES_S = 40.0
@@ -71,14 +73,16 @@ class _Measuring:
         pieces = {pieces_key(*each): self._pieces(*each) for each in self.work.variants}
         sizes = next(iter(pieces.values())).head.sizes
         usual = self.work.variants[0][0], int(sizes[len(sizes) // 2])
-        reduced, gathered = self._exchange()
+        mapped = None
+        if any(self._maps(checkpointed) for _, _, checkpointed, _ in self.work.variants):
+            with mapping_large_allocations():
+                mapped = self._parameters()
         return Rates(
             pieces=pieces,
             share=self._share(*usual),
             transfers=self._transfers(),
-            reduced=reduced,
-            gathered=gathered,
-            updates={plugin: self._update(plugin) for plugin in self.work.plugins},
+            parameters=self._parameters(),
+            mapped=mapped,
             slowdown=self._slowdown(),
             seconds=perf_counter() - began,
             measured=date.today().isoformat(),
@@ -90,8 +94,10 @@ class _Measuring:
             gathered = torch.zeros(_BYTES[-1] // 4 // self.ranks * self.ranks, device=self.device)
             dist.all_gather_into_tensor(gathered, gathered.chunk(self.ranks)[self.rank].clone())
         parts = ModelParts(self.work, rounding, tp, checkpointed, self.device)
-        if checkpointed and self.device.type == "cpu":  # as in training
-            map_large_allocations()
+        with mapping_large_allocations() if self._maps(checkpointed) else nullcontext():
+            return self._timed_pieces(parts)
+
+    def _timed_pieces(self, parts: ModelParts) -> Pieces:
         parts.seconds(self.work.batches[0])  # what is loaded and laid out once is no part of it
         left, sizes = PASSES_S / len(self.work.variants), []
         for images in self.work.batches:
@@ -109,11 +115,14 @@ class _Measuring:
             return parts.seconds(images)
 
         found = self._rounds({images: partial(second, images) for images in sizes})
-        keep_large_allocations()
         embeddings, forward, backward, head = (
             Ladder(tuple(sizes), seconds) for seconds in zip(*found.values(), strict=True)
         )
         return Pieces(embeddings, forward, backward, head)
+
+    def _maps(self, checkpointed: bool) -> bool:
+        """As training does."""
+        return checkpointed and self.device.type == "cpu"
 
     def _share(self, rounding: str, images: int) -> Ladder:
         """The same pass while fewer processes are at work, and the others wait."""
@@ -127,8 +136,7 @@ class _Measuring:
         [every] = found[self.ranks]
         return Ladder(tuple(counts), tuple(min(1.0, found[n][0] / every) for n in counts))
 
-    def _exchange(self) -> tuple[UpdateRate, UpdateRate]:
-        """Of gradients, and of weights."""
+    def _parameters(self) -> ParameterRates:
         alone, _ = dist.new_subgroups(1)
         kind = torch.float32 if min(self.work.elements) == 4 else torch.bfloat16
 
@@ -146,9 +154,11 @@ class _Measuring:
             )
 
         reduced, both = rate(False), rate(True)
-        return reduced, UpdateRate(
+        gathered = UpdateRate(
             max(0.0, both.tensor - reduced.tensor), max(0.0, both.element - reduced.element)
         )
+        updates = {plugin: self._update(plugin) for plugin in self.work.plugins}
+        return ParameterRates(reduced, gathered, updates)
 
     def _update(self, plugin: str) -> UpdateRate:
         return self._rate(

@@ -133,12 +133,11 @@ def exchanging(
 
     weights = [torch.nn.Parameter(torch.zeros(numel, device=device, dtype=kind))]
     weights += [torch.nn.Parameter(weights[0].detach().clone()) for _ in range(tensors - 1)]
-    gradients = [torch.ones_like(weight) for weight in weights]
     zero = exchange_only(weights, group, bucket_elements)
 
     def exchange() -> None:
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)  # a new one, as the backward pass leaves it
             zero._add_to_bucket(weight, 0)
         zero._reduce_grad(True)
         if gather:

@@ -17,7 +17,15 @@ from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.forecast.candidates import Candidates, with_times
 from vit_colossal.forecast.devices import Room
 from vit_colossal.forecast.profiles import CALL_S, DEVICES_PER_HOST, PEAK_SHARE, DeviceProfile
-from vit_colossal.forecast.rates import Ladder, Pieces, Rates, UpdateRate, pieces_key, transfer_key
+from vit_colossal.forecast.rates import (
+    Ladder,
+    ParameterRates,
+    Pieces,
+    Rates,
+    UpdateRate,
+    pieces_key,
+    transfer_key,
+)
 from vit_colossal.forecast.state import element_size, rounding
 from vit_colossal.forecast.subject import Subject
 from vit_colossal.forecast.traffic import Kind, Transfer
@@ -104,12 +112,15 @@ def rates_of(
         },
         # Three passes over gradients and two over weights, which are read and written: upstream's
         # `_run_reduction` and `TensorBucket.all_gather`.
-        reduced=UpdateRate(0.0, 3 * 2 * size / profile.bandwidth),
-        gathered=UpdateRate(0.0, 2 * 2 * size / profile.bandwidth),
-        updates={
-            config.plugin: UpdateRate(0.0, _bytes_of_an_update(config) / profile.bandwidth)
-            for config in configs
-        },
+        parameters=ParameterRates(
+            reduced=UpdateRate(0.0, 3 * 2 * size / profile.bandwidth),
+            gathered=UpdateRate(0.0, 2 * 2 * size / profile.bandwidth),
+            updates={
+                config.plugin: UpdateRate(0.0, _bytes_of_an_update(config) / profile.bandwidth)
+                for config in configs
+            },
+        ),
+        mapped=None,
         seconds=0.0,
         measured="",
         devices_per_host=DEVICES_PER_HOST,

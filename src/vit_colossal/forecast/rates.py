@@ -24,16 +24,18 @@ class Ladder:
     seconds: tuple[float, ...]
 
     def __call__(self, size: float) -> float:
-        """Below the smallest as long as that, above the largest as long for each part of it."""
+        """Below the smallest as long as that; above the largest it grows as it did just below, of a
+        single size in proportion."""
         if size <= self.sizes[0]:
             return self.seconds[0]
-        if size >= self.sizes[-1]:
-            return self.seconds[-1] * size / self.sizes[-1]
-        above = bisect_left(self.sizes, size)
+        if len(self.sizes) == 1:
+            return self.seconds[0] * size / self.sizes[0]
+        above = min(bisect_left(self.sizes, size), len(self.sizes) - 1)
         (low, high), (early, late) = (
             values[above - 1 : above + 1] for values in (self.sizes, self.seconds)
         )
-        return early + (late - early) * (size - low) / (high - low)
+        grown = early + (late - early) * (size - low) / (high - low)
+        return grown if size <= high else max(late, grown)
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,20 @@ class UpdateRate:
 
 
 @dataclass(frozen=True)
+class ParameterRates:
+    """What is done with a rank's parameters beside the passes and sending.
+
+    Attributes:
+        reduced, gathered: by ZeRO, around the exchange of gradients and that of weights.
+        updates: by plugin.
+    """
+
+    reduced: UpdateRate
+    gathered: UpdateRate
+    updates: dict[str, UpdateRate]
+
+
+@dataclass(frozen=True)
 class Rates:
     """What was measured with all processes at work at once, so that they slow each other down; or
     what a data sheet promises (``forecast.extrapolation``).
@@ -70,8 +86,9 @@ class Rates:
         pieces: by :func:`pieces_key`; beside gathers only where that makes a difference.
         share: seconds of the same work while only so many processes compute, 1.0 for all of them.
         transfers: by :func:`transfer_key`, seconds of a call by the bytes of the whole tensor.
-        reduced, gathered: what ZeRO does with gradients and with weights beside sending them.
-        updates: by plugin.
+        parameters: what is done with them.
+        mapped: the same where large tensors are mapped one by one, as ``--grad-checkpoint`` has it
+            on a CPU (``runtime.memory``); None where that makes no difference.
         slowdown: of an all-reduce and matrix products at once, the part of the shorter that comes
             on top of the longer: 0 where they do not disturb each other, 1 where nothing is won.
         seconds: how long measuring took.
@@ -82,9 +99,8 @@ class Rates:
     pieces: dict[str, Pieces]
     share: Ladder
     transfers: dict[str, Ladder]
-    reduced: UpdateRate
-    gathered: UpdateRate
-    updates: dict[str, UpdateRate]
+    parameters: ParameterRates
+    mapped: ParameterRates | None
     slowdown: float
     seconds: float
     measured: str

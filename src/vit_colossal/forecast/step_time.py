@@ -13,7 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vit_colossal.forecast.outline import Outline, held_by_stage, layers_of
-from vit_colossal.forecast.rates import Ladder, Pieces, Rates, pieces_key, transfer_key
+from vit_colossal.forecast.rates import (
+    Ladder,
+    ParameterRates,
+    Pieces,
+    Rates,
+    pieces_key,
+    transfer_key,
+)
 from vit_colossal.forecast.schedule import one_forward_one_backward
 from vit_colossal.forecast.state import rounding, state_bytes, zero_stage
 from vit_colossal.forecast.traffic import Transfer, along_the_model, among_replicas
@@ -83,6 +90,11 @@ def _pieces(plan: RunPlan, rates: Rates) -> Pieces:
     return rates.pieces.get(beside) or rates.pieces[pieces_key(*computed, False)]
 
 
+def _parameters(plan: RunPlan, rates: Rates) -> ParameterRates:
+    mapped = rates.mapped if plan.config.grad_checkpoint else None
+    return mapped or rates.parameters
+
+
 def _passes(plan: RunPlan) -> int:
     """Micro-batches of a step and a replica."""
     return plan.batches.accumulation * plan.batches.num_microbatches
@@ -118,16 +130,17 @@ def _exchange(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> float:
 def _copies(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> float:
     """What is put together and copied around the exchanges, by ZeRO on one process too."""
     held, zero = held_by_stage(plan, whole, stage), zero_stage(plan.config)
-    tensors, numel = len(held), sum(each.numel for each in held)
-    reduced = rates.reduced.tensor * tensors + rates.reduced.element * numel
-    gathered = rates.gathered.tensor * tensors + rates.gathered.element * numel
+    tensors, numel, rate = len(held), sum(each.numel for each in held), _parameters(plan, rates)
+    reduced = rate.reduced.tensor * tensors + rate.reduced.element * numel
+    gathered = rate.gathered.tensor * tensors + rate.gathered.element * numel
     if zero == 0:  # DDP sums up where gradients lie; a pipeline's replicas do as ZeRO does
         return 0.0 if plan.dims.dp == 1 or plan.dims.pp == 1 else reduced
     return (1 if zero == 1 else plan.batches.accumulation) * reduced + gathered
 
 
 def _update(plan: RunPlan, whole: Outline, rates: Rates, stage: int) -> float:
-    rate, held = rates.updates[plan.config.plugin], held_by_stage(plan, whole, stage)
+    rate = _parameters(plan, rates).updates[plan.config.plugin]
+    held = held_by_stage(plan, whole, stage)
     tensors = sum(each.trained for each in held)
     return rate.tensor * tensors + rate.element * state_bytes(plan, held).updated
 

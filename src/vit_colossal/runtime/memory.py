@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,8 @@ import psutil
 #: of the heap are given back.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _MAPPED_BYTES = 2**20
+#: Of half that size: a heap that cannot grow ends there.
+_MOST_BLOCKS = 2**16
 #: Where glibc's own threshold ends up once tensors of that size were freed (malloc/malloc.c,
 #: ``DEFAULT_MMAP_THRESHOLD_MAX``); it trims at twice as much.
 _ADAPTED_BYTES = 2**25
@@ -32,6 +35,33 @@ def keep_large_allocations() -> None:
     """Have glibc keep them again, as it does of its own after a while."""
     _set_allocation(_M_MMAP_THRESHOLD, _ADAPTED_BYTES)
     _set_allocation(_M_TRIM_THRESHOLD, 2 * _ADAPTED_BYTES)
+
+
+@contextmanager
+def mapping_large_allocations() -> Iterator[None]:
+    """As :func:`map_large_allocations` meanwhile, in a process that has run for a while.
+
+    glibc takes what its heap has free before it maps anything, so that is occupied first, in blocks
+    too small to be mapped, until the heap has to grow. Nothing is written to them, so that they
+    take no memory.
+    """
+    map_large_allocations()
+    blocks: list[int] = []
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        _ = libc.mallopt  # others have none, and need not have a heap that grows
+        libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+        libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+        libc.sbrk.argtypes = [ctypes.c_ssize_t]
+        end = libc.sbrk(0)
+        while libc.sbrk(0) == end and len(blocks) < _MOST_BLOCKS:
+            blocks.append(libc.malloc(_MAPPED_BYTES // 2))
+    try:
+        yield
+    finally:
+        for block in blocks:
+            libc.free(block)
+        keep_large_allocations()
 
 
 def _set_allocation(parameter: int, value: int) -> None:

@@ -21,6 +21,7 @@ from vit_colossal.calibration.work import Work
 from vit_colossal.errors import ConfigError
 from vit_colossal.forecast.rates import (
     Ladder,
+    ParameterRates,
     Pieces,
     Rates,
     UpdateRate,
@@ -36,6 +37,7 @@ KINDS = ("all_reduce", "all_gather", "reduce_scatter", "send")
 def made_up(work: Work) -> Rates:
     """A second for each image that goes forward through a block, and for nothing else."""
     nothing, second = (Ladder((1,), (seconds,)) for seconds in (0.0, 1.0))
+    free = UpdateRate(0.0, 0.0)
     calls = [(k, n, e) for k in KINDS for n in (2, 4) for e in (2, 4)]
     return Rates(
         pieces={
@@ -44,9 +46,8 @@ def made_up(work: Work) -> Rates:
         },
         share=Ladder((1, 2), (1.0, 1.0)),
         transfers={f"{kind} among {n}, {e} bytes": nothing for kind, n, e in calls},
-        reduced=UpdateRate(0.0, 0.0),
-        gathered=UpdateRate(0.0, 0.0),
-        updates={plugin: UpdateRate(0.0, 0.0) for plugin in work.plugins},
+        parameters=ParameterRates(free, free, dict.fromkeys(work.plugins, free)),
+        mapped=None,
         slowdown=0.0,
         seconds=1.0,
         measured="2026-01-01",

@@ -15,6 +15,7 @@ from vit_colossal.forecast.devices import Room
 from vit_colossal.forecast.outline import Outline, outline
 from vit_colossal.forecast.rates import (
     Ladder,
+    ParameterRates,
     Pieces,
     Rates,
     UpdateRate,
@@ -63,13 +64,19 @@ def made_up(**transfers: float) -> Rates:
         },
         share=Ladder((1, 2), (0.5, 1.0)),
         transfers=calls,
-        reduced=UpdateRate(0.0, 0.0),
-        gathered=UpdateRate(0.0, 0.0),
-        updates=defaultdict(lambda: UpdateRate(0.0, 0.0)),
+        parameters=parameters(),
+        mapped=None,
         slowdown=SLOWDOWN,
         seconds=1.0,
         measured="2026-01-01",
     )
+
+
+def parameters(
+    reduced: float = 0.0, gathered: float = 0.0, **updates: UpdateRate
+) -> ParameterRates:
+    nothing: dict[str, UpdateRate] = defaultdict(lambda: UpdateRate(0.0, 0.0))
+    return ParameterRates(UpdateRate(0.0, reduced), UpdateRate(0.0, gathered), updates or nothing)
 
 
 def planned(processes: int = 1, device: str = "cpu", **settings: Any) -> tuple[RunPlan, Outline]:
@@ -89,9 +96,11 @@ def size_of(whole: Outline, element: int = 4) -> int:
     return element * whole.numel
 
 
-def test_a_ladder_is_straight_between_its_steps_and_proportional_above() -> None:
+def test_a_ladder_is_straight_between_its_steps_and_goes_on_above() -> None:
     ladder = Ladder((2, 4, 8), (1.0, 3.0, 4.0))
-    assert [ladder(size) for size in (1, 2, 3, 4, 6, 8, 16)] == [1, 1, 2, 3, 3.5, 4, 8]
+    assert [ladder(size) for size in (1, 2, 3, 4, 6, 8, 16)] == [1, 1, 2, 3, 3.5, 4, 6]
+    assert Ladder((2, 4), (3.0, 2.0))(8) == 2  # noise, not a size at which nothing is left
+    assert [Ladder((2,), (1.0,))(size) for size in (1, 2, 6)] == [1, 1, 3]
 
 
 def test_one_process_goes_through_all_blocks() -> None:
@@ -164,7 +173,7 @@ def test_what_is_measured_beside_gathers_is_for_those_that_gather() -> None:
 
 def test_zero_copies_around_what_it_exchanges() -> None:
     """ZeRO-1 once a step, ZeRO-2 the gradients of each micro-batch; a pipeline's replicas, too."""
-    rates = replace(made_up(), reduced=UpdateRate(0.0, 1.0), gathered=UpdateRate(0.0, 100.0))
+    rates = replace(made_up(), parameters=parameters(1.0, 100.0))
     _, whole = planned()
     for settings, count in (
         ({"plugin": "ddp"}, 0),
@@ -177,6 +186,14 @@ def test_zero_copies_around_what_it_exchanges() -> None:
     pipeline = {"plugin": "hybrid", "pp": 2, "num_microbatches": 2}
     assert timed(rates, 2, **pipeline).exchanging == 0
     assert 0 < timed(rates, 4, **pipeline).exchanging < whole.numel
+
+
+def test_a_checkpointed_run_has_rates_of_its_own_where_large_tensors_are_mapped() -> None:
+    rates = replace(made_up(), parameters=parameters(1.0), mapped=parameters(5.0))
+    usual, checkpointed = (
+        timed(rates, 2, plugin="zero1", grad_checkpoint=again) for again in (False, True)
+    )
+    assert checkpointed.exchanging == pytest.approx(5 * usual.exchanging)
 
 
 def test_zero_reduces_once_or_each_time_and_gathers() -> None:
@@ -209,7 +226,9 @@ def test_gemini_gathers_twice_and_reduces_once_in_each_pass() -> None:
 
 
 def test_an_update_goes_over_what_the_rank_holds() -> None:
-    rates = replace(made_up(), updates={"ddp": UpdateRate(5.0, 2.0), "zero1": UpdateRate(5.0, 2.0)})
+    rates = replace(
+        made_up(), parameters=parameters(ddp=UpdateRate(5.0, 2.0), zero1=UpdateRate(5.0, 2.0))
+    )
     _, whole = planned(2)
     tensors = len(whole.weights)
     assert timed(rates, 2).updating == pytest.approx(5 * tensors + 2 * whole.numel)
@@ -261,7 +280,10 @@ def test_the_fastest_comes_first_and_all_have_a_time() -> None:
 
 
 def test_rates_are_written_and_read(tmp_path: Path) -> None:
-    rates, path = replace(made_up(), updates={"ddp": UpdateRate(1.0, 2.0)}), tmp_path / "rates.json"
+    rates, path = (
+        replace(made_up(), parameters=parameters(ddp=UpdateRate(1.0, 2.0))),
+        tmp_path / "rates.json",
+    )
     write_rates(rates, path)
     assert read_rates(path) == rates
     path.write_text(path.read_text()[:-9])
