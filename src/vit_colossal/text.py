@@ -54,6 +54,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def counted(number: int, one: str, several: str) -> str:
+    """A number and what there are so many of, for people."""
+    return f"{number:,} {one if number == 1 else several}"
+
+
 def in_command(path: object) -> str:
     """A path as one word of a command that is shown to be copied into a shell."""
     return shlex.quote(str(path))

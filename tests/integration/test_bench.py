@@ -142,7 +142,7 @@ def test_rows_that_are_no_peers_have_their_prediction(measured: tuple[Path, Any]
     """From rates that were measured first, once for two processes and once for one."""
     folder, finished = measured
     assert finished.stderr.count("measuring on 2 processes") == 1, finished.output
-    assert finished.stderr.count("measuring on 1 processes") == 1
+    assert finished.stderr.count("measuring on 1 process,") == 1
     cases = {case["name"]: case for case in document(measured)["cases"]}
     for name in ("ddp", "pp2", "ddp real"):
         case, guess = cases[name], cases[name]["predicted"]

@@ -74,4 +74,4 @@ def test_auto_is_planned_recorded_and_kept(tmp_path: Path) -> None:
     again = trained(started, "own", "--max-steps", "3", "--resume", "auto")
     assert f"--plugin {chosen[1]}, as this run was planned" in again.stdout, again.output
     alone = trained(warm(script), "own", "--max-steps", "4", "--resume", "auto")
-    assert "--plugin auto: planned anew for 1 processes: --plugin " in alone.stdout, alone.output
+    assert "--plugin auto: planned anew for 1 process: --plugin " in alone.stdout, alone.output

@@ -22,6 +22,7 @@ from vit_colossal.forecast.subject import Subject
 from vit_colossal.runtime import activate
 from vit_colossal.runtime.interpreter import share_cpu, without_collecting
 from vit_colossal.runtime.spawn import can_fork, launch
+from vit_colossal.text import counted
 
 #: Measures some work and leaves the rates in a file; it raises ConfigError where it cannot.
 Measure = Callable[[Work, Path], None]
@@ -44,14 +45,18 @@ def in_own_processes(work: Work, path: Path) -> None:
     if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         raise SystemExit(code)
     if code != ExitCode.OK:
-        problem = f"measuring on {work.processes} processes ended with exit code {code}, see above"
+        problem = f"measuring on {_processes(work)} ended with exit code {code}, see above"
         raise ConfigError([f"{problem}: no time can be predicted here"])
+
+
+def _processes(work: Work) -> str:
+    return counted(work.processes, "process", "processes")
 
 
 def say_so(work: Work) -> None:
     """Tell a person what takes a minute now."""
     print(
-        f"measuring on {work.processes} processes, at most a minute beyond their start ...",
+        f"measuring on {_processes(work)}, at most a minute beyond their start ...",
         file=sys.stderr,
         flush=True,
     )

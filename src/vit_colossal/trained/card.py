@@ -13,6 +13,7 @@ from vit_colossal.plan import run_folder
 from vit_colossal.plan.channels import MODES
 from vit_colossal.plan.model_spec import PRESETS
 from vit_colossal.rundir.finished import FinishedRun, read_run
+from vit_colossal.text import counted
 from vit_colossal.trained.saved import SavedModel, locate
 
 if TYPE_CHECKING:
@@ -182,11 +183,12 @@ def _training(saved: SavedModel, run: FinishedRun) -> str:
     replicas = layout.processes // (layout.tp * layout.pp)
     degrees = f"dp {replicas} x pp {layout.pp} x tp {layout.tp}"
     zero = f", ZeRO-{layout.zero}" if layout.zero else ""
+    processes = counted(layout.processes, "process", "processes")
     rows = {
         "model": f"{_public(subject.model)}, {origin}",
         "data set": f"{_public(subject.dataset)}, split {subject.train_split}",
         "data fingerprint": f"SHA-256 {subject.fingerprint}",
-        "strategy": f"{layout.plugin} on {layout.processes} processes ({degrees}{zero})",
+        "strategy": f"{layout.plugin} on {processes} ({degrees}{zero})",
         "seed": str(run.result.seed),
         **{key.replace("_", " "): str(value) for key, value in run.settings.items()},
     }

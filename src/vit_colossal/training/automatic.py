@@ -35,6 +35,7 @@ from vit_colossal.plan import run_folder
 from vit_colossal.runtime.agreement import Fact, together
 from vit_colossal.runtime.group import Topology, in_group
 from vit_colossal.runtime.memory import reset_peak
+from vit_colossal.text import counted
 from vit_colossal.training.resuming import Origin, as_chosen_there, find_origin
 
 #: What is chosen; the batch only where nobody named one.
@@ -217,7 +218,7 @@ def decide(
             changes = {name: value for name, value in settings.items() if name not in named}
             line = f"--plugin auto: --plugin {settings['plugin']}, as this run was planned"
             return Choice(changes, line)
-        again = f"planned anew for {processes} processes: "
+        again = f"planned anew for {counted(processes, 'process', 'processes')}: "
     room = min(sights, key=_free).room
     config = config.replace(plugin=DEFAULT_PLUGIN)
     about = subject(config, named, room.device, processes, None)
