@@ -154,9 +154,9 @@ def _predictions(bench: Bench, folder: Path, file: Path) -> list[float]:
     if not file.exists():
         shutil.rmtree(folder / "cache" / "rates", ignore_errors=True)
         bench.predict()
-        found = [row.prediction and row.prediction.step_seconds for row in bench.rows]
-        assert None not in found, [row.error or row.prediction for row in bench.rows]
-        file.write_text(json.dumps(found))
+        predicted = [row.prediction and row.prediction.step_seconds for row in bench.rows]
+        assert None not in predicted, [row.error or row.prediction for row in bench.rows]
+        file.write_text(json.dumps(predicted))
     seconds: list[float] = json.loads(file.read_text())
     return seconds
 

@@ -43,6 +43,12 @@ def test_zero_sends_one_bucket_instead_of_one_for_each_change_of_group(
     assert upstream > 40
 
 
+@pytest.mark.parametrize("plugin", ["zero1", "zero2"])
+def test_a_bucket_is_as_large_as_the_plan_says(report: dict[str, Any], plugin: str) -> None:
+    planned, used = report[plugin]["bucket_elements"]
+    assert planned == used
+
+
 def test_a_pipeline_averages_over_replicas_in_one_transfer(report: dict[str, Any]) -> None:
     same, calls = report["averaged"]
     assert same

@@ -48,7 +48,14 @@ def run(plugin: Any, flags: list[str], topology: Topology, calls: Counter[str]) 
         calls.clear()
         losses.append(float(train_step(job.engine, next(batches)).loss or 0.0))
     weights = gather_weights(job.engine)
-    return {"losses": losses, "calls": sum(calls.values()), "weights": weights}
+    stores = job.engine.optimizer.pg_to_bucket_store.values()
+    buckets = [plan.bucket_elements, *(store.reduce_bucket_size for store in stores)]
+    return {
+        "losses": losses,
+        "calls": sum(calls.values()),
+        "weights": weights,
+        "bucket_elements": buckets,
+    }
 
 
 def averaged(topology: Topology, calls: Counter[str]) -> tuple[bool, int]:
@@ -81,6 +88,7 @@ def main() -> None:
         report[kind] = {
             "losses": [ours["losses"], upstream["losses"]],
             "calls": [ours["calls"], upstream["calls"]],
+            "bucket_elements": ours["bucket_elements"],
         }
         if ours["weights"] is not None:
             same = [ours["weights"][name].equal(w) for name, w in upstream["weights"].items()]

@@ -120,9 +120,10 @@ def _own(plan: RunPlan, counted: int) -> int:
         return 0
     if plan.config.grad_checkpoint:
         return _LIBRARIES
+    heap = _HEAP + round(_HEAP_SHARE * counted)
     if _scatters(plan):
-        return _LIBRARIES + round(_SCATTERED_SHARE * counted)
-    return _LIBRARIES + _HEAP + round(_HEAP_SHARE * counted)
+        heap = max(heap, round(_SCATTERED_SHARE * counted))
+    return _LIBRARIES + heap
 
 
 def _scatters(plan: RunPlan) -> bool:

@@ -15,8 +15,6 @@ import psutil
 #: of the heap are given back.
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _MAPPED_BYTES = 2**20
-#: Of half that size: a heap that cannot grow ends there.
-_MOST_BLOCKS = 2**16
 #: Where glibc's own threshold ends up once tensors of that size were freed (malloc/malloc.c,
 #: ``DEFAULT_MMAP_THRESHOLD_MAX``); it trims at twice as much.
 _ADAPTED_BYTES = 2**25
@@ -37,25 +35,45 @@ def keep_large_allocations() -> None:
     _set_allocation(_M_TRIM_THRESHOLD, 2 * _ADAPTED_BYTES)
 
 
+class HeapUse(ctypes.Structure):
+    """mallinfo2(3): all are counts or bytes."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def heap_use() -> HeapUse:
+    """What glibc's heap has.
+
+    Raises:
+        AttributeError: it is older than 2.33, or another C library.
+    """
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = HeapUse
+    use: HeapUse = mallinfo()
+    return use
+
+
 @contextmanager
 def mapping_large_allocations() -> Iterator[None]:
     """As :func:`map_large_allocations` meanwhile, in a process that has run for a while.
 
-    glibc takes what its heap has free before it maps anything, so that is occupied first, in blocks
-    too small to be mapped, until the heap has to grow. Nothing is written to them, so that they
-    take no memory.
+    glibc takes what its heap has free before it maps anything, so that is occupied first, in as
+    many blocks as may fit, too small to be mapped. Nothing is written to them, so that they take no
+    memory. Where glibc does not say what it has free, nothing is occupied.
     """
     map_large_allocations()
     blocks: list[int] = []
     with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        _ = libc.mallopt  # others have none, and need not have a heap that grows
-        libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+        libc, size = ctypes.CDLL(None), _MAPPED_BYTES // 2
+        libc.malloc.restype = ctypes.c_void_p
         libc.malloc.argtypes, libc.free.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
-        libc.sbrk.argtypes = [ctypes.c_ssize_t]
-        end = libc.sbrk(0)
-        while libc.sbrk(0) == end and len(blocks) < _MOST_BLOCKS:
-            blocks.append(libc.malloc(_MAPPED_BYTES // 2))
+        blocks = [libc.malloc(size) for _ in range(heap_use().fordblks // size)]
     try:
         yield
     finally:

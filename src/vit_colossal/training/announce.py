@@ -9,7 +9,7 @@ from vit_colossal.model.fused_adamw import FusedAdamW
 from vit_colossal.plan.epoch_cut import TrainerCut
 from vit_colossal.plan.parallel_dims import bubble
 from vit_colossal.strategies.memory_use import StateMemory
-from vit_colossal.text import in_millions, printable, shown
+from vit_colossal.text import counted, in_millions, printable, shown
 from vit_colossal.training.job import Job
 
 logger = logging.getLogger("vit_colossal")
@@ -70,7 +70,7 @@ def _order(job: Job) -> str:
     """What becomes of the images that fill no global batch."""
     count, cut = len(job.data.train), job.train_batches.cut
     size = cut.last_step(count)
-    last = f"the last has {size} image{'' if size == 1 else 's'}"
+    last = f"the last has {counted(size, 'image', 'images')}"
     if isinstance(cut, TrainerCut):
         again = cut.repeated(count)
         repeated = f", {again} of them for the second time" if again else ""
