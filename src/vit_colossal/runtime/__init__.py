@@ -23,6 +23,8 @@ _NOISE = (
     (r"`torch.jit.script` is deprecated", r"torch\.jit\b"),
     # Renamed in torch 2.14; ColossalAI calls them by the names that torch 2.11 has too.
     (r"`torch.distributed.\w+_tensor` is deprecated", r"torch\.distributed\b"),
+    # Of the class token where a micro-batch has one image: the stride of such a dimension is any.
+    (r"Grad strides do not match bucket view strides", r"torch\.autograd\b"),
 )
 logger = logging.getLogger("vit_colossal")
 _BITSANDBYTES_LOGGER = "bitsandbytes.backends.cpu.ops"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from families import TINY
 from vit_colossal.bench import prediction
@@ -17,6 +18,7 @@ from vit_colossal.bench.data import plan_case
 from vit_colossal.bench.prediction import Prediction, Predictor
 from vit_colossal.bench.prediction_table import predicted, reasons, table
 from vit_colossal.bench.report import as_text, summarize
+from vit_colossal.calibration.parts import ModelParts
 from vit_colossal.calibration.work import Work
 from vit_colossal.errors import ConfigError
 from vit_colossal.forecast.rates import (
@@ -28,6 +30,7 @@ from vit_colossal.forecast.rates import (
     pieces_key,
     write_rates,
 )
+from vit_colossal.model.build import blocks
 from vit_colossal.runtime.group import Topology
 
 MIB = 2**20
@@ -99,6 +102,20 @@ def test_cases_that_divide_the_same_work_are_measured_for_once(
     foretell(processes=1)
     assert [work.processes for work in measured] == [2, 2, 1]
     assert len(list((tmp_path / "rates").iterdir())) == 3
+
+
+@pytest.mark.parametrize(("checkpointed", "passes"), [(False, 1), (True, 2)])
+def test_a_block_is_measured_as_often_as_it_is_computed(
+    measured: list[Work], foretell: Callable[..., Prediction], checkpointed: bool, passes: int
+) -> None:
+    foretell()
+    parts = ModelParts(measured[0], "fp32", 1, checkpointed, torch.device("cpu"))
+    block = blocks(parts.model, parts.spec)[0]
+    product = next(each for each in block.modules() if isinstance(each, torch.nn.Linear))
+    calls: list[object] = []
+    product.register_forward_pre_hook(lambda *each: calls.append(each))
+    parts.seconds(1)
+    assert len(calls) == passes
 
 
 def test_without_measuring_kept_rates_are_used(
