@@ -9,8 +9,6 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-import torch
-
 from vit_colossal.calibration.measure import measure
 from vit_colossal.calibration.work import Work, work_of
 from vit_colossal.data.sources.request import default_cache_root
@@ -37,8 +35,6 @@ def in_own_processes(work: Work, path: Path) -> None:
         ConfigError: one of them failed, and said why.
     """
     say_so(work)
-    # What runs in several threads before a fork does not run in any after it.
-    torch.set_num_threads(1)
     if can_fork():
         _import_all()
     code = launch(partial(measure, work, path), work.processes)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 
-import torch
-
 from vit_colossal.commands.run import run_command
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.runtime import activate
@@ -45,8 +43,6 @@ def spawn(
     Raises:
         ConfigError: all problems.
     """
-    # What runs in several threads before a fork does not run in any after it.
-    torch.set_num_threads(1)
     topology = _topology(config, problems)
     if config.nproc is not None:
         plan(config, topology, problems)

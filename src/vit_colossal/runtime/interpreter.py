@@ -11,9 +11,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
+_OMP_PAUSE_HARD = 2
 
 
 @contextmanager
@@ -79,6 +81,25 @@ def keep_threads_awake() -> None:
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ |= {"OMP_WAIT_POLICY": "active", "GOMP_SPINCOUNT": "300000"}
+
+
+def end_threads_of_operators() -> bool:
+    """End those that share this thread's operators; the next operator starts new ones.
+
+    GCC's OpenMP keeps them for the next operator. A process that is forked does not have them, and
+    waits for them for ever at its first operator that is shared out. OpenMP 5.0 can end them:
+    ``omp_pause_resource_all``, in GCC 9 and newer.
+
+    Returns:
+        Whether a process can be forked now; only where their library is older, it can't.
+    """
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    libraries = {line.split(maxsplit=5)[5] for line in lines if "libgomp" in line}
+    try:
+        pauses = [ctypes.CDLL(each).omp_pause_resource_all for each in libraries]
+    except AttributeError:
+        return False
+    return all(pause(_OMP_PAUSE_HARD) == 0 for pause in pauses)
 
 
 def leave(code: int) -> NoReturn:

@@ -24,7 +24,11 @@ import torch
 import torch.distributed as dist
 
 from vit_colossal.errors import ANSWERS, ExitCode
-from vit_colossal.runtime.interpreter import end_with_parent, share_cpu
+from vit_colossal.runtime.interpreter import (
+    end_threads_of_operators,
+    end_with_parent,
+    share_cpu,
+)
 
 #: What a process runs: it returns its exit code. It is pickled where processes cannot be forked.
 Command = Callable[[], int]
@@ -78,7 +82,7 @@ def launch(command: Command, num_processes: int) -> int:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
     listener = socket.create_server(("127.0.0.1", 0), backlog=num_processes)
     port = listener.getsockname()[1]
-    forks = isinstance(command, Program) or can_fork()
+    forks = isinstance(command, Program) or (can_fork() and end_threads_of_operators())
     kind: type[BaseProcess] = ForkProcess if forks else SpawnProcess
     workers = [
         kind(target=_work, args=(command, _place(rank, num_processes, port)))

@@ -123,6 +123,17 @@ def test_no_thread_is_left_behind_by_a_fork() -> None:
     assert run([sys.executable, "-c", code], timeout_s=WAIT_S).returncode == 0
 
 
+def test_what_was_computed_before_a_fork_is_computed_after_it() -> None:
+    """In several threads both times: those of the first time are not there the second time."""
+    code = (
+        "import os; os.environ['OMP_NUM_THREADS'] = '2'\n"
+        "import torch; from vit_colossal.runtime.spawn import launch\n"
+        "numbers = torch.zeros(10**6); torch.set_num_threads(2); numbers < 1\n"
+        "raise SystemExit(launch(lambda: int((numbers < 1).sum()) - 10**6, 2))"
+    )
+    assert run([sys.executable, "-c", code], timeout_s=WAIT_S).returncode == 0
+
+
 @pytest.mark.parametrize(("value", "threads"), [("2", 2), ("3,1", 3)])
 def test_each_has_its_share_of_threads(
     tmp_path: Path, value: str, threads: int, monkeypatch: pytest.MonkeyPatch
