@@ -8,6 +8,7 @@ of it is hidden behind computation and listed as overlapped.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -61,6 +62,8 @@ class Phases:
 
 def profile_phases(engine: Engine, batches: Iterator[list[Batch]], steps: int) -> Phases:
     """Take ``steps`` steps under the profiler and divide their time. All ranks call this alike."""
+    # Kineto tells of its start, its end and a missing GPU; above 5 it says nothing.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     activities = [ProfilerActivity.CPU]
     if engine.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
