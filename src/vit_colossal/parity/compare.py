@@ -54,7 +54,7 @@ def run_parity(config: ParityConfig) -> tuple[list[Row], Path]:
     """
     processes = config.nproc or 2
     software = require_nnscaler(config)
-    # Like every rank, so that products are blocked alike; and no thread is left behind by a fork.
+    # Like every rank, so that products are blocked alike.
     torch.set_num_threads(1)
     everyone = Topology(world_size=processes, local_world_size=processes)
     choose_device(config.job(), everyone)  # one CUDA device for each, where they are asked for

@@ -91,13 +91,13 @@ def end_threads_of_operators() -> bool:
     ``omp_pause_resource_all``, in GCC 9 and newer.
 
     Returns:
-        Whether a process can be forked now; only where their library is older, it can't.
+        Whether a process can be forked now: not where their library is older or was replaced.
     """
     lines = Path("/proc/self/maps").read_text().splitlines()
     libraries = {line.split(maxsplit=5)[5] for line in lines if "libgomp" in line}
     try:
         pauses = [ctypes.CDLL(each).omp_pause_resource_all for each in libraries]
-    except AttributeError:
+    except (AttributeError, OSError):
         return False
     return all(pause(_OMP_PAUSE_HARD) == 0 for pause in pauses)
 
