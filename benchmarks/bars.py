@@ -52,9 +52,14 @@ def memory(cases: Cases) -> float:
     return cases["ddp"]["peak_memory_bytes"] / cases["plain DDP"]["peak_memory_bytes"]
 
 
-def paired(peer: str) -> Callable[[Cases], float]:
-    """Images per second of ddp over a peer's, the median of steps of the same round."""
-    return lambda cases: cases["paired"]["ratios"][f"ddp / {peer}"][0]
+def paired(left: str, right: str) -> Callable[[Cases], float]:
+    """Images per second of one way over another's, the median of steps of the same round."""
+    return lambda cases: cases["paired"]["ratios"][f"{left} / {right}"][0]
+
+
+def paired_pipeline(cases: Cases) -> float:
+    """As :func:`pipeline`, of steps of the same round."""
+    return paired("pp2", "1 process")(cases) / (2 * (1 - cases["pp2"]["bubble"]))
 
 
 def short_job(way: str) -> Callable[[Cases], float]:
@@ -62,9 +67,9 @@ def short_job(way: str) -> Callable[[Cases], float]:
     return lambda cases: cases["short job"]["ratios"][way]
 
 
-def short_memory(way: str) -> Callable[[Cases], float]:
-    """Peak memory of all processes of a whole job over those of transformers.Trainer's."""
-    return lambda cases: cases["short job"]["memory ratios"][way]
+def short_memory(ratios: str) -> Callable[[Cases], float]:
+    """Peak memory of all processes of a whole job over that of a peer's."""
+    return lambda cases: cases["short job"][ratios]["decoded before"]
 
 
 def labelling(other: str) -> Callable[[Cases], float]:
@@ -74,15 +79,18 @@ def labelling(other: str) -> Callable[[Cases], float]:
 
 CPU = [
     Bar("ddp / plain DDP loop", 0.99, speed("ddp", "plain DDP")),
-    Bar("ddp / plain DDP loop, step by step", 0.99, paired("plain")),
+    Bar("ddp / plain DDP loop, step by step", 0.99, paired("ddp", "plain")),
     Bar("zero1 / plain DDP loop", 0.96, speed("zero1", "plain DDP")),
+    Bar("zero1 / plain DDP loop, step by step", 0.96, paired("zero1", "plain")),
     Bar("zero2 / plain DDP loop", 0.96, speed("zero2", "plain DDP")),
+    Bar("zero2 / plain DDP loop, step by step", 0.96, paired("zero2", "plain")),
     Bar("ddp / transformers.Trainer, batch 16 per process", 1.05, speed("ddp", "Trainer")),
-    Bar("ddp / transformers.Trainer, step by step", 1.05, paired("Trainer")),
+    Bar("ddp / transformers.Trainer, step by step", 1.05, paired("ddp", "Trainer")),
     Bar(
         "ddp / transformers.Trainer, small digits ViT", 1.15, speed("digits ddp", "digits Trainer")
     ),
     Bar("pp2 over 1 process, share of the ideal 2m/(m+1)", 0.93, pipeline),
+    Bar("pp2 over 1 process, the same share, step by step", 0.93, paired_pipeline),
     Bar("pp2 / pp2 with upstream's defaults", 1.4, speed("pp2", "pp2 upstream defaults")),
     Bar(
         "2 processes x 1 thread / 1 process x 2 threads", 0.90, speed("ddp", "1 process 2 threads")
@@ -96,8 +104,12 @@ CPU = [
     Bar("start-up over the imports, s", 1.5, lambda c: c["startup"]["over_imports"], True),
     Bar("a short job, nothing decoded / Trainer, s", 1.0, short_job("nothing decoded"), True),
     Bar("a short job, decoded before / Trainer, s", 1.0, short_job("decoded before"), True),
+    Bar("a short job, memory of all / Trainer", 0.9, short_memory("memory ratios"), True),
     Bar(
-        "a short job, memory of all processes / Trainer", 0.9, short_memory("decoded before"), True
+        "a short job, memory of all / plain DDP loop",
+        0.9,
+        short_memory("memory over the plain loop"),
+        True,
     ),
     Bar("labelling / pipeline as it comes, images/s", 1.3, labelling("pipeline")),
     Bar("labelling / pipeline with batches of 64", 1.3, labelling("pipeline, batches of 64")),

@@ -1,11 +1,12 @@
-"""ddp and its peers in the same two processes, one step of each in turn.
+"""The strategies and their peers in the same two processes, one step of each in turn.
 
-python benchmarks/paired.py --output runs/bench-cpu/paired.json [--rounds 60] [--model vit-tiny]
+python benchmarks/paired.py --output runs/bench-cpu/paired.json [--rounds 40] [--model vit-tiny]
 
 Processes that are started one after the other differ by several percent: by where their memory
-lies, and by what else the machine does meanwhile. So here ddp, a plain DDP loop and
-``transformers.Trainer`` are threads of the same processes, of which one at a time takes a step, and
-what is compared are steps of the same round. The order is turned around from round to round.
+lies, and by what else the machine does meanwhile. So here ddp, zero1, zero2, a pipeline, a plain
+DDP loop, ``transformers.Trainer`` and a plain loop of one process are threads of the same
+processes, of which one at a time takes a step, and what is compared are steps of the same round.
+The order is turned around from round to round.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -127,12 +129,13 @@ def shares(profiler: profile) -> dict[str, float]:
     return {"operators": operators, "transfers": transfers, "rest": 1 - operators - transfers}
 
 
-def ours(turn: Turn, case: BenchCase, work: Path) -> None:
+def ours(turn: Turn, case: BenchCase, work: Path, **layout: object) -> None:
     """The project's own loop, which asks for a batch when a step has ended."""
     from vit_colossal.training.job import build_job
 
     device = torch.device("cpu")
-    job = build_job(*plan_case(case, Topology.from_environment(), work), device)
+    laid_out = replace(case, config=case.config.model_copy(update=layout))
+    job = build_job(*plan_case(laid_out, Topology.from_environment(), work), device)
     source = batches_of(case, job)
 
     class InTurn:
@@ -149,15 +152,46 @@ def ours(turn: Turn, case: BenchCase, work: Path) -> None:
 
 def peer(name: str, turn: Turn, case: BenchCase, work: Path) -> None:
     """The script of a peer, which tells its clock when a step has ended."""
+    run_peer(name, turn, case, work, Topology.from_environment())
+
+
+def alone(turn: Turn, case: BenchCase, work: Path) -> None:
+    """The plain loop with all images in rank 0, while the others wait."""
+    if dist.get_rank() == 0:
+        run_peer("ddp_loop", turn, case, work, Topology(), "--alone")
+    else:
+        for _ in range(case.warmup + case.steps):
+            turn.step_done()
+
+
+def run_peer(
+    name: str, turn: Turn, case: BenchCase, work: Path, place: Topology, *more: str
+) -> None:
     sys.path.insert(0, str(PEERS))
     script, measure = import_module(name), import_module("measure")
     alike = replace(case, peer=PEERS / f"{name}.py")
-    plan, _ = plan_case(alike, Topology.from_environment(), None)
+    plan, _ = plan_case(alike, place, None)
     _, *flags = peer_command(alike, plan, work, Path())
-    script.train(measure.read_flags("", flags), turn)
+    script.train(measure.read_flags("", [*flags, *more]), turn)
 
 
-WAYS = {"ddp": ours, "plain": partial(peer, "ddp_loop"), "Trainer": partial(peer, "hf_trainer")}
+WAYS = {
+    "ddp": ours,
+    "zero1": partial(ours, plugin="zero1"),
+    "zero2": partial(ours, plugin="zero2"),
+    "pp2": partial(ours, plugin="hybrid", pp=PROCESSES),
+    "plain": partial(peer, "ddp_loop"),
+    "Trainer": partial(peer, "hf_trainer"),
+    "1 process": alone,
+}
+#: Whose images/s are divided by whose.
+COMPARED = [
+    ("ddp", "plain"),
+    ("zero1", "plain"),
+    ("zero2", "plain"),
+    ("ddp", "Trainer"),
+    ("pp2", "1 process"),
+]
 
 
 def take_turns(case: BenchCase, work: Path, output: Path) -> int:
@@ -197,6 +231,7 @@ def interval(ratios: list[float]) -> tuple[float, float, float]:
 @without_collecting()
 def import_all() -> None:
     """Once for both processes, which are forked."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler tells of itself on every start
     torch.set_num_threads(1)
     activate("cpu")
     strategy_of("ddp")
@@ -206,7 +241,7 @@ def import_all() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=60, help="that are timed")
+    parser.add_argument("--rounds", type=int, default=40, help="that are timed")
     parser.add_argument("--model", default="vit-tiny")
     parser.add_argument("--global-batch-size", type=int, default=32)
     asked = parser.parse_args()
@@ -224,9 +259,10 @@ def main() -> None:
         measured = json.loads(raw.read_text())
     seconds: dict[str, list[float]] = measured["seconds"]
     ratios = {
-        name: interval([peer / own for peer, own in zip(theirs, seconds["ddp"], strict=True)])
-        for name, theirs in seconds.items()
-        if name != "ddp"
+        f"{left} / {right}": interval(
+            [peer / own for own, peer in zip(seconds[left], seconds[right], strict=True)]
+        )
+        for left, right in COMPARED
     }
     found: dict[str, Any] = {
         "command": f"python benchmarks/paired.py --rounds {asked.rounds} --model {asked.model} "
@@ -234,13 +270,13 @@ def main() -> None:
         "machine": describe_machine(),
         "software": describe_software(),
         "step_seconds": {name: median(each) for name, each in seconds.items()},
-        "ratios": {f"ddp / {name}": each for name, each in ratios.items()},
+        "ratios": ratios,
         "shares": measured["shares"],
     }
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     asked.output.write_text(json.dumps({"rates": {"paired": found}}, indent=1) + "\n")
     for name, (middle, low, high) in ratios.items():
-        print(f"ddp / {name}, images/s: {middle:.3f} ({low:.3f} to {high:.3f})")
+        print(f"{name}, images/s: {middle:.3f} ({low:.3f} to {high:.3f})")
     for name, parts in measured["shares"].items():
         print(f"{name}: " + ", ".join(f"{part} {share:.1%}" for part, share in parts.items()))
 

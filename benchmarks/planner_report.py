@@ -47,10 +47,6 @@ class TimeRow:
     error: str
 
     @property
-    def predicted(self) -> float:
-        return median(self.predictions)
-
-    @property
     def seconds(self) -> float:
         return median(self.measured)
 
@@ -80,7 +76,7 @@ class Verdict:
     """How well the predictions of one kind do.
 
     Attributes:
-        error: mean of absolute errors, as shares of the measured times, by processes.
+        error: mean of absolute errors (:func:`usual_error`), by processes.
         worst_error: the largest of them.
         rank_correlation: Spearman's.
         groups: in which there was a choice.
@@ -96,29 +92,44 @@ class Verdict:
     worst_choice: float
 
 
-def judge(rows: Sequence[TimeRow], predict: Callable[[TimeRow], float]) -> Verdict:
+def usual_error(predictions: Sequence[float], measured: Sequence[float]) -> float:
+    """As a share of the measured time: the median of the repetitions' errors.
+
+    Each repetition is compared with the prediction of the same minutes, as what else the machine
+    does moves both.
+    """
+    # There is one prediction more while a repetition is still measured.
+    pairs = zip(predictions, measured, strict=False)
+    return median(predicted / seconds for predicted, seconds in pairs) - 1
+
+
+def judge(rows: Sequence[TimeRow], predict: Callable[[TimeRow], Sequence[float]]) -> Verdict:
     """How well predictions do.
 
     Args:
         rows: at least one, measured.
-        predict: seconds of a step.
+        predict: seconds of a step, of each repetition.
     """
-    seconds = np.array([row.seconds for row in rows])
-    predicted = np.array([predict(row) for row in rows])
-    errors = np.abs(predicted - seconds) / seconds
+
+    def usual(row: TimeRow) -> float:
+        return median(predict(row))
+
+    errors = [abs(usual_error(predict(row), row.measured)) for row in rows]
     names = dict.fromkeys(row.group for row in rows)
     groups = [[row for row in rows if row.group == name] for name in names]
     losses = [
-        min(group, key=predict).seconds / min(row.seconds for row in group) - 1
+        min(group, key=usual).seconds / min(row.seconds for row in group) - 1
         for group in groups
         if len(group) >= _CHOICE
     ]
     counts = sorted({row.processes for row in rows})
     pairs = list(zip(errors, rows, strict=True))
     return Verdict(
-        error={n: float(fmean(e for e, row in pairs if row.processes == n)) for n in counts},
-        worst_error=float(errors.max()),
-        rank_correlation=correlation(predicted, seconds),
+        error={n: fmean(e for e, row in pairs if row.processes == n) for n in counts},
+        worst_error=max(errors),
+        rank_correlation=correlation(
+            np.array([usual(row) for row in rows]), np.array([row.seconds for row in rows])
+        ),
         groups=len(losses),
         near_the_best=sum(loss <= NEAR for loss in losses),
         worst_choice=max(losses, default=0.0),
@@ -138,9 +149,9 @@ def judge_all(rows: Sequence[TimeRow]) -> dict[str, Verdict]:
     constant = median(row.seconds for row in rows)
     each = median(row.seconds / row.parameters for row in rows)
     return {
-        "plan": judge(rows, lambda row: row.predicted),
-        "a constant": judge(rows, lambda row: constant),
-        "parameters": judge(rows, lambda row: each * row.parameters),
+        "plan": judge(rows, lambda row: row.predictions),
+        "a constant": judge(rows, lambda row: [constant] * len(row.measured)),
+        "parameters": judge(rows, lambda row: [each * row.parameters] * len(row.measured)),
     }
 
 
@@ -187,13 +198,15 @@ def _verdict_table(verdicts: dict[str, Verdict]) -> str:
 def _time_table(rows: Sequence[TimeRow]) -> str:
     lines = [
         f"Median spread of a layout's repetitions: {median(row.spread for row in rows):.1%}.",
+        "Seconds are medians over the repetitions, and so is the error, each repetition with its",
+        "own prediction.",
         "",
         "| layout | measured s | predicted s | error | spread |",
         "|---|---|---|---|---|",
     ]
     for row in rows:
-        off = row.predicted / row.seconds - 1
-        numbers = f"{row.seconds:.3g} | {row.predicted:.3g} | {off:+.0%} | {row.spread:.0%}"
+        predicted, off = median(row.predictions), usual_error(row.predictions, row.measured)
+        numbers = f"{row.seconds:.3g} | {predicted:.3g} | {off:+.0%} | {row.spread:.0%}"
         lines.append(f"| {row.name} | {numbers} |")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""A short job from the shell's return to its return, and its memory, beside transformers.Trainer.
+"""A short job from the shell's return to its return, and its memory, beside its peers.
 
 python benchmarks/short_job.py --output runs/bench-cpu/short_job.json [--repetitions 5]
 
@@ -7,7 +7,8 @@ random weights, all of which are trained, ddp on two processes of one thread eac
 `peers/trainer_job.py` under torchrun, and ``vit-colossal train`` with nothing decoded before (a new
 ``--cache-dir`` each time) and with what an earlier run has decoded. They take turns. Memory is that
 of the whole job, launcher and ranks, where pages that several processes share count once; it is
-sampled in runs of their own, which are not timed.
+sampled in runs of their own, which are not timed, beside `peers/ddp_loop.py` under torchrun too: a
+plain loop that decodes nothing, and neither evaluates nor saves.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import psutil
 from data_rates import make_jpegs
 from predict_rate import make_model
@@ -32,11 +34,22 @@ from predict_rate import make_model
 TRAINED, EVALUATED, PROCESSES, BATCH = 192, 24, 2, 16
 #: Repetitions that memory is sampled in, and the time between two samples.
 MEMORY_REPETITIONS, SAMPLED_S = 3, 0.2
-TORCHRUN = f"-m torch.distributed.run --standalone --nproc_per_node {PROCESSES}"
+PEERS = Path(__file__).resolve().parent / "peers"
+TORCHRUN = f"-m torch.distributed.run --standalone --nproc_per_node {PROCESSES} {PEERS}"
 OURS = (
     "-m vit_colossal train --dataset photos --model model --output-dir run --overwrite --epochs 1 "
     f"--freeze none --lr 1e-4 --batch-size {BATCH} --nproc {PROCESSES} --device cpu --save-every 0 "
     "--cache-dir"
+)
+WAYS = {
+    "Trainer": f"{TORCHRUN}/trainer_job.py photos model output {BATCH}",
+    "nothing decoded": f"{OURS} cold",
+    "decoded before": f"{OURS} warm",
+}
+PLAIN_LOOP = (
+    f"{TORCHRUN}/ddp_loop.py --model model --images images.npy --labels labels.npy "
+    f"--batch-size {BATCH} --warmup-steps 1 --steps {TRAINED // BATCH // PROCESSES - 1} "
+    "--output plain.json"
 )
 
 
@@ -98,16 +111,18 @@ def proportional_bytes(process: psutil.Process) -> int:
     return 0
 
 
+def make_arrays(work: Path) -> None:
+    """As many images for the plain loop, decoded."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (TRAINED, 3, 224, 224), dtype=np.uint8)
+    np.save(work / "images.npy", images)
+    np.save(work / "labels.npy", np.arange(TRAINED) % 2)
+
+
 def measure(
-    work: Path, repetitions: int, one: Callable[[Path, str], float]
+    work: Path, ways: dict[str, str], repetitions: int, one: Callable[[Path, str], float]
 ) -> dict[str, list[float]]:
     """What each repetition of each way takes; one of each has warmed up."""
-    script = Path(__file__).parent / "peers" / "trainer_job.py"
-    ways = {
-        "Trainer": f"{TORCHRUN} {script.resolve()} photos model output {BATCH}",
-        "nothing decoded": f"{OURS} cold",
-        "decoded before": f"{OURS} warm",
-    }
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(repetitions + 1):
         for name in list(ways)[:: 1 if repetition % 2 == 0 else -1]:
@@ -116,9 +131,9 @@ def measure(
     return {name: each[1:] for name, each in taken.items()}
 
 
-def over_trainer(taken: dict[str, list[float]]) -> dict[str, float]:
-    """Medians over Trainer's."""
-    return {name: median(each) / median(taken["Trainer"]) for name, each in taken.items()}
+def over(peer: str, taken: dict[str, list[float]]) -> dict[str, float]:
+    """Medians over those of a peer."""
+    return {name: median(each) / median(taken[peer]) for name, each in taken.items()}
 
 
 def main() -> None:
@@ -131,12 +146,14 @@ def main() -> None:
         work = Path(folder)
         make_photos(work / "photos")
         make_model(work / "model")
-        taken = measure(work, asked.repetitions, seconds)
-        held = measure(work, MEMORY_REPETITIONS, peak_bytes)
+        make_arrays(work)
+        taken = measure(work, WAYS, asked.repetitions, seconds)
+        held = measure(work, {**WAYS, "plain loop": PLAIN_LOOP}, MEMORY_REPETITIONS, peak_bytes)
     found = {
-        "ratios": over_trainer(taken),
+        "ratios": over("Trainer", taken),
         "seconds": taken,
-        "memory ratios": over_trainer(held),
+        "memory ratios": over("Trainer", held),
+        "memory over the plain loop": over("plain loop", held),
         "peak bytes": held,
     }
     output.write_text(json.dumps({"rates": {"short job": found}}, indent=1) + "\n")

@@ -46,7 +46,7 @@ def endless(loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def train(flags: argparse.Namespace, watch: Stopwatch | None = None) -> dict[str, object]:
-    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not flags.alone
     own_group = distributed and not dist.is_initialized()
     device = torch.device("cpu")
     if flags.device == "cuda":

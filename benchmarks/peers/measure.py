@@ -30,6 +30,7 @@ def read_flags(description: str, arguments: list[str] | None = None) -> argparse
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--grad-checkpoint", action="store_true")
     parser.add_argument("--compile", action="store_true", help="each encoder layer")
+    parser.add_argument("--alone", action="store_true", help="without the group there is")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--keep-losses", type=int, default=5)
     parser.add_argument("--output", type=Path, required=True)
