@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -35,7 +34,7 @@ from vit_colossal.bench.case import BenchCase
 from vit_colossal.bench.config import BenchConfig
 from vit_colossal.bench.data import plan_case, prepare_work
 from vit_colossal.bench.peer import peer_command
-from vit_colossal.bench.phases import intersect, length, merge, subtract
+from vit_colossal.bench.phases import intersect, length, merge, silence_profiler, subtract
 from vit_colossal.bench.report import describe_machine
 from vit_colossal.bench.worker import batches_of, run_loop
 from vit_colossal.data.samples import Batch
@@ -134,7 +133,7 @@ def ours(turn: Turn, case: BenchCase, work: Path, **layout: object) -> None:
     from vit_colossal.training.job import build_job
 
     device = torch.device("cpu")
-    laid_out = replace(case, config=case.config.model_copy(update=layout))
+    laid_out = replace(case, config=case.config.replace(**layout))
     job = build_job(*plan_case(laid_out, Topology.from_environment(), work), device)
     source = batches_of(case, job)
 
@@ -167,6 +166,7 @@ def alone(turn: Turn, case: BenchCase, work: Path) -> None:
 def run_peer(
     name: str, turn: Turn, case: BenchCase, work: Path, place: Topology, *more: str
 ) -> None:
+    """Its step is the turn's; ``more`` are flags beside those of the case."""
     sys.path.insert(0, str(PEERS))
     script, measure = import_module(name), import_module("measure")
     alike = replace(case, peer=PEERS / f"{name}.py")
@@ -231,7 +231,7 @@ def interval(ratios: list[float]) -> tuple[float, float, float]:
 @without_collecting()
 def import_all() -> None:
     """Once for both processes, which are forked."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler tells of itself on every start
+    silence_profiler()
     torch.set_num_threads(1)
     activate("cpu")
     strategy_of("ddp")

@@ -131,9 +131,9 @@ def measure(
     return {name: each[1:] for name, each in taken.items()}
 
 
-def over(peer: str, taken: dict[str, list[float]]) -> dict[str, float]:
-    """Medians over those of a peer."""
-    return {name: median(each) / median(taken[peer]) for name, each in taken.items()}
+def over_trainer(taken: dict[str, list[float]]) -> dict[str, float]:
+    """Medians over Trainer's."""
+    return {name: median(each) / median(taken["Trainer"]) for name, each in taken.items()}
 
 
 def main() -> None:
@@ -150,10 +150,9 @@ def main() -> None:
         taken = measure(work, WAYS, asked.repetitions, seconds)
         held = measure(work, {**WAYS, "plain loop": PLAIN_LOOP}, MEMORY_REPETITIONS, peak_bytes)
     found = {
-        "ratios": over("Trainer", taken),
+        "ratios": over_trainer(taken),
         "seconds": taken,
-        "memory ratios": over("Trainer", held),
-        "memory over the plain loop": over("plain loop", held),
+        "memory ratios": over_trainer(held),
         "peak bytes": held,
     }
     output.write_text(json.dumps({"rates": {"short job": found}}, indent=1) + "\n")

@@ -60,10 +60,14 @@ class Phases:
         return asdict(self)
 
 
+def silence_profiler() -> None:
+    """Before its first start: it tells of that, of its end and of a missing GPU on stderr."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # above 5 it says nothing
+
+
 def profile_phases(engine: Engine, batches: Iterator[list[Batch]], steps: int) -> Phases:
     """Take ``steps`` steps under the profiler and divide their time. All ranks call this alike."""
-    # Kineto tells of its start, its end and a missing GPU; above 5 it says nothing.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    silence_profiler()
     activities = [ProfilerActivity.CPU]
     if engine.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
