@@ -32,8 +32,8 @@ from vit_colossal.runtime.memory import mapping_large_allocations
 
 #: Seconds for passes through the model; the rest of the 60 is for what is sent and updated.
 PASSES_S = 40.0
-#: Rounds that count, after one that does not.
-_REPEATS = 5
+#: Rounds that count, and of passes that there is too little time for.
+_REPEATS, _FEWEST_REPEATS = 5, 3
 #: Bytes of calls.
 _BYTES = (2**12, 2**16, 2**20, 2**23, 2**25)
 #: Tensors and elements of each: what a tensor costs, and what an element does.
@@ -70,7 +70,11 @@ class _Measuring:
 
     def rates(self) -> Rates:
         began = perf_counter()
-        pieces = {pieces_key(*each): self._pieces(*each) for each in self.work.variants}
+        pieces: dict[str, Pieces] = {}
+        for count, each in enumerate(self.work.variants):  # what one has left is for the others
+            [spent] = self._slowest([perf_counter() - began])
+            allowed_s = (PASSES_S - spent) / (len(self.work.variants) - count)
+            pieces[pieces_key(*each)] = self._pieces(*each, allowed_s)
         sizes = next(iter(pieces.values())).head.sizes
         usual = self.work.variants[0][0], int(sizes[len(sizes) // 2])
         mapped = None
@@ -88,37 +92,50 @@ class _Measuring:
             measured=date.today().isoformat(),
         )
 
-    def _pieces(self, rounding: str, tp: int, checkpointed: bool, beside_gathers: bool) -> Pieces:
-        """For batches of growing size, as far as there is time."""
+    def _pieces(
+        self, rounding: str, tp: int, checkpointed: bool, beside_gathers: bool, allowed_s: float
+    ) -> Pieces:
         if beside_gathers:  # which start the threads; they stay
             gathered = torch.zeros(_BYTES[-1] // 4 // self.ranks * self.ranks, device=self.device)
             dist.all_gather_into_tensor(gathered, gathered.chunk(self.ranks)[self.rank].clone())
         parts = ModelParts(self.work, rounding, tp, checkpointed, self.device)
         with mapping_large_allocations() if self._maps(checkpointed) else nullcontext():
-            return self._timed_pieces(parts)
+            return self._timed_pieces(parts, allowed_s)
 
-    def _timed_pieces(self, parts: ModelParts) -> Pieces:
-        parts.seconds(self.work.batches[0])  # what is loaded and laid out once is no part of it
-        left, sizes = PASSES_S / len(self.work.variants), []
-        for images in self.work.batches:
-            began = clock(self.device)
-            parts.seconds(images)
-            [spent] = self._slowest([2 * (1 + _REPEATS) * (clock(self.device) - began)])
-            sizes.append(images)
-            left -= spent
-            if left < 2 * spent:
-                break
+    def _timed_pieces(self, parts: ModelParts, allowed_s: float) -> Pieces:
+        sizes, repeats = self._affordable(parts, allowed_s)
 
         def second(images: int) -> list[float]:
             """After one of its own kind, as in training, not of another size."""
             parts.seconds(images)
             return parts.seconds(images)
 
-        found = self._rounds({images: partial(second, images) for images in sizes})
+        found = self._rounds({images: partial(second, images) for images in sizes}, repeats, 0)
         embeddings, forward, backward, head = (
             Ladder(tuple(sizes), seconds) for seconds in zip(*found.values(), strict=True)
         )
         return Pieces(embeddings, forward, backward, head)
+
+    def _affordable(self, parts: ModelParts, allowed_s: float) -> tuple[list[int], int]:
+        """Batches to be timed, and how often: the smallest and the largest that there is time for,
+        then those between while any is left. An image of a larger batch seldom takes longer."""
+        batches = self.work.batches
+        parts.seconds(batches[0])  # what is loaded and laid out once is no part of it
+        tried, largest = 0, batches[0]
+        while largest > tried:
+            began = clock(self.device)
+            parts.seconds(largest)
+            [spent] = self._slowest([clock(self.device) - began])
+            tried, round_s = largest, 2 * spent / largest  # of one image, and one before it
+            allowed_s -= spent
+            fitting = [n for n in batches if _FEWEST_REPEATS * n * round_s <= allowed_s]
+            largest = max(fitting, default=batches[0])
+        sizes = [batches[0]]
+        for images in reversed(batches[1:]):
+            if _FEWEST_REPEATS * (sum(sizes) + images) * round_s <= allowed_s:
+                sizes.append(images)
+        repeats = int(allowed_s / (sum(sizes) * round_s))
+        return sorted(sizes), max(_FEWEST_REPEATS, min(_REPEATS, repeats))
 
     def _maps(self, checkpointed: bool) -> bool:
         """As training does."""
@@ -235,18 +252,23 @@ class _Measuring:
         found = self._rounds({key: partial(timed, call) for key, call in calls.items()})
         return {key: seconds for key, [seconds] in found.items()}
 
-    def _rounds(self, timed: Mapping[K, Callable[[], Sequence[float]]]) -> dict[K, list[float]]:
-        """Each once to warm up, then all in turn, again and again; all ranks begin one at once.
+    def _rounds(
+        self,
+        timed: Mapping[K, Callable[[], Sequence[float]]],
+        repeats: int = _REPEATS,
+        warm_up: int = 1,
+    ) -> dict[K, list[float]]:
+        """All in turn, again and again, in rounds to warm up first; all ranks begin one at once.
 
         Returns:
-            Of each its times on the slowest rank, the median of all rounds.
+            Of each its times on the slowest rank, the median of the rounds that count.
         """
         rows: dict[K, list[list[float]]] = {key: [] for key in timed}
-        for _ in range(1 + _REPEATS):
+        for _ in range(warm_up + repeats):
             for key, call in timed.items():
                 rows[key].append(self._slowest(call()))
         return {
-            key: [median(column) for column in zip(*every[1:], strict=True)]
+            key: [median(column) for column in zip(*every[warm_up:], strict=True)]
             for key, every in rows.items()
         }
 
