@@ -84,7 +84,7 @@ def rates_of(
     work = work_of(found, about.plan, about.whole, about.num_labels, processes, room, hosts)
     root = about.plan.config.cache_dir or default_cache_root()
     path = root / FOLDER / f"{work.digest}.json"
-    rates = _kept(path)
+    rates = _kept(path, work.batches[-1])
     if rates is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         measure(work, path)
@@ -95,9 +95,11 @@ def rates_of(
     )
 
 
-def _kept(path: Path) -> Rates | None:
+def _kept(path: Path, largest_batch: int) -> Rates | None:
+    """None where so many images were not asked for, as there was less memory."""
     with suppress(OSError, ValueError):  # there is none, or another version's
-        return read_rates(path)
+        rates = read_rates(path)
+        return rates if rates.largest_batch >= largest_batch else None
     return None
 
 

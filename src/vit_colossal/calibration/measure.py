@@ -90,6 +90,7 @@ class _Measuring:
             slowdown=self._slowdown(),
             seconds=perf_counter() - began,
             measured=date.today().isoformat(),
+            largest_batch=self.work.batches[-1],
         )
 
     def _pieces(

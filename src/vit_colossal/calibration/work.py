@@ -25,6 +25,8 @@ from vit_colossal.runtime.cpu import cpu_name
 #: Bytes of weights in the blocks that are measured, and how many there are at least: fewer would
 #: find their weights in the cache, where those of the whole model have no room.
 _WEIGHTS, _FEWEST = 2**26, 3
+#: What an identity says in other words, or leaves out.
+_NOT_OF_RATES = ("plan", "batches")
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,10 @@ class Work:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the rates depend on, as JSON."""
+        """All that the rates depend on, as JSON; not the batches, of which there are as many as
+        there is memory for just then."""
         config, spec, on_cuda = self.plan.config, self.plan.spec, self.plan.device.kind == "cuda"
-        rest = {name: value for name, value in vars(self).items() if name != "plan"}
+        rest = {name: value for name, value in vars(self).items() if name not in _NOT_OF_RATES}
         return {
             "device": torch.cuda.get_device_name() if on_cuda else cpu_name(),
             "cores": len(os.sched_getaffinity(0)),
@@ -118,7 +121,7 @@ def work_of(
         hosts=hosts,
         variants=tuple(sorted({_variant(p) for p in plans}, key=lambda each: (each[-1], each))),
         batches=tuple(sorted({*powers, largest})),
-        plugins=tuple(dict.fromkeys(plan.config.plugin for plan in plans)),
+        plugins=tuple(sorted({plan.config.plugin for plan in plans})),
         elements=tuple(sorted({element_size(plan.config) for plan in plans})),
     )
 

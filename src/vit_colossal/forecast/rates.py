@@ -93,6 +93,8 @@ class Rates:
             on top of the longer: 0 where they do not disturb each other, 1 where nothing is won.
         seconds: how long measuring took.
         measured: when, as a date.
+        largest_batch: images of the largest pass that was to be measured, if there was time; 0 of a
+            data sheet.
         devices_per_host: None where all are on one.
     """
 
@@ -104,6 +106,7 @@ class Rates:
     slowdown: float
     seconds: float
     measured: str
+    largest_batch: int = 0
     devices_per_host: int | None = None
 
 

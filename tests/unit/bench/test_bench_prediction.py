@@ -21,6 +21,7 @@ from vit_colossal.bench.report import as_text, summarize
 from vit_colossal.calibration.parts import ModelParts
 from vit_colossal.calibration.work import Work
 from vit_colossal.errors import ConfigError
+from vit_colossal.forecast.devices import FRAMEWORK, Room
 from vit_colossal.forecast.rates import (
     Ladder,
     ParameterRates,
@@ -28,9 +29,11 @@ from vit_colossal.forecast.rates import (
     Rates,
     UpdateRate,
     pieces_key,
+    read_rates,
     write_rates,
 )
 from vit_colossal.model.build import blocks
+from vit_colossal.plan.plan import Device, RunPlan
 from vit_colossal.runtime.group import Topology
 
 MIB = 2**20
@@ -54,6 +57,7 @@ def made_up(work: Work) -> Rates:
         slowdown=0.0,
         seconds=1.0,
         measured="2026-01-01",
+        largest_batch=work.batches[-1],
     )
 
 
@@ -71,19 +75,24 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
     return works
 
 
+def planned(folder: Path, processes: int = 2, **settings: Any) -> tuple[BenchCase, RunPlan, int]:
+    """What a predictor predicts; rates are kept in the folder."""
+    base = {"model": "vit-micro", "global_batch_size": 8, "device": "cpu"}
+    asked = BenchConfig(**base, precision="fp32", cache_dir=folder)
+    case = BenchCase("one", asked.job(3, settings), processes, 1, "synthetic", 2, 1)
+    place = Topology(world_size=processes, local_world_size=processes)
+    plan, data = plan_case(case, place, None)
+    return case, plan, len(data.labels)
+
+
 @pytest.fixture
 def foretell(tmp_path: Path) -> Callable[..., Prediction]:
     """Predicts a case, by default with rates that have to be measured first."""
     predictors: dict[bool, Predictor] = {}
 
     def one(processes: int = 2, calibrate: bool = True, **settings: Any) -> Prediction:
-        base = {"model": "vit-micro", "global_batch_size": 8, "device": "cpu"}
-        asked = BenchConfig(**base, precision="fp32", cache_dir=tmp_path)
-        case = BenchCase("one", asked.job(3, settings), processes, 1, "synthetic", 2, 1)
-        place = Topology(world_size=processes, local_world_size=processes)
-        plan, data = plan_case(case, place, None)
         predictor = predictors.setdefault(calibrate, Predictor(calibrate=calibrate))
-        return predictor.predict(case, plan, len(data.labels))
+        return predictor.predict(*planned(tmp_path, processes, **settings))
 
     return one
 
@@ -102,6 +111,20 @@ def test_cases_that_divide_the_same_work_are_measured_for_once(
     foretell(processes=1)
     assert [work.processes for work in measured] == [2, 2, 1]
     assert len(list((tmp_path / "rates").iterdir())) == 3
+
+
+def test_it_is_measured_anew_only_where_larger_batches_have_room(
+    measured: list[Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that is free changes from one minute to the next."""
+    for left in (2 * MIB, 1 * MIB, 4096 * MIB, 2 * MIB):
+        room = Room(Device("cpu"), FRAMEWORK["cpu"] + left, "", False)
+        monkeypatch.setattr(prediction, "room_here", lambda *_, room=room: room)
+        assert Predictor(calibrate=True).predict(*planned(tmp_path)).step_seconds is not None
+    few, many = (work.batches[-1] for work in measured)
+    assert few < many
+    [kept] = (tmp_path / "rates").iterdir()
+    assert read_rates(kept).largest_batch == many
 
 
 @pytest.mark.parametrize(("checkpointed", "passes"), [(False, 1), (True, 2)])
