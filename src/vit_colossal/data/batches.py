@@ -49,6 +49,7 @@ def train_batches(
         pin_memory=on_cuda,
         pixels=pixels,
         full=plan.dims.pp > 1 or config.compile,
+        averages_slices=config.order == "transformers" and plan.spec.family.averages_slices,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -81,6 +81,7 @@ class TrainBatches:
         pixels: Whether this process reads the images; without, they have no channels.
         full: Whether short batches are padded to ``batch_size`` rows, as a pipeline and compiled
             layers want them; otherwise only until the shards are equal.
+        averages_slices: Whether each slice of a step counts alike, rather than each image.
     """
 
     split: CachedSplit
@@ -97,6 +98,7 @@ class TrainBatches:
     pin_memory: bool = False
     pixels: bool = True
     full: bool = False
+    averages_slices: bool = False
 
     def __post_init__(self) -> None:
         parts = self.accumulation * self.shard.size
@@ -167,10 +169,10 @@ class TrainBatches:
                 height, width = batches[0].images.shape[-2:]
                 draw = self.mixing.draw(self.seed, epoch, step, (height, width))
                 batches = [_mixed(batch, draw) for batch in batches]
-            total = self._total(torch.cat(slices))
+            totals = self._totals(slices, count)
             yield [
                 batch._replace(total=total, places=part.places)
-                for batch, part in zip(batches, mine, strict=True)
+                for batch, part, total in zip(batches, mine, totals, strict=True)
             ]
 
     def _order(self, epoch: int) -> Tensor:
@@ -203,6 +205,12 @@ class TrainBatches:
         padded = places.new_full((self.shard.size * size,), PADDING_INDEX)
         padded[: len(places)] = places
         return padded.view(self.shard.size, size)[self.shard.rank]
+
+    def _totals(self, slices: list[Tensor], count: int) -> Sequence[float | None]:
+        """What the losses of each of a step's ``count`` batches are divided by."""
+        if self.averages_slices and count == len(slices):
+            return [float(len(rows) * count) for rows in slices]
+        return [self._total(torch.cat(slices))] * count
 
     def _total(self, rows: Tensor) -> float | None:
         """What the losses of a step's samples are divided by; see :class:`Batch`."""

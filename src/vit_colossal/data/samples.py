@@ -27,8 +27,9 @@ class Batch(NamedTuple):
         labels: int64 [b]; -100 marks padding.
         indices: int64 [b], the samples' places in the split; -1 marks padding.
         mix: how they are to be mixed, if they are; ``images`` and ``labels`` are unmixed.
-        total: what the sum of the losses of the whole step is divided by: its images, or their
-            weights; None where the mean of each batch says the same, as all are alike.
+        total: what the sum of the losses is divided by: the images of the whole step, or their
+            weights, or those of the slice times the slices where these count alike; None where the
+            mean of each batch says the same, as all are alike.
         places: int64 [b], where the samples stand in the global batch; 0 for padding.
     """
 

@@ -79,6 +79,8 @@ class Family:
             own in training: they are set to None.
         layer_scale: each residual path is multiplied by learned factors (Touvron et al. 2021,
             arXiv:2103.17239), for whose gradients its value is kept.
+        averages_slices: its class refuses ``num_items_in_batch``, so that Trainer averages over the
+            batches of an update, be one of them short; else every image counts alike.
         checkpoints_layers: its layers' activations can be computed again.
         encoder: what pipelines and tensor parallelism cut; None where they cannot.
         linear: where there is no ``encoder``, the linear layers of a block.
@@ -108,6 +110,7 @@ class Family:
     drop_path: float | None = None
     switched_off: tuple[str, ...] = ()
     layer_scale: bool = False
+    averages_slices: bool = False
     checkpoints_layers: bool = True
     encoder: Encoder | None = None
     linear: tuple[str, ...] = ()

@@ -126,6 +126,7 @@ _CONVNEXT_ROW = Family(
     between=_CONVNEXT_JOINT,
     sizes="any",
     drop_path=0.0,
+    averages_slices=True,
     checkpoints_layers=False,
     linear=_CONVNEXT_LINEAR,
     why_whole="it has convolutions in place of attention",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
 from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from torch.utils.data import BatchSampler
 
@@ -12,6 +13,7 @@ from vit_colossal.data.loaders import Shard, TrainBatches
 from vit_colossal.data.order import steps_of, trainer_order
 from vit_colossal.data.pixels import CachedSplit
 from vit_colossal.data.transforms import Augmentation
+from vit_colossal.families.table import FAMILIES
 from vit_colossal.plan.epoch_cut import TrainerCut
 
 SEED = 7
@@ -71,3 +73,22 @@ def test_every_layout_sees_each_image_of_an_update_once(size: int, pipeline: boo
                 found[step] += batch.indices[real].tolist()
     for rows, parts in zip(found[1:], expected[1:], strict=True):
         assert sorted(rows) == sorted(torch.cat(parts).tolist())
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_every_slice_of_an_update_counts_alike_where_trainer_averages(size: int) -> None:
+    """41 images in batches of 12: the last update has one of 12 and one of 5."""
+    cut, count = TrainerCut(12, 2, True), 41
+    split = CachedSplit(np.zeros((count, 3, 2, 2), np.uint8), np.arange(count))
+    for rank in range(size):
+        shard, plain = Shard(rank, size), Augmentation()
+        batches = TrainBatches(split, cut, 2, shard, SEED, plain, averages_slices=True)
+        totals = [[batch.total for batch in step] for step in batches.batches(0)]
+        assert totals == [[24, 24], [24, 10]]
+
+
+def test_the_families_say_where_trainer_averages() -> None:
+    for name, row in FAMILIES.items():
+        if row.in_transformers:
+            takes = getattr(getattr(transformers, row.classifier), "accepts_loss_kwargs", True)
+            assert row.averages_slices == (takes is False), name
