@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vit_colossal.config.train_config import TrainConfig
+from vit_colossal.text import counted
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class TrainerCut(EpochCut):
     def __str__(self) -> str:
         """With the names of ``TrainingArguments``."""
         return (
-            f"{self.processes} processes, per_device_train_batch_size "
+            f"{counted(self.processes, 'process', 'processes')}, per_device_train_batch_size "
             f"{self.slice_size // self.processes}, gradient_accumulation_steps {self.accumulation}"
         )
 

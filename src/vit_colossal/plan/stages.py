@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from vit_colossal.config.train_config import TrainConfig
 from vit_colossal.plan.model_spec import ModelSpec
-from vit_colossal.text import shown
+from vit_colossal.text import counted, shown
 
 #: What the embeddings' multiply-adds cost beside a layer's: their input needs no gradient.
 #: Measured on ViT-tiny, small and base at 224 px: 0.73 to 0.82 (scripts/stage_cost.py).
@@ -14,12 +14,16 @@ _EMBEDDINGS = 0.77
 #: The last norm, the classifier and the loss in layers: 0.01 with 10 labels, 0.03 with 1000.
 _HEAD = 0.02
 
-#: Why the other schedules of ColossalAI 0.5.0 are not offered, by its name for them.
+_ZERO_BUBBLE = (
+    "drops the weight gradients of all but the first micro-batch without apex (upstream's "
+    "pipeline/weight_grad_store.py)"
+)
+#: Why the other schedules of ColossalAI 0.5.0 are not offered, by its names for them and the usual.
 _REFUSED = {
     "interleaved": "gains at most 1.06 times at the micro-batches chosen here, and is "
     "not proven equal (docs/strategies.md)",
-    "zbv": "drops the weight gradients of all but the first micro-batch without apex (upstream's "
-    "pipeline/weight_grad_store.py)",
+    "zbv": _ZERO_BUBBLE,
+    "zero-bubble": _ZERO_BUBBLE,
 }
 
 
@@ -76,8 +80,8 @@ def stage_problems(config: TrainConfig, spec: ModelSpec) -> list[str]:
         problems.append(f"--layers-per-stage {given} needs a pipeline: use --pp {len(counts)}")
     elif len(counts) != config.pp:
         problems.append(
-            f"--layers-per-stage {given} names {len(counts)} stages, --pp {config.pp} has "
-            f"{config.pp}: give a number for each"
+            f"--layers-per-stage {given} names {counted(len(counts), 'stage', 'stages')}, --pp "
+            f"{config.pp} has {config.pp}: give a number for each"
         )
     if sum(counts) != spec.shape.num_layers or min(counts) < 1:
         problems.append(

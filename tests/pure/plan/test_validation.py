@@ -232,6 +232,11 @@ REFUSED = {
         {"plugin": "hybrid", "pp": 2, "pp_style": "zbv"},
         ["--pp-style zbv drops the weight gradients", "use 1f1b"],
     ),
+    "ZeroBubble by its usual name": (
+        2,
+        {"plugin": "hybrid", "pp": 2, "pp_style": "zero-bubble"},
+        ["--pp-style zero-bubble drops the weight gradients", "use 1f1b"],
+    ),
     "an interleaved pipeline": (
         2,
         {"plugin": "hybrid", "pp": 2, "pp_style": "interleaved"},
