@@ -78,7 +78,8 @@ def rates_of(
         measure: what measures where no rates are kept.
 
     Raises:
-        ConfigError: the time of such a run is not predicted, or measuring failed.
+        ConfigError: the time of such a run is not predicted, measuring failed, or there is no place
+            for what was measured.
     """
     share_cpu(processes)
     work = work_of(found, about.plan, about.whole, about.num_labels, processes, room, hosts)
@@ -86,13 +87,23 @@ def rates_of(
     path = root / FOLDER / f"{work.digest}.json"
     rates = _kept(path, work.batches[-1])
     if rates is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         measure(work, path)
         rates = read_rates(path)
     return rates, (
         f"Times are predicted from rates measured here on {rates.measured} in "
         f"{rates.seconds:.0f} s, kept in {path}: delete it to measure anew"
     )
+
+
+def _make_folder(folder: Path) -> None:
+    """Before a minute is spent, and before other ranks wait for this one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            [f"rates cannot be kept in {folder} ({error.strerror}): choose another --cache-dir"]
+        ) from error
 
 
 def _kept(path: Path, largest_batch: int) -> Rates | None:

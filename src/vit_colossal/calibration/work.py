@@ -111,7 +111,9 @@ def work_of(
     wanted = {p.batches.microbatch for p, c in zip(plans, found.found, strict=True) if c.fits(room)}
     largest = max(wanted, default=1)
     if room.left is not None:  # half of it, for the blocks that are measured
-        largest = min(largest, max(1, room.left // (2 * layers * block_bytes(base, whole))))
+        most = max(1, room.left // (2 * layers * block_bytes(base, whole)))
+        if largest > most:  # a power of two, which does not change with each MiB that is free
+            largest = 1 << most.bit_length() - 1
     powers = [2**n for n in range(largest.bit_length())]
     return Work(
         plan=base,

@@ -6,6 +6,7 @@ Pure arithmetic: no torch, no process group, so every problem is found before an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 
 from vit_colossal.errors import ConfigError
 
@@ -169,7 +170,8 @@ def bubble(pp: int, num_microbatches: int) -> float:
 
 def default_microbatches(per_replica: int, pp: int) -> int:
     """The smallest even division whose bubble is under the target, else the largest there is."""
-    divisors = [m for m in range(1, per_replica + 1) if per_replica % m == 0 and m >= pp]
+    small = [m for m in range(1, isqrt(per_replica) + 1) if per_replica % m == 0]
+    divisors = sorted(m for m in {*small, *(per_replica // m for m in small)} if m >= pp)
     for count in divisors:
         if bubble(pp, count) < TARGET_BUBBLE:
             return count

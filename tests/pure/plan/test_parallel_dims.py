@@ -171,3 +171,9 @@ def test_default_microbatches_stop_at_the_target_or_at_single_samples(
     divisors = [m for m in range(pp, per_replica + 1) if per_replica % m == 0]
     good = [m for m in divisors if bubble(pp, m) < TARGET_BUBBLE]
     assert count == (good[0] if good else divisors[-1])
+
+
+def test_default_microbatches_of_a_huge_batch_are_found_at_once() -> None:
+    """Counting up to it would take hours."""
+    assert default_microbatches(10**12, 2) == 8
+    assert default_microbatches(1_000_000_000_039, 2) == 1_000_000_000_039  # a prime

@@ -127,6 +127,26 @@ def test_it_is_measured_anew_only_where_larger_batches_have_room(
     assert read_rates(kept).largest_batch == many
 
 
+def test_a_little_more_memory_is_no_reason_to_measure_anew(
+    measured: list[Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is memory that bounds the batches, not what is wanted."""
+    for left in (2300, 2330, 2400, 2500):
+        room = Room(Device("cpu"), FRAMEWORK["cpu"] + left * MIB, "", False)
+        monkeypatch.setattr(prediction, "room_here", lambda *_, room=room: room)
+        Predictor(calibrate=True).predict(*planned(tmp_path, global_batch_size=2**16))
+    [work] = measured
+    assert work.batches[-1] < 2**15
+
+
+def test_rates_that_cannot_be_kept_are_refused_before_measuring(
+    measured: list[Work], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    prediction = Predictor(calibrate=True).predict(*planned(tmp_path / "file"))
+    assert "--cache-dir" in prediction.why and not measured
+
+
 @pytest.mark.parametrize(("checkpointed", "passes"), [(False, 1), (True, 2)])
 def test_a_block_is_measured_as_often_as_it_is_computed(
     measured: list[Work], foretell: Callable[..., Prediction], checkpointed: bool, passes: int
