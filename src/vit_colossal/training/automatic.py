@@ -224,11 +224,13 @@ def decide(
     about = subject(config, named, room.device, processes, None)
     found = candidates(about.plan, named, processes, room, about.whole)
     untimed = why_untimed(about.plan, about.whole)
-    if found.found and untimed is None:
+    own = rounding(about.plan.config)
+    _alike(found, own, processes, room)  # nothing is measured for what cannot be
+    if untimed is None:
         hosts = len({sight.host for sight in sights})
         rates, _ = rates_of(found, about, processes, room, hosts=hosts, measure=measure)
         found = with_times(found, about.whole, rates, room)
-    alike = _alike(found, rounding(about.plan.config), processes, room)
+    alike = _alike(found, own, processes, room)
     why = f"no time is predicted with {untimed}"
     if alike[0].time is not None:
         why = f"about {alike[0].time.total:.3g} s a step"
@@ -256,8 +258,11 @@ def _alike(found: Candidates, own: str, processes: int, room: Room) -> list[Cand
     """Those that fit and round as told, best first.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none; with training's own reasons where all are refused.
     """
+    if not found.found and found.refused:
+        reasons = sorted(found.refused, key=lambda each: -found.refused[each])
+        raise ConfigError([f"--plugin auto: no layout is possible: {reasons[0]}", *reasons[1:3]])
     fitting = [each for each in found.found if each.fits(room)]
     alike = [each for each in fitting if each.rounding == own]
     if not alike:

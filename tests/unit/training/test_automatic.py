@@ -79,9 +79,10 @@ def test_auto_is_a_name_for_training_alone() -> None:
     [
         ({"batch_size": 4, "global_batch_size": None}, "give --global-batch-size"),
         ({"model_overrides": {"hidden_size": 2**16}}, "no layout of 2 processes fits"),
+        ({"tp": 3}, "cannot be divided into --tp 3"),
         ({"resume": "last", "output_dir": "nowhere"}, "--resume last: nothing to continue from"),
     ],
-    ids=["batch", "memory", "resume"],
+    ids=["batch", "memory", "degrees", "resume"],
 )
 def test_what_it_refuses(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
@@ -101,9 +102,10 @@ def test_the_host_with_the_least_room_decides(upside_down: list[Candidate]) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(automatic, "rates_of", measured)
         decide(asked(), 4, [large, large], in_own_processes)
+        decide(asked(), 4, [large, replace(large, host="host-b")], in_own_processes)
         with pytest.raises(ConfigError, match="no layout of 4 processes fits"):
             decide(asked(), 4, [large, small], in_own_processes)
-    assert hosts == [1, 2]
+    assert hosts == [1, 2], "nothing is measured for what does not fit"
 
 
 def test_a_run_that_goes_on_keeps_its_layout(
