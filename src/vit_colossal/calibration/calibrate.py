@@ -107,10 +107,13 @@ def _make_folder(folder: Path) -> None:
 
 
 def _kept(path: Path, largest_batch: int) -> Rates | None:
-    """None where so many images were not asked for, as there was less memory."""
+    """None where so many images were not asked for, as there was less memory; where there was no
+    time for those that were, larger ones would not be timed either."""
     with suppress(OSError, ValueError):  # there is none, or another version's
         rates = read_rates(path)
-        return rates if rates.largest_batch >= largest_batch else None
+        timed = max(each.head.sizes[-1] for each in rates.pieces.values())
+        if largest_batch <= rates.largest_batch or timed < rates.largest_batch:
+            return rates
     return None
 
 

@@ -32,6 +32,8 @@ from vit_colossal.runtime.memory import mapping_large_allocations
 
 #: Seconds for passes through the model; the rest of the 60 is for what is sent and updated.
 PASSES_S = 40.0
+#: Of the rest passes while fewer processes are at work may take so many.
+_SHARE_S = 10.0
 #: Rounds that count, and of passes that there is too little time for.
 _REPEATS, _FEWEST_REPEATS = 5, 3
 #: Bytes of calls.
@@ -75,15 +77,13 @@ class _Measuring:
             [spent] = self._slowest([perf_counter() - began])
             allowed_s = (PASSES_S - spent) / (len(self.work.variants) - count)
             pieces[pieces_key(*each)] = self._pieces(*each, allowed_s)
-        sizes = next(iter(pieces.values())).head.sizes
-        usual = self.work.variants[0][0], int(sizes[len(sizes) // 2])
         mapped = None
         if any(self._maps(checkpointed) for _, _, checkpointed, _ in self.work.variants):
             with mapping_large_allocations():
                 mapped = self._parameters()
         return Rates(
             pieces=pieces,
-            share=self._share(*usual),
+            share=self._share(self.work.variants[0][0], next(iter(pieces.values()))),
             transfers=self._transfers(),
             parameters=self._parameters(),
             mapped=mapped,
@@ -142,14 +142,24 @@ class _Measuring:
         """As training does."""
         return checkpointed and self.device.type == "cpu"
 
-    def _share(self, rounding: str, images: int) -> Ladder:
-        """The same pass while fewer processes are at work, and the others wait."""
+    def _share(self, rounding: str, pieces: Pieces) -> Ladder:
+        """A pass of the middle batch that there is time for, while fewer processes are at work, and
+        the others wait."""
         parts = ModelParts(self.work, rounding, 1, False, self.device)
+        counts = [n for n in range(1, self.ranks + 1) if self.ranks % n == 0]
+
+        def seconds(images: float) -> float:
+            blocks = pieces.block_forward(images) + pieces.block_backward(images)
+            pass_s = pieces.embeddings(images) + self.work.layers * blocks + pieces.head(images)
+            return (1 + _REPEATS) * len(counts) * pass_s
+
+        sizes = pieces.head.sizes
+        affordable = [n for n in sizes[: len(sizes) // 2 + 1] if seconds(n) <= _SHARE_S]
+        images = int(max(affordable, default=sizes[0]))
 
         def total(count: int) -> list[float]:
             return [sum(parts.seconds(images)) if self.rank < count else 0.0]
 
-        counts = [n for n in range(1, self.ranks + 1) if self.ranks % n == 0]
         found = self._rounds({count: partial(total, count) for count in counts})
         [every] = found[self.ranks]
         return Ladder(tuple(counts), tuple(min(1.0, found[n][0] / every) for n in counts))

@@ -40,9 +40,11 @@ MIB = 2**20
 KINDS = ("all_reduce", "all_gather", "reduce_scatter", "send")
 
 
-def made_up(work: Work) -> Rates:
-    """A second for each image that goes forward through a block, and for nothing else."""
-    nothing, second = (Ladder((1,), (seconds,)) for seconds in (0.0, 1.0))
+def made_up(work: Work, largest: int | None = None) -> Rates:
+    """A second for each image that goes forward through a block, and for nothing else; up to so
+    many images there was time for."""
+    images = tuple(sorted({1, largest or work.batches[-1]}))
+    nothing, second = Ladder(images, (0.0,) * len(images)), Ladder(images, images)
     free = UpdateRate(0.0, 0.0)
     calls = [(k, n, e) for k in KINDS for n in (2, 4) for e in (2, 4)]
     return Rates(
@@ -125,6 +127,25 @@ def test_it_is_measured_anew_only_where_larger_batches_have_room(
     assert few < many
     [kept] = (tmp_path / "rates").iterdir()
     assert read_rates(kept).largest_batch == many
+
+
+def test_larger_batches_are_not_measured_where_there_was_no_time_for_smaller_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works: list[Work] = []
+
+    def measure(work: Work, path: Path) -> None:
+        works.append(work)
+        write_rates(made_up(work, largest=1), path)
+
+    monkeypatch.setattr(prediction, "in_own_processes", measure)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for left in (2048, 8192):
+        room = Room(Device("cpu"), FRAMEWORK["cpu"] + left * MIB, "", False)
+        monkeypatch.setattr(prediction, "room_here", lambda *_, room=room: room)
+        Predictor(calibrate=True).predict(*planned(tmp_path, global_batch_size=2**16))
+    [work] = works
+    assert work.batches[-1] > 1
 
 
 def test_a_little_more_memory_is_no_reason_to_measure_anew(
