@@ -208,7 +208,7 @@ class TrainBatches:
 
     def _totals(self, slices: list[Tensor], count: int) -> Sequence[float | None]:
         """What the losses of each of a step's ``count`` batches are divided by."""
-        if self.averages_slices and count == len(slices):
+        if self.averages_slices:
             return [float(len(rows) * count) for rows in slices]
         return [self._total(torch.cat(slices))] * count
 

@@ -80,7 +80,8 @@ class DataSettings(Settings):
     """Leave out images that cannot be decoded; without it they are listed and nothing starts."""
     jpeg_draft: bool = False
     """Decode a large JPEG at the half, quarter or eighth of its size that is still twice the size
-    it is resized to: 2.5 to 7 times as fast for 12 megapixels, with pixels a little off."""
+    it is resized to: four times as fast for 12 megapixels, twice for progressive files, with pixels
+    that are a little off."""
     num_workers: int | None = Field(None, ge=0)
     """Loader processes per rank; default 0, which reads the cache in the training process, and
     with --no-cache, or augmentation on a GPU, the CPU cores of a rank, up to 8."""
